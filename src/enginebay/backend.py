@@ -1,0 +1,140 @@
+"""The protocol that every engine is reached through, and what a plugin hands in to offer one.
+
+Rules of a stream, kept by every adapter, enforced by `enginebay.plugins` and checked by the conformance suite:
+
+- `generate` is a plain function. It validates and raises `RequestError` at the call, then returns the generator;
+  before `start` or after `aclose` it raises `NotStarted`. No work begins before the first `__anext__`, so a stream
+  that is never consumed has nothing to clean up.
+- A stream yields any number of chunks and exactly one last chunk with `finish_reason` and `usage`,
+  or raises one typed error.
+- One task consumes a stream. To end it early, cancel that task; that task alone may call `aclose`.
+- Clean-up in `finally` is synchronous (abort the transport, send a message without waiting).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from enginebay.clock import Clock
+from enginebay.types import (
+    BackendInfo,
+    Capabilities,
+    EngineStats,
+    GenerationChunk,
+    GenerationRequest,
+    Health,
+    Prompt,
+)
+
+
+@runtime_checkable
+class Backend(Protocol):
+    @property
+    def info(self) -> BackendInfo: ...
+
+    async def start(self) -> None:
+        """Return when ready. Single use, cancel-safe.
+
+        Raises StartFailed with the engine's last log lines and a likely cause.
+        """
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]: ...
+
+    async def health(self) -> Health:
+        """Never through the data path: answers while the engine is saturated."""
+        ...
+
+    async def stats(self) -> EngineStats: ...
+
+    async def aclose(self) -> None:
+        """Idempotent; leaves no process, port, GPU memory or temporary file behind."""
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """Optional, told by `Feature.COUNT_TOKENS`."""
+
+    async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids that the engine would see for this prompt."""
+        ...
+
+
+@runtime_checkable
+class ResetsPrefixCache(Protocol):
+    """Optional, told by `Feature.RESET_PREFIX_CACHE`."""
+
+    async def reset_prefix_cache(self) -> None: ...
+
+
+# ---------------------------------------------------------------- what a plugin offers
+
+Settings = Mapping[str, object]
+"""Portable engine settings by their names in `enginebay.config.settings.EngineSettings`; only those that were set."""
+
+Mode = Literal["managed", "docker", "external", "in_process"]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingOutcome:
+    """What one portable setting became for one engine."""
+
+    setting: str
+    value: object
+    outcome: Literal["mapped", "approximated", "unsupported"]
+    becomes: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """A portable configuration compiled for one engine and version."""
+
+    outcomes: tuple[SettingOutcome, ...]
+    command: tuple[str, ...] = ()
+    """Command line, or `docker run` arguments; empty for an engine that is not launched."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def unsupported(self) -> tuple[SettingOutcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.outcome == "unsupported")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendContext:
+    """Everything a plugin's `create` is given. Nothing is read from globals."""
+
+    name: str
+    model: str
+    """A model source (`smollm2-135m`, `hf:...`, a directory), or the served name for an external server."""
+    options: Any
+    """An instance of the plugin's own `options_model`."""
+    settings: Settings
+    clock: Clock
+    mode: Mode | None = None
+    url: str | None = None
+    venv: str | None = None
+    image: str | None = None
+    seed: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """The answer to the hook `enginebay_backend`: enough to plan with before anything starts."""
+
+    kind: str
+    options_model: type[Any]
+    """A strict pydantic model of the engine-specific `options:`."""
+    capabilities: Callable[[str | None, Any], Capabilities]
+    """(engine version or None for the newest known, options) -> what it can do."""
+    compile: Callable[[Settings, str | None], LaunchPlan]
+    """(portable settings, engine version) -> what they become."""
+    create: Callable[[BackendContext], Backend]
+    modes: tuple[Mode, ...] = ("external",)
+    """First is the default."""
+    evidence: str = "unverified"
+    """What this adapter was checked against, in words: shown by `enginebay backends`."""

@@ -1,0 +1,1 @@
+"""YAML to frozen, strict models; portable engine settings; JSON Schema."""

@@ -1,0 +1,27 @@
+"""Settings of the reference engine: plain values, checked where they come in (`backends/reference`)."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    model_dir: str
+    dtype: str = "bfloat16"
+    """float32, bfloat16 or float16."""
+    device: str = "cpu"
+    policy: str = "continuous"
+    """naive, static or continuous."""
+    max_num_seqs: int = 32
+    max_model_len: int | None = None
+    """None is the model's own."""
+    max_num_batched_tokens: int = 2048
+    chunked_prefill: bool = True
+    block_size: int = 16
+    num_blocks: int | None = None
+    """KV blocks without the scratch block; None is enough for max_num_seqs full contexts, within kv_cache_bytes."""
+    kv_cache_bytes: int = 2 * 2**30
+    static_batch_timeout_s: float = 0.2
+    """How long the static policy waits for a full batch."""
+    num_threads: int | None = None
+    """None is every core this process may use."""

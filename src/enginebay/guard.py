@@ -1,0 +1,223 @@
+"""The wrapper that `get_backend` puts around every backend, so that the stream rules hold for all of them.
+
+It checks requests before any work, turns foreign exceptions into typed ones, demands exactly one last chunk, and
+makes clean-up synchronous: a `finally` that waits is cancelled half-way inside an anyio scope, so an adapter that
+waits there is reported as a bug at once instead of leaking now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Generator
+from types import TracebackType
+from typing import Any, TypeVar
+
+from enginebay.backend import Backend, CountsTokens, ResetsPrefixCache
+from enginebay.errors import (
+    BackendError,
+    EngineBayError,
+    NotStarted,
+    StreamContractViolated,
+    UnsupportedFeature,
+)
+from enginebay.request_checks import check_request
+from enginebay.types import (
+    BackendInfo,
+    EngineStats,
+    Feature,
+    GenerationChunk,
+    GenerationRequest,
+    Health,
+    HealthState,
+    Prompt,
+)
+
+T = TypeVar("T")
+
+
+class GuardedBackend:
+    """A `Backend` with a life cycle: new, started, closed. Use it with `async with`."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self._state = "new"
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._inner.info
+
+    @property
+    def inner(self) -> Backend:
+        return self._inner
+
+    async def start(self) -> None:
+        if self._state != "new":
+            raise BackendError("start() is single use: make a new backend with get_backend()", backend=self.info.name)
+        self._state = "starting"
+        try:
+            await self._inner.start()
+        except BaseException as error:  # noqa: BLE001 - handed on to the generator
+            await self.aclose()
+            if isinstance(error, Exception) and not isinstance(error, EngineBayError):
+                raise BackendError(f"start failed: {error!r}", backend=self.info.name) from error
+            raise
+        if self._state != "starting":
+            raise NotStarted("closed while it was starting", backend=self.info.name)
+        self._state = "started"
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        self._demand_started()
+        check_request(request, self.info)
+        return GuardedStream(self._inner.generate(request), backend=self.info.name)
+
+    async def health(self) -> Health:
+        if self._state == "new":
+            return Health(HealthState.LOADING, "not started")
+        if self._state == "closed":
+            return Health(HealthState.DEAD, "closed")
+        return await self._inner.health()
+
+    async def stats(self) -> EngineStats:
+        self._demand_started()
+        return await self._inner.stats()
+
+    async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
+        self._demand_started()
+        if not isinstance(self._inner, CountsTokens) or Feature.COUNT_TOKENS not in self.info.capabilities:
+            raise UnsupportedFeature(field=Feature.COUNT_TOKENS.value, backend=self.info.name)
+        return await self._inner.count_tokens(prompt)
+
+    async def reset_prefix_cache(self) -> None:
+        self._demand_started()
+        if not isinstance(self._inner, ResetsPrefixCache) or Feature.RESET_PREFIX_CACHE not in self.info.capabilities:
+            raise UnsupportedFeature(field=Feature.RESET_PREFIX_CACHE.value, backend=self.info.name)
+        await self._inner.reset_prefix_cache()
+
+    async def aclose(self) -> None:
+        """Close once, to the end, however often and from wherever this is called or cancelled."""
+        self._state = "closed"
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._inner.aclose())
+        await asyncio.shield(self._closing)
+
+    async def __aenter__(self) -> GuardedBackend:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _demand_started(self) -> None:
+        if self._state != "started":
+            raise NotStarted(
+                f"the backend is {self._state}: call start() or use `async with` first", backend=self.info.name
+            )
+
+
+class GuardedStream(AsyncGenerator[GenerationChunk, None]):
+    """One stream of one consumer task. The inner generator does nothing before the first `__anext__`."""
+
+    __slots__ = ("_backend", "_finished", "_inner", "_waiting")
+
+    def __init__(self, inner: AsyncGenerator[GenerationChunk, None], *, backend: str) -> None:
+        self._inner = inner
+        self._backend = backend
+        self._finished = False
+        self._waiting = False
+
+    def __aiter__(self) -> GuardedStream:
+        return self
+
+    async def __anext__(self) -> GenerationChunk:
+        if self._waiting:
+            raise StreamContractViolated("a stream has one consumer: another task is waiting for its next chunk")
+        self._waiting = True
+        try:
+            chunk = await _cancelled_synchronously(self._inner.__anext__())
+        except StopAsyncIteration:
+            if not self._finished:
+                self._finished = True
+                raise StreamContractViolated(
+                    f"backend {self._backend!r} ended a stream without a last chunk (finish_reason and usage)"
+                ) from None
+            raise
+        except EngineBayError:
+            self._finished = True
+            raise
+        except Exception as error:
+            self._finished = True
+            raise BackendError(f"the stream failed: {error!r}", backend=self._backend) from error
+        except BaseException:
+            self._finished = True
+            raise
+        finally:
+            self._waiting = False
+        self._check(chunk)
+        return chunk
+
+    async def asend(self, value: None) -> GenerationChunk:
+        return await self.__anext__()
+
+    async def athrow(self, typ: Any, val: Any = None, tb: Any = None, /) -> GenerationChunk:
+        await self.aclose()
+        if isinstance(typ, BaseException):
+            raise typ
+        raise val if isinstance(val, BaseException) else typ()
+
+    async def aclose(self) -> None:
+        """For the consumer itself, between chunks. To end a stream from elsewhere, cancel its task."""
+        if self._waiting:
+            raise StreamContractViolated(
+                "aclose() was called while the consumer waits for a chunk: cancel the consumer's task instead"
+            )
+        self._finished = True
+        await _cancelled_synchronously(self._inner.aclose(), always=True)
+
+    def _check(self, chunk: GenerationChunk) -> None:
+        if self._finished:
+            raise StreamContractViolated(f"backend {self._backend!r} sent a chunk after the last one")
+        if chunk.finish_reason is not None:
+            if chunk.usage is None:
+                raise StreamContractViolated(f"backend {self._backend!r} sent a last chunk without usage")
+            self._finished = True
+
+
+class _cancelled_synchronously(Awaitable[T]):  # noqa: N801 - reads as a verb at its call
+    """Await an awaitable of a generator, and demand that it does not wait any more once it was cancelled.
+
+    A time-out inside the adapter (`asyncio.timeout`) also arrives as CancelledError, but is no cancellation of the
+    task: it may be caught and waited after. `always` demands that it never waits at all (`aclose`).
+    """
+
+    __slots__ = ("_always", "_awaitable")
+
+    def __init__(self, awaitable: Awaitable[T], *, always: bool = False) -> None:
+        self._awaitable = awaitable
+        self._always = always
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._awaitable.__await__()
+        send_error: BaseException | None = None
+        while True:
+            try:
+                waits_for = next(steps) if send_error is None else steps.throw(send_error)  # type: ignore[attr-defined]
+            except StopIteration as stop:
+                return stop.value
+            if self._always or (isinstance(send_error, asyncio.CancelledError) and _is_task_cancelled()):
+                steps.close()  # type: ignore[attr-defined]
+                raise StreamContractViolated(
+                    "the adapter waits in its clean-up: clean-up of a stream must be synchronous"
+                )
+            try:
+                yield waits_for
+                send_error = None
+            except BaseException as error:  # noqa: BLE001 - handed on to the generator
+                send_error = error
+
+
+def _is_task_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,186 @@
+"""Finds and builds backends. `get_backend("vllm")` loads that one plugin alone: a broken neighbour does no harm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from enginebay.backend import BackendContext, BackendSpec, Mode
+from enginebay.clock import Clock, MonotonicClock
+from enginebay.errors import BackendNotFound, BrokenPlugin, ConfigError, DuplicateBackend
+from enginebay.guard import GuardedBackend
+from enginebay.hookspecs import ENTRY_POINT_GROUP, PROJECT, BackendHooks
+
+DEFAULT_MODEL = "smollm2-135m"
+MODEL_VARIABLE = "ENGINEBAY_MODEL"
+ALIASES = {"trtllm": "tensorrt_llm", "llamacpp": "llama_cpp", "openai": "openai_http"}
+PACKAGES = {
+    "vllm": "enginebay-vllm[engine]",
+    "tgi": "enginebay-tgi",
+    "tensorrt_llm": "enginebay-tensorrt-llm[engine]",
+    "sglang": "enginebay-sglang",
+    "llama_cpp": "enginebay-llama-cpp",
+    "openvino": "enginebay-openvino[engine]",
+}
+
+
+def get_backend(
+    kind: str,
+    *,
+    model: str | None = None,
+    name: str | None = None,
+    mode: Mode | None = None,
+    url: str | None = None,
+    venv: str | None = None,
+    image: str | None = None,
+    engine: Mapping[str, object] | None = None,
+    options: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    seed: int = 0,
+    **settings: object,
+) -> GuardedBackend:
+    """Build a backend that is not started yet; use it with `async with`.
+
+    kind: case and `-`/`_` do not matter. model: else `ENGINEBAY_MODEL`, else the embedded default. engine: portable
+    settings; options: the plugin's own. Further keywords are sorted into these two by name, so that
+    `get_backend("vllm", tensor_parallel_size=2)` works. Raises PluginError or ConfigError.
+    """
+    spec = find_backend(kind)
+    engine_settings, plugin_options = _sort_keywords(settings, spec)
+    engine_settings.update(engine or {})
+    plugin_options.update(options or {})
+    if mode is not None and mode not in spec.modes:
+        raise ConfigError(f"backend {spec.kind!r} has no mode {mode!r}", path="mode", expected=" or ".join(spec.modes))
+    context = BackendContext(
+        name=name or spec.kind,
+        model=model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL,
+        options=_validated(spec.options_model, plugin_options, path=f"{spec.kind}.options"),
+        settings=_validated_settings(engine_settings),
+        clock=clock or MonotonicClock(),
+        mode=mode,
+        url=url,
+        venv=venv,
+        image=image,
+        seed=seed,
+        environment=dict(environment or {}),
+    )
+    return GuardedBackend(spec.create(context))
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledBackend:
+    kind: str
+    distributions: tuple[str, ...]
+    """More than one is an error when the backend is asked for."""
+
+
+def list_backends() -> list[InstalledBackend]:
+    """Every installed kind, without importing any plugin."""
+    found: dict[str, list[str]] = {}
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        distributions = found.setdefault(canonical_kind(entry_point.name), [])
+        if _distribution(entry_point) not in distributions:
+            distributions.append(_distribution(entry_point))
+    return [InstalledBackend(kind, tuple(sorted(names))) for kind, names in sorted(found.items())]
+
+
+def find_backend(kind: str) -> BackendSpec:
+    """Load the plugin of this kind and return what it offers."""
+    wanted = canonical_kind(kind)
+    candidates: dict[str, EntryPoint] = {}
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        if canonical_kind(entry_point.name) == wanted:
+            candidates[_distribution(entry_point)] = entry_point
+    if not candidates:
+        installed = [backend.kind for backend in list_backends()]
+        close = get_close_matches(wanted, [*installed, *PACKAGES], n=1)
+        raise BackendNotFound(
+            wanted, installed=installed, package=PACKAGES.get(wanted), suggestion=close[0] if close else None
+        )
+    if len(candidates) > 1:
+        raise DuplicateBackend(wanted, distributions=sorted(candidates))
+    [(distribution, entry_point)] = candidates.items()
+    return _load(entry_point, kind=wanted, distribution=distribution)
+
+
+def canonical_kind(kind: str) -> str:
+    plain = kind.strip().lower().replace("-", "_")
+    return ALIASES.get(plain, plain)
+
+
+def _load(entry_point: EntryPoint, *, kind: str, distribution: str) -> BackendSpec:
+    def broken(problem: str) -> BrokenPlugin:
+        return BrokenPlugin(kind, distribution=distribution, problem=problem)
+
+    try:
+        plugin = entry_point.load()
+    except Exception as error:
+        raise broken(f"{entry_point.value} cannot be imported: {type(error).__name__}: {error}") from error
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(BackendHooks)
+    try:
+        manager.register(plugin, name=kind)
+        manager.check_pending()
+        implementations = manager.hook.enginebay_backend.get_hookimpls()
+        spec = manager.hook.enginebay_backend()
+    except Exception as error:
+        raise broken(f"{type(error).__name__}: {error}") from error
+    if not implementations:
+        raise broken(f"{entry_point.value} has no function enginebay_backend marked with @enginebay.hookimpl")
+    if not isinstance(spec, BackendSpec):
+        raise broken(f"enginebay_backend() returned {type(spec).__name__}, expected enginebay.BackendSpec")
+    if canonical_kind(spec.kind) != kind:
+        raise broken(f"its entry point is called {kind!r}, but it offers the kind {spec.kind!r}")
+    return spec
+
+
+def _distribution(entry_point: EntryPoint) -> str:
+    return entry_point.dist.name if entry_point.dist is not None else "unknown"
+
+
+def _sort_keywords(keywords: Mapping[str, object], spec: BackendSpec) -> tuple[dict[str, object], dict[str, object]]:
+    from enginebay.config.settings import EngineSettings
+
+    engine: dict[str, object] = {}
+    options: dict[str, object] = {}
+    for key, value in keywords.items():
+        if key in EngineSettings.model_fields:
+            engine[key] = value
+        elif key in spec.options_model.model_fields:
+            options[key] = value
+        else:
+            known = [*EngineSettings.model_fields, *spec.options_model.model_fields]
+            close = get_close_matches(key, known, n=1)
+            raise ConfigError(
+                "unknown setting",
+                path=key,
+                expected=f"an engine setting or an option of {spec.kind!r}",
+                suggestion=close[0] if close else None,
+            )
+    return engine, options
+
+
+def _validated_settings(settings: Mapping[str, object]) -> dict[str, object]:
+    from enginebay.config.settings import EngineSettings
+
+    return _validated(EngineSettings, settings, path="engine").given()
+
+
+def _validated(model: type[Any], values: Mapping[str, object], *, path: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][-1]) if first["loc"] else ""
+        close = get_close_matches(key, model.model_fields, n=1) if first["type"] == "extra_forbidden" else []
+        where = ".".join([path, *map(str, first["loc"])])
+        raise ConfigError(first["msg"], path=where, suggestion=close[0] if close else None) from error

@@ -1,0 +1,118 @@
+"""The metric catalogue: every quantity that is published, with its Prometheus name, type, unit and meaning.
+
+Exporter, sampler, dashboards, documentation and tests read this one table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+TOKEN_GAP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+
+SIMULATED_METRIC = "enginebay_simulated"
+SIMULATED_HEADER = "x-enginebay-simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    prometheus_name: str
+    type: Literal["counter", "gauge", "histogram"]
+    unit: str
+    meaning: str
+    labels: tuple[str, ...] = ("backend", "model", "replica")
+    buckets: tuple[float, ...] = ()
+
+
+REQUESTS = Quantity(
+    "llm_requests_total",
+    "counter",
+    "requests",
+    "Finished requests by outcome: a finish reason, cancelled, or error",
+    labels=("backend", "model", "replica", "outcome"),
+)
+REQUEST_LATENCY = Quantity(
+    "llm_request_latency_seconds",
+    "histogram",
+    "seconds",
+    "From the arrival of a request to its last token",
+    buckets=LATENCY_BUCKETS_S,
+)
+TIME_TO_FIRST_TOKEN = Quantity(
+    "llm_time_to_first_token_seconds",
+    "histogram",
+    "seconds",
+    "From the arrival of a request to its first token",
+    buckets=LATENCY_BUCKETS_S,
+)
+INTER_TOKEN_LATENCY = Quantity(
+    "llm_inter_token_latency_seconds",
+    "histogram",
+    "seconds",
+    "Gaps between successive tokens of one request",
+    buckets=TOKEN_GAP_BUCKETS_S,
+)
+QUEUE_TIME = Quantity(
+    "llm_queue_time_seconds",
+    "histogram",
+    "seconds",
+    "From the arrival of a request to its first computed token",
+    buckets=LATENCY_BUCKETS_S,
+)
+TOKENS_GENERATED = Quantity("llm_tokens_generated_total", "counter", "tokens", "Output tokens")
+PROMPT_TOKENS = Quantity("llm_prompt_tokens_total", "counter", "tokens", "Prompt tokens of admitted requests")
+TOKENS_PER_SECOND = Quantity("llm_tokens_per_second", "gauge", "tokens/s", "Output tokens per second, last 10 seconds")
+BATCH_SIZE = Quantity("llm_batch_size", "gauge", "requests", "Requests computed in the latest step")
+QUEUE_DEPTH = Quantity("llm_queue_depth", "gauge", "requests", "Requests that wait for a place in the batch")
+KV_CACHE_USAGE = Quantity("llm_kv_cache_usage_ratio", "gauge", "ratio", "Share of the KV blocks that are in use")
+GPU_MEMORY = Quantity("llm_gpu_memory_bytes", "gauge", "bytes", "Device memory held by the engine; absent without GPU")
+PREEMPTIONS = Quantity("llm_preemptions_total", "counter", "requests", "Requests put back because KV blocks ran out")
+
+# Counters of the reference engine: the load test derives its ratios from their differences over a run.
+ENGINE_STEPS = Quantity("enginebay_engine_steps_total", "counter", "steps", "Forward passes")
+ENGINE_STEP_SECONDS = Quantity(
+    "enginebay_engine_step_seconds_total", "counter", "seconds", "Time in steps: schedule, model, sampling, update"
+)
+ENGINE_MODEL_SECONDS = Quantity(
+    "enginebay_engine_model_seconds_total", "counter", "seconds", "Time in the model itself"
+)
+ENGINE_BUSY_SECONDS = Quantity(
+    "enginebay_engine_busy_seconds_total", "counter", "seconds", "Time with at least one request admitted or waiting"
+)
+ENGINE_COMPUTED_TOKENS = Quantity(
+    "enginebay_engine_computed_tokens_total", "counter", "tokens", "Token positions computed, padding included"
+)
+ENGINE_PADDING_TOKENS = Quantity(
+    "enginebay_engine_padding_tokens_total", "counter", "tokens", "Token positions computed only as padding"
+)
+ENGINE_SLOT_STEPS = Quantity(
+    "enginebay_engine_slot_steps_total", "counter", "slot steps", "Slots (max_num_seqs) summed over steps"
+)
+ENGINE_IDLE_SLOT_STEPS = Quantity(
+    "enginebay_engine_idle_slot_steps_total",
+    "counter",
+    "slot steps",
+    "Slots that did no useful work, summed over steps: empty, or held by a finished sequence",
+)
+ENGINE_BATCH_WAIT_SECONDS = Quantity(
+    "enginebay_engine_batch_wait_seconds_total",
+    "counter",
+    "seconds",
+    "Time that requests waited for a batch to form, summed over requests",
+)
+ENGINE_ADMITTED = Quantity("enginebay_engine_admitted_total", "counter", "requests", "Requests given a slot")
+ENGINE_DISCARDED_TOKENS = Quantity(
+    "enginebay_engine_discarded_tokens_total", "counter", "tokens", "Tokens sampled after a stop and thrown away"
+)
+
+SERVING = (
+    REQUESTS, REQUEST_LATENCY, TIME_TO_FIRST_TOKEN, INTER_TOKEN_LATENCY, QUEUE_TIME, TOKENS_GENERATED, PROMPT_TOKENS,
+    TOKENS_PER_SECOND, BATCH_SIZE, QUEUE_DEPTH, KV_CACHE_USAGE, GPU_MEMORY, PREEMPTIONS,
+)  # fmt: skip
+ENGINE = (
+    ENGINE_STEPS, ENGINE_STEP_SECONDS, ENGINE_MODEL_SECONDS, ENGINE_BUSY_SECONDS, ENGINE_COMPUTED_TOKENS,
+    ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS, ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED,
+    ENGINE_DISCARDED_TOKENS,
+)  # fmt: skip
+CATALOGUE = SERVING + ENGINE

@@ -1,0 +1,159 @@
+"""What a request asks for, and whether that is sound and within what a backend can do.
+
+One place for all backends, so that no adapter drops a field silently or words a refusal differently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from enginebay.errors import InvalidRequest, UnsupportedFeature
+from enginebay.types import (
+    BackendInfo,
+    Chat,
+    Feature,
+    GenerationRequest,
+    ImagePart,
+    SamplingParams,
+    Text,
+    TokenIds,
+)
+
+MAX_SEED = 2**63 - 1
+
+
+def check_request(request: GenerationRequest, info: BackendInfo) -> None:
+    """Raise InvalidRequest or UnsupportedFeature, naming the field, or return."""
+    _check_values(request)
+    _check_sampling(request.sampling)
+    capabilities = info.capabilities
+    for feature in required_features(request):
+        if feature not in capabilities.features:
+            raise UnsupportedFeature(field=feature.value, backend=info.name)
+    if capabilities.max_logprobs is not None:
+        for field in ("logprobs", "prompt_logprobs"):
+            if (getattr(request, field) or 0) > capabilities.max_logprobs:
+                raise InvalidRequest(
+                    f"{field} is {getattr(request, field)}, the most that backend {info.name!r} gives is "
+                    f"{capabilities.max_logprobs}",
+                    field=field,
+                )
+    limit = capabilities.max_stop_strings
+    if limit is not None and len(request.sampling.stop) > limit:
+        raise InvalidRequest(f"backend {info.name!r} takes at most {limit} stop strings", field="stop")
+    limit = capabilities.max_temperature
+    if limit is not None and request.sampling.temperature > limit:
+        raise InvalidRequest(f"backend {info.name!r} takes a temperature of at most {limit}", field="temperature")
+
+
+def required_features(request: GenerationRequest) -> Iterator[Feature]:
+    """Every feature that this request makes use of; a field at its neutral value asks for nothing."""
+    yield from _prompt_features(request)
+    sampling = request.sampling
+    asked = {
+        Feature.TOP_K: sampling.top_k > 0,
+        Feature.MIN_P: sampling.min_p > 0,
+        Feature.REPETITION_PENALTY: sampling.repetition_penalty != 1.0,
+        Feature.PRESENCE_PENALTY: sampling.presence_penalty != 0.0,
+        Feature.FREQUENCY_PENALTY: sampling.frequency_penalty != 0.0,
+        Feature.LOGIT_BIAS: bool(sampling.logit_bias),
+        Feature.STOP: bool(sampling.stop),
+        Feature.STOP_IN_OUTPUT: sampling.include_stop_str_in_output and bool(sampling.stop),
+        Feature.STOP_TOKEN_IDS: bool(sampling.stop_token_ids),
+        Feature.IGNORE_EOS: sampling.ignore_eos,
+        Feature.MIN_TOKENS: sampling.min_tokens > 0,
+        Feature.SEED: sampling.seed is not None,
+        Feature.KEEP_SPECIAL_TOKENS: not sampling.skip_special_tokens,
+        Feature.LOGPROBS: request.logprobs is not None,
+        Feature.PROMPT_LOGPROBS: request.prompt_logprobs is not None,
+        Feature.TRUNCATE_PROMPT: request.truncate_prompt_tokens is not None,
+        Feature.PRIORITY: request.priority != 0,
+        Feature.DEADLINE: request.deadline_at is not None,
+        Feature.CACHE_SALT: request.cache_salt is not None,
+        Feature.ADAPTER: request.adapter is not None,
+        Feature.RESPONSE_FORMAT: request.response_format is not None and request.response_format.type != "text",
+        Feature.RESUME: bool(request.resume_token_ids),
+        Feature.PREFILL_ONLY: sampling.max_tokens == 0,
+    }
+    yield from (feature for feature, is_asked in asked.items() if is_asked)
+
+
+def _prompt_features(request: GenerationRequest) -> Iterator[Feature]:
+    prompt = request.prompt
+    if isinstance(prompt, Text):
+        yield Feature.TEXT_PROMPT
+    elif isinstance(prompt, TokenIds):
+        yield Feature.TOKEN_PROMPT
+    else:
+        yield Feature.CHAT
+        yield from _chat_features(prompt)
+
+
+def _chat_features(chat: Chat) -> Iterator[Feature]:
+    if chat.tools:
+        yield Feature.TOOLS
+    if chat.template_kwargs:
+        yield Feature.TEMPLATE_KWARGS
+    if chat.template is not None:
+        yield Feature.CHAT_TEMPLATE
+    if chat.continue_final_message:
+        yield Feature.CONTINUE_FINAL_MESSAGE
+    for message in chat.messages:
+        if isinstance(message.content, tuple) and any(isinstance(part, ImagePart) for part in message.content):
+            yield Feature.IMAGES
+            return
+
+
+def _check_values(request: GenerationRequest) -> None:
+    if isinstance(request.prompt, TokenIds):
+        if not request.prompt.token_ids:
+            raise InvalidRequest("the prompt has no tokens", field="prompt")
+        if min(request.prompt.token_ids) < 0:
+            raise InvalidRequest("a token id is negative", field="prompt")
+    if isinstance(request.prompt, Chat) and not request.prompt.messages:
+        raise InvalidRequest("there are no messages", field="messages")
+    for field in ("logprobs", "prompt_logprobs"):
+        value = getattr(request, field)
+        if value is not None and value < 0:
+            raise InvalidRequest(f"{field} must be 0 or more, not {value}", field=field)
+    truncate = request.truncate_prompt_tokens
+    if truncate is not None and truncate < 1:
+        raise InvalidRequest(
+            f"truncate_prompt_tokens must be 1 or more, not {truncate}", field="truncate_prompt_tokens"
+        )
+
+
+def _check_sampling(sampling: SamplingParams) -> None:
+    _check_number("max_tokens", sampling.max_tokens, 0, math.inf)
+    _check_number("temperature", sampling.temperature, 0, math.inf)
+    _check_number("top_p", sampling.top_p, 0, 1, open_below=True)
+    _check_number("min_p", sampling.min_p, 0, 1)
+    _check_number("top_k", sampling.top_k, 0, math.inf)
+    _check_number("repetition_penalty", sampling.repetition_penalty, 0, math.inf, open_below=True)
+    _check_number("presence_penalty", sampling.presence_penalty, -2, 2)
+    _check_number("frequency_penalty", sampling.frequency_penalty, -2, 2)
+    _check_number("min_tokens", sampling.min_tokens, 0, math.inf)
+    if sampling.min_tokens > sampling.max_tokens:
+        raise InvalidRequest(
+            f"min_tokens ({sampling.min_tokens}) is more than max_tokens ({sampling.max_tokens})", field="min_tokens"
+        )
+    if sampling.seed is not None:
+        _check_number("seed", sampling.seed, -MAX_SEED, MAX_SEED)
+    if any(not stop for stop in sampling.stop):
+        raise InvalidRequest("a stop string is empty", field="stop")
+    for token_id, bias in sampling.logit_bias.items():
+        if token_id < 0 or not math.isfinite(bias):
+            raise InvalidRequest(
+                f"logit_bias for token {token_id} is {bias}: both must be finite, the id not negative",
+                field="logit_bias",
+            )
+
+
+def _check_number(field: str, value: float, low: float, high: float, *, open_below: bool = False) -> None:
+    is_sound = math.isfinite(value) and value <= high and (value > low if open_below else value >= low)
+    if not is_sound:
+        bounds = f"{'more than' if open_below else 'at least'} {low:g}"
+        if math.isfinite(high):
+            bounds += f" and at most {high:g}"
+        raise InvalidRequest(f"{field} must be {bounds}, not {value}", field=field)
