@@ -1,0 +1,60 @@
+# Everything here needs Python 3.11 or newer, and nothing else that was installed by hand.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+# One torch for everybody who runs this file: the engine's figures are comparable, and a CPU build is enough.
+TORCH  ?= torch==2.13.0
+OUT    ?= out
+
+HEAVY   = weights or install or browser or slow
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test test-heavy demo bench docs lock clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+setup: $(VENV)/.dev  ## a virtual environment with everything: engine, server, tests, docs
+
+$(VENV)/.runtime: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+check: setup     ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: setup      ## the fast tests: no weights, no network but loopback
+	$(BIN)/python -m pytest -m "not ($(HEAVY))"
+
+test-heavy: setup model  ## the tests that need weights, installs or a browser
+	$(BIN)/python -m pytest -m "$(HEAVY)"
+
+.PHONY: model
+model: $(VENV)/.runtime
+	$(BIN)/enginebay models pull smollm2-135m
+
+demo: $(VENV)/.runtime model  ## one plan under naive, static and continuous batching; table and report
+	$(BIN)/enginebay bench configs/demo.yaml --backend naive --backend static --backend continuous --out $(OUT)/demo
+
+bench: setup model  ## the figures that the documentation quotes, as JSON under benchmarks/results
+	$(BIN)/python benchmarks/run_all.py
+
+docs: setup      ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --quiet --strict --config-file .ci/mkdocs.yml
+
+lock: setup      ## pin and hash the core's dependencies again
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+		--no-emit-options --no-header --allow-unsafe --output-file .ci/core.lock pyproject.toml
+
+clean:           ## remove what was built, but neither the environment nor the models
+	rm -rf build dist site $(OUT) .pytest_cache .ruff_cache .hypothesis
