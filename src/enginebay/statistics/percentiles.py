@@ -1,0 +1,28 @@
+"""Percentiles by one definition, everywhere in the project."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value below which `percent` of a sample lies, linearly interpolated between the two nearest ranks.
+
+    With values sorted and numbered from 0 to n - 1, the percentile stands at rank (n - 1) * percent / 100.
+    Source: Hyndman and Fan 1996, definition 7; the default of NumPy, R and Excel. Raises ValueError when empty.
+    """
+    return percentile_of_sorted(sorted(values), percent)
+
+
+def percentile_of_sorted(values: Sequence[float], percent: float) -> float:
+    """The same for a sample that is sorted already: several percentiles of one sample cost one sort."""
+    if not values:
+        raise ValueError("a percentile of no values")
+    if not 0 <= percent <= 100:
+        raise ValueError(f"a percentile lies between 0 and 100, not {percent}")
+    rank = (len(values) - 1) * percent / 100
+    below = math.floor(rank)
+    above = min(below + 1, len(values) - 1)
+    # Written as a step from the lower value, so that equal neighbours give that value exactly.
+    return values[below] + (values[above] - values[below]) * (rank - below)
