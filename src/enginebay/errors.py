@@ -13,6 +13,7 @@ EngineBayError
 │   └── UnsupportedModel         an architecture or option that no code here knows
 ├── RequestError                 the request is at fault (HTTP 4xx); names the field
 │   ├── InvalidRequest
+│   ├── BodyTooLarge
 │   ├── UnknownModel
 │   ├── ContextTooLong
 │   ├── UnsupportedFeature       the backend cannot do what a field asks
@@ -132,6 +133,12 @@ class RequestError(EngineBayError):
 
 class InvalidRequest(RequestError):
     pass
+
+
+class BodyTooLarge(RequestError):
+    def __init__(self, *, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        super().__init__(f"the request body is larger than {limit_bytes} bytes: send less")
 
 
 class UnknownModel(RequestError):
