@@ -115,12 +115,10 @@ def error_from_response(
 def read_error(body: bytes) -> ErrorDetail | None:
     """The error object of an OpenAI, vLLM, TGI, llama.cpp or FastAPI body; None if it is none of these."""
     try:
-        value = msgspec.json.decode(body)
+        value = msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if not isinstance(value, dict):
-        return None
-    found: object = value.get("error", value.get("detail", value))
+    found = value.get("error", value.get("detail", value))
     if isinstance(found, str):
         kind = value.get("error_type")
         return ErrorDetail(message=found, type=kind if isinstance(kind, str) else None)
