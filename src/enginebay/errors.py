@@ -2,6 +2,7 @@
 
 EngineBayError
 ├── ConfigError                  a config file or setting is wrong (file, YAML path, line)
+│   └── ConfigErrors             several of them in one file
 ├── PluginError                  a backend plugin cannot be used
 │   ├── BackendNotFound          no plugin of that kind is installed
 │   ├── DuplicateBackend         two distributions claim one kind
@@ -64,6 +65,25 @@ class ConfigError(EngineBayError):
         if suggestion:
             message += f". Did you mean {suggestion!r}?"
         super().__init__(message)
+
+
+class ConfigErrors(ConfigError):
+    """All problems of one file, in its order. `file`, `path` and `line` are those of the first."""
+
+    def __init__(self, problems: Sequence[ConfigError]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        super().__init__(
+            first.problem,
+            file=first.file,
+            path=first.path,
+            line=first.line,
+            expected=first.expected,
+            suggestion=first.suggestion,
+        )
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.problems), f"{len(self.problems)} problems"])
 
 
 class PluginError(EngineBayError):

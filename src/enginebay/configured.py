@@ -1,0 +1,168 @@
+"""From a config to backends: each name is resolved, checked against its plugin, and built.
+
+What is wrong is told with the file, the YAML path and the line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from enginebay.backend import BackendSpec, LaunchPlan
+from enginebay.clock import Clock
+from enginebay.config.diagnostics import as_one_error, describe
+from enginebay.config.known_keys import nearest
+from enginebay.config.models import Config
+from enginebay.config.resolution import ResolvedBackend, entry_names, resolve_backend
+from enginebay.config.secret import revealed
+from enginebay.config.source import YamlPath, dotted
+from enginebay.errors import ConfigError, EngineBayError
+from enginebay.guard import GuardedBackend
+from enginebay.plugins import PACKAGES, canonical_kind, find_backend, get_backend, list_backends
+
+__all__ = ["CheckedBackend", "check_backend", "config_problems", "configured_backend", "entry_names"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedBackend:
+    """A name of a config together with what its plugin makes of it."""
+
+    resolved: ResolvedBackend
+    spec: BackendSpec
+    options: Any
+    """An instance of the plugin's options_model."""
+    plan: LaunchPlan
+
+
+def configured_backend(config: Config, name: str | None = None, *, clock: Clock | None = None) -> GuardedBackend:
+    """Build the backend called `name`, else the config's own; it is not started yet.
+
+    Raises ConfigError where the config asks for what the kind cannot do, PluginError where the kind cannot be loaded.
+    """
+    checked = check_backend(config, name)
+    if problems := _dropped_settings(config, checked):
+        raise as_one_error(problems)
+    resolved, entry = checked.resolved, checked.resolved.entry
+    allowed = {outcome.setting for outcome in checked.plan.unsupported}
+    engine = {key: value for key, value in _plain_settings(resolved).items() if key not in allowed}
+    return get_backend(
+        checked.spec.kind,
+        model=_plain(resolved.model),
+        name=resolved.name,
+        mode=entry.mode,
+        url=_plain(entry.url),
+        venv=_plain(entry.venv),
+        image=_plain(entry.image),
+        engine=engine,
+        options={key: revealed(value) for key, value in entry.options.items()},
+        environment={key: str(value) for key, value in entry.environment.items()},
+        clock=clock,
+        seed=resolved.engine.seed or 0,
+    )
+
+
+def check_backend(config: Config, name: str | None = None) -> CheckedBackend:
+    """Resolve a name, load its plugin and validate its mode and options; build nothing."""
+    resolved = resolve_backend(config, name)
+    spec = find_backend(_known_kind(config, resolved, name))
+    _check_mode(config, resolved, spec)
+    options = _checked_options(config, resolved, spec)
+    return CheckedBackend(
+        resolved=resolved, spec=spec, options=options, plan=spec.compile(_plain_settings(resolved), None)
+    )
+
+
+def config_problems(config: Config) -> list[EngineBayError]:
+    """Everything that is wrong with the names of a config; empty for a sound one."""
+    problems: list[EngineBayError] = []
+    for name in entry_names(config):
+        try:
+            problems += _dropped_settings(config, check_backend(config, name))
+        except EngineBayError as error:
+            problems += getattr(error, "problems", (error,))
+    return problems
+
+
+def _known_kind(config: Config, resolved: ResolvedBackend, asked: str | None) -> str:
+    kind = canonical_kind(resolved.kind)
+    kinds = sorted({backend.kind for backend in list_backends()} | set(PACKAGES))
+    if kind in kinds:
+        return kind
+    if resolved.path:
+        has_kind = resolved.entry.kind is not None
+        path = resolved.path_of("kind") if has_kind else resolved.path
+        hint = "" if has_kind else ": give the entry a `kind`"
+        raise _error(
+            config,
+            path,
+            f"there is no kind of backend called {resolved.kind!r}{hint}",
+            expected=f"one of {', '.join(kinds)}",
+            suggestion=nearest(kind, kinds),
+        )
+    names = [*config.backends, *kinds]
+    raise _error(
+        config,
+        ("backend",) if asked in (None, config.backend) else (),
+        f"{resolved.name!r} is neither an entry of `backends` nor a kind of backend",
+        expected=f"one of {', '.join(names)}",
+        suggestion=nearest(resolved.name, names) or nearest(kind, names),
+    )
+
+
+def _check_mode(config: Config, resolved: ResolvedBackend, spec: BackendSpec) -> None:
+    mode, replicas = resolved.entry.mode, resolved.entry.replicas
+    if mode is not None and mode not in spec.modes:
+        expected = " or ".join(spec.modes)
+        raise _error(config, resolved.path_of("mode"), f"{spec.kind!r} has no mode {mode!r}", expected=expected)
+    if replicas > 1:
+        raise _error(config, resolved.path_of("replicas"), f"found {replicas}", expected="1: one backend is one engine")
+
+
+def _checked_options(config: Config, resolved: ResolvedBackend, spec: BackendSpec) -> Any:
+    options = dict(resolved.entry.options)
+    try:
+        return spec.options_model.model_validate(options)
+    except ValidationError as error:
+        path = resolved.path_of("options")
+        problems = describe(error, model=spec.options_model, values=options, source=config.source, path=path)
+        raise as_one_error(problems) from error
+
+
+def _dropped_settings(config: Config, checked: CheckedBackend) -> list[ConfigError]:
+    """A setting that the engine cannot honour is an error, unless the entry allows it by name."""
+    resolved = checked.resolved
+    return [
+        _error(
+            config,
+            resolved.engine_path(outcome.setting),
+            f"backend {resolved.name!r} cannot honour this{': ' + outcome.why if outcome.why else ''}; leave it out, "
+            f"set it to null in the entry, or name it in the entry's allow_unsupported",
+        )
+        for outcome in checked.plan.unsupported
+        if outcome.setting not in resolved.entry.allow_unsupported
+    ]
+
+
+def _error(
+    config: Config, path: YamlPath, problem: str, *, expected: str | None = None, suggestion: str | None = None
+) -> ConfigError:
+    source = config.source
+    return ConfigError(
+        problem,
+        file=source.file,
+        path=dotted(path) or None,
+        line=source.line(path) if path else None,
+        expected=expected,
+        suggestion=suggestion,
+    )
+
+
+def _plain(text: str | None) -> str | None:
+    # engines and codecs take exactly str
+    return None if text is None else str(text)
+
+
+def _plain_settings(resolved: ResolvedBackend) -> dict[str, object]:
+    return {key: revealed(value) for key, value in resolved.engine.given().items()}
