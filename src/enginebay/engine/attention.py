@@ -1,0 +1,92 @@
+"""Attention over paged keys and values in plain PyTorch: decode rows and prompt chunks in one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from enginebay.engine.kv_cache import LayerCache
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Rows of one token each, of similar context length: gathered together, padded to the longest."""
+
+    rows: slice
+    block_table: Tensor
+    """(num_rows, max_blocks): the blocks that the row sees, filled up with the scratch block."""
+    mask: Tensor
+    """(num_rows, 1, 1, max_blocks * block_size): 0 or -inf, added to the scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """Consecutive tokens of one sequence."""
+
+    rows: slice
+    context_slots: Tensor | None
+    """(num_context,): slots of all keys it sees, its own included; None: its own are all there are."""
+    mask: Tensor | None
+    """(num_rows, num_context): 0 or -inf; None is causal."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionInput:
+    """What attention needs to know of a step; groups and chunks by the window of the layer (None: no window)."""
+
+    slot_mapping: Tensor
+    """(num_rows,): where each row's key and value go."""
+    decode_groups: dict[int | None, list[DecodeGroup]]
+    prefill_chunks: dict[int | None, list[PrefillChunk]]
+
+
+def paged_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, *, cache: LayerCache, step: AttentionInput, window: int | None
+) -> Tensor:
+    """queries: (num_rows, num_heads, head_dim); keys, values: (num_rows, num_kv_heads, head_dim).
+
+    Writes the keys and values into the cache, then attends: (num_rows, num_heads * head_dim).
+    """
+    cache.write(keys, values, step.slot_mapping)
+    decoded = [_decode(queries[group.rows], cache, group) for group in step.decode_groups[window]]
+    prefilled = [_prefill(queries, keys, values, cache, chunk) for chunk in step.prefill_chunks[window]]
+    parts = [*decoded, *prefilled]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _decode(queries: Tensor, cache: LayerCache, group: DecodeGroup) -> Tensor:
+    """The query heads that share a key head stand where the query positions usually do: nothing is repeated."""
+    num_rows, num_heads, head_dim = queries.shape
+    keys, values = _gather(cache.keys, group.block_table), _gather(cache.values, group.block_table)
+    queries = queries.reshape(num_rows, keys.shape[1], num_heads // keys.shape[1], head_dim)
+    attended = scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask)
+    return attended.reshape(num_rows, num_heads * head_dim)
+
+
+def _gather(blocks: Tensor, block_table: Tensor) -> Tensor:
+    """(num_rows, num_kv_heads, max_blocks * block_size, head_dim)"""
+    num_rows, max_blocks = block_table.shape
+    _, block_size, num_kv_heads, head_dim = blocks.shape
+    gathered = blocks.index_select(0, block_table.flatten())
+    return gathered.view(num_rows, max_blocks * block_size, num_kv_heads, head_dim).transpose(1, 2)
+
+
+def _prefill(queries: Tensor, keys: Tensor, values: Tensor, cache: LayerCache, chunk: PrefillChunk) -> Tensor:
+    queries = queries[chunk.rows]
+    if chunk.context_slots is None:
+        keys, values = keys[chunk.rows], values[chunk.rows]
+    else:
+        keys = cache.keys.flatten(0, 1).index_select(0, chunk.context_slots)
+        values = cache.values.flatten(0, 1).index_select(0, chunk.context_slots)
+    attended = scaled_dot_product_attention(
+        queries.transpose(0, 1)[None],
+        keys.transpose(0, 1)[None],
+        values.transpose(0, 1)[None],
+        attn_mask=chunk.mask,
+        is_causal=chunk.mask is None,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+    return attended[0].transpose(0, 1).flatten(1)

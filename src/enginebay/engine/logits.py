@@ -1,0 +1,29 @@
+"""What passes between the model runner, the sampler and the engine. Needs no torch to be imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from enginebay.engine.request import PositionLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepLogits:
+    sampled: Tensor
+    """(num_sampled, vocab_size) float32, in the order of `plan.sampled`."""
+    prompt: dict[int, Tensor] = field(default_factory=dict)
+    """By index in `plan.scheduled`: (num_new_tokens, vocab_size) of a sequence that asked for the
+    log-probabilities of its prompt, in steps that still compute tokens of the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    token_id: int
+    logprobs: PositionLogprobs | None = None
+    """When the request asked for them."""
+    error: str | None = None
+    """Set when the row's logits are unusable (NaN): the sequence has failed, its neighbours have not."""

@@ -1,0 +1,120 @@
+"""Computes step plans: owns the weights and the KV cache, knows nothing of scheduling or sampling."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from enginebay.engine.kv_cache import KvCacheSize, allocate_kv_cache, kv_cache_size
+from enginebay.engine.logits import StepLogits
+from enginebay.engine.memory import available_memory_bytes
+from enginebay.engine.model import CausalLM
+from enginebay.engine.model_config import ModelConfig, read_model_config
+from enginebay.engine.plan import StepPlan
+from enginebay.engine.settings import EngineConfig
+from enginebay.engine.step_input import StepInput, StepInputBuilder
+from enginebay.engine.weights import Checkpoint
+from enginebay.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    weight_bytes: int
+    kv_cache: KvCacheSize
+
+    def __str__(self) -> str:
+        return f"weights {self.weight_bytes:,} bytes; KV cache {self.kv_cache}"
+
+
+class ModelRunner:
+    """Raises ModelError when the directory, a setting or the memory does not do.
+
+    Sets the number of threads of the process: it is meant to run in one of its own.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.device = _device(config)
+        self.dtype = _dtype(config)
+        _set_num_threads(config)
+        self.model_config: ModelConfig = read_model_config(Path(config.model_dir))
+        self.max_model_len = _max_model_len(config, self.model_config)
+        self._model, weight_bytes = _load(config, self.model_config, dtype=self.dtype, device=self.device)
+        size = kv_cache_size(
+            config,
+            self.model_config,
+            max_model_len=self.max_model_len,
+            dtype=self.dtype,
+            available_bytes=available_memory_bytes(self.device),
+        )
+        self.num_blocks, self.block_size = size.num_blocks, size.block_size
+        """Usable blocks: their ids are 1 to num_blocks, block 0 is scratch."""
+        self.memory_use = MemoryUse(weight_bytes, size)
+        self._caches = allocate_kv_cache(self.model_config, size, dtype=self.dtype, device=self.device)
+        self._step_inputs = StepInputBuilder(
+            block_size=size.block_size,
+            windows=dict.fromkeys(self.model_config.sliding_windows),
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def forward(self, plan: StepPlan) -> StepLogits:
+        with torch.inference_mode():
+            step = self._step_inputs.build(plan)
+            hidden = self._model.forward(step, self._caches)
+            return self._logits(hidden, step)
+
+    def _logits(self, hidden: Tensor, step: StepInput) -> StepLogits:
+        return StepLogits(
+            sampled=self._model.logits(hidden.index_select(0, step.sampled_rows)),
+            prompt={index: self._model.logits(hidden[rows]) for index, rows in step.prompt_rows.items()},
+        )
+
+    def device_memory_bytes(self) -> int | None:
+        """Memory of the accelerator in use; None on the CPU."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def _load(
+    config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, device: torch.device
+) -> tuple[CausalLM, int]:
+    with torch.inference_mode(), Checkpoint(Path(config.model_dir), dtype=dtype, device=device) as weights:
+        return CausalLM(model, weights, dtype=dtype, device=device), weights.num_bytes
+
+
+def _device(config: EngineConfig) -> torch.device:
+    try:
+        device = torch.device(config.device)
+    except RuntimeError as error:
+        raise ModelError(f"device {config.device!r} is not a torch device: {error}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {config.device!r} was asked for, but this torch sees no CUDA device; use cpu")
+    return device
+
+
+def _dtype(config: EngineConfig) -> torch.dtype:
+    if config.dtype not in DTYPES:
+        raise ModelError(f"dtype {config.dtype!r} is not supported (supported: {', '.join(DTYPES)})")
+    return DTYPES[config.dtype]
+
+
+def _set_num_threads(config: EngineConfig) -> None:
+    num_threads = config.num_threads or len(os.sched_getaffinity(0))
+    if torch.get_num_threads() != num_threads:
+        torch.set_num_threads(num_threads)
+
+
+def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
+    if config.max_model_len is None:
+        return model.max_model_len
+    if config.max_model_len > model.longest_context:
+        raise ModelError(
+            f"max_model_len {config.max_model_len} is beyond the {model.longest_context} tokens "
+            f"that the model's position embeddings reach; lower it"
+        )
+    return config.max_model_len

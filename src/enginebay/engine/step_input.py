@@ -1,0 +1,176 @@
+"""A step plan as tensors: one flat row for each token, decode rows first, then the chunks of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from enginebay.engine.attention import AttentionInput, DecodeGroup, PrefillChunk
+from enginebay.engine.plan import SCRATCH_BLOCK, ScheduledSequence, StepPlan
+
+MIN_GROUP_BLOCKS = 16
+"""Decode rows of up to this many blocks share a group; longer ones are grouped by powers of two of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    token_ids: Tensor
+    """(num_rows,)"""
+    positions: Tensor
+    context_lens: Tensor
+    """(num_rows,): max(prompt length, position + 1), see `rope`."""
+    attention: AttentionInput
+    sampled_rows: Tensor
+    """(num_sampled,), in the order of `plan.sampled`."""
+    prompt_rows: dict[int, slice]
+    """Rows whose logits give log-probabilities of the prompt, by index in `plan.scheduled`."""
+
+
+class StepInputBuilder:
+    """What does not change from step to step: block size, the windows that layers use, and where tensors live."""
+
+    def __init__(
+        self, *, block_size: int, windows: Iterable[int | None], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._block_size, self._windows = block_size, tuple(windows)
+        self._dtype, self._device = dtype, device
+
+    def build(self, plan: StepPlan) -> StepInput:
+        rows = [_Rows(index, item) for index, item in enumerate(plan.scheduled)]
+        decode = sorted((row for row in rows if row.num_rows == 1), key=lambda row: row.start)
+        chunks = [row for row in rows if row.num_rows > 1]
+        first_row = 0
+        for row in (*decode, *chunks):
+            row.first_row = first_row
+            first_row += row.num_rows
+        ordered = [*decode, *chunks]
+        positions = _joined(np.arange(row.start, row.end) for row in ordered)
+        prompt_lens = np.repeat([row.num_prompt_tokens for row in ordered], [row.num_rows for row in ordered])
+        return StepInput(
+            token_ids=self._indices([token_id for row in ordered for token_id in row.token_ids()]),
+            positions=self._indices(positions),
+            context_lens=self._indices(np.maximum(prompt_lens, positions + 1)),
+            attention=self._attention_input(decode, chunks),
+            sampled_rows=self._indices([row.last_row for row in rows if row.item.samples]),
+            prompt_rows={row.index: slice(row.first_row, row.last_row + 1) for row in rows if row.wants_prompt_logits},
+        )
+
+    def _attention_input(self, decode: list[_Rows], chunks: list[_Rows]) -> AttentionInput:
+        groups = _grouped(decode, lambda row: max(row.end // self._block_size, MIN_GROUP_BLOCKS).bit_length())
+        return AttentionInput(
+            slot_mapping=self._indices(_joined(row.write_slots(self._block_size) for row in (*decode, *chunks))),
+            decode_groups={window: [self._group(rows, window) for rows in groups] for window in self._windows},
+            prefill_chunks={window: [self._chunk(row, window) for row in chunks] for window in self._windows},
+        )
+
+    def _group(self, rows: list[_Rows], window: int | None) -> DecodeGroup:
+        firsts = [first_visible(row.start, window) // self._block_size for row in rows]
+        num_blocks = max(-(-row.end // self._block_size) - first for row, first in zip(rows, firsts, strict=True))
+        table = np.full((len(rows), num_blocks), SCRATCH_BLOCK, dtype=np.int64)
+        for blocks, row, first in zip(table, rows, firsts, strict=True):
+            owned = row.block_table[first : first + num_blocks]
+            blocks[: len(owned)] = owned
+        positions = np.arange(num_blocks * self._block_size) + np.array(firsts)[:, None] * self._block_size
+        current = np.array([[row.start] for row in rows])
+        visible = positions <= current
+        if window is not None:
+            visible &= positions > current - window
+        return DecodeGroup(
+            rows=slice(rows[0].first_row, rows[-1].last_row + 1 + rows[-1].item.num_padding_tokens),
+            block_table=self._indices(table),
+            mask=self._mask(visible)[:, None, None, :],
+        )
+
+    def _chunk(self, row: _Rows, window: int | None) -> PrefillChunk:
+        """A chunk that starts a sequence finds its keys in the step itself, others read them from the blocks."""
+        is_plain = window is None or row.end <= window
+        first = first_visible(row.start, window)
+        rows = slice(row.first_row, row.first_row + row.num_rows)
+        slots = None if row.start == 0 else self._indices(row.context_slots(first, self._block_size))
+        if row.start == 0 and is_plain:
+            return PrefillChunk(rows, context_slots=None, mask=None)
+        queries, keys = np.arange(row.start, row.end)[:, None], np.arange(first, row.end)
+        visible = keys <= queries
+        if window is not None:
+            visible &= keys > queries - window
+        return PrefillChunk(rows, context_slots=slots, mask=self._mask(visible))
+
+    def _indices(self, values: list[int] | NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self._device)
+
+    def _mask(self, visible: NDArray[np.bool_]) -> Tensor:
+        """0 where visible, -inf elsewhere."""
+        mask = torch.zeros(visible.shape, dtype=self._dtype)
+        mask.masked_fill_(torch.from_numpy(~visible), float("-inf"))
+        return mask.to(self._device)
+
+
+def first_visible(position: int, window: int | None) -> int:
+    return 0 if window is None else max(0, position - window + 1)
+
+
+class _Rows:
+    """One scheduled sequence and the rows it takes.
+
+    first_row              last_row
+    |---- num_new_tokens ----|---- num_padding_tokens ----|
+    """
+
+    __slots__ = ("block_table", "end", "first_row", "index", "item", "num_prompt_tokens", "num_rows", "start")
+
+    def __init__(self, index: int, item: ScheduledSequence) -> None:
+        self.index, self.item, self.first_row = index, item, 0
+        self.start = item.start
+        self.num_rows = item.num_new_tokens + item.num_padding_tokens
+        self.end = self.start + self.num_rows
+        """Position behind the last row, padding included."""
+        self.block_table = item.sequence.block_table
+        self.num_prompt_tokens = item.sequence.num_prompt_tokens
+
+    @property
+    def last_row(self) -> int:
+        """Of the new tokens."""
+        return self.first_row + self.item.num_new_tokens - 1
+
+    @property
+    def wants_prompt_logits(self) -> bool:
+        asked = self.item.sequence.request.num_prompt_logprobs is not None
+        return asked and self.item.num_new_tokens > 0 and self.start < self.num_prompt_tokens
+
+    def token_ids(self) -> list[int]:
+        known = self.item.sequence.token_ids[self.start : self.start + self.item.num_new_tokens]
+        return known + [0] * (self.num_rows - len(known))
+
+    def write_slots(self, block_size: int) -> NDArray[np.int64]:
+        """Padding, and a finished sequence that is computed again, write into the scratch block."""
+        num_kept = 0 if self.item.is_idle else self.item.num_new_tokens
+        return self._slots(self.start, self.start + num_kept, block_size)
+
+    def context_slots(self, first: int, block_size: int) -> NDArray[np.int64]:
+        return self._slots(first, self.start + self.item.num_new_tokens, block_size)
+
+    def _slots(self, first: int, end: int, block_size: int) -> NDArray[np.int64]:
+        """Slots of [first, end) in the sequence's blocks, then of [end, self.end) in the scratch block."""
+        positions = np.arange(first, self.end)
+        num_owned = end - first
+        blocks = np.full(len(positions), SCRATCH_BLOCK, dtype=np.int64)
+        if num_owned > 0:
+            table = np.asarray(self.block_table, dtype=np.int64)
+            blocks[:num_owned] = table[positions[:num_owned] // block_size]
+        return blocks * block_size + positions % block_size
+
+
+def _grouped(rows: list[_Rows], key: Callable[[_Rows], int]) -> list[list[_Rows]]:
+    groups: dict[int, list[_Rows]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return list(groups.values())
+
+
+def _joined(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, dtype=np.int64), *parts])
