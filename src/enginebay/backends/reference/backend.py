@@ -1,0 +1,230 @@
+"""The reference engine as a `Backend`: text in, text out, around the process that computes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from enginebay import __version__
+from enginebay.backend import BackendContext
+from enginebay.backends.reference.capabilities import capabilities
+from enginebay.backends.reference.engine_port import MakeProcess, ProcessPort, described
+from enginebay.backends.reference.engine_requests import engine_request, refuse_impossible
+from enginebay.backends.reference.engine_stats import engine_stats
+from enginebay.backends.reference.launch_plan import engine_config
+from enginebay.backends.reference.options import ReferenceOptions
+from enginebay.backends.reference.output_text import OutputText, joined
+from enginebay.backends.reference.prompts import fitting, is_short, prompt_token_ids
+from enginebay.backends.reference.request_metrics import RequestMetrics
+from enginebay.backends.reference.tokenizer import ModelTokenizer
+from enginebay.engine.request import EngineOutput
+from enginebay.errors import DeadlineExceeded, DownloadFailed, EngineDied, EngineStepFailed, NotStarted, StartFailed
+from enginebay.models.progress import PullProgress
+from enginebay.models.sources import resolve_model
+from enginebay.types import (
+    BackendInfo,
+    EngineStats,
+    GenerationChunk,
+    GenerationRequest,
+    Health,
+    HealthState,
+    Prompt,
+    TokenIds,
+)
+
+T = TypeVar("T")
+
+_NUM_TOKENIZER_THREADS = 2
+
+
+class ReferenceBackend:
+    def __init__(self, context: BackendContext, *, make_process: MakeProcess) -> None:
+        """make_process: called once, when the weights are there."""
+        self._context = context
+        self._options: ReferenceOptions = context.options
+        self._clock = context.clock
+        self._make_process = make_process
+        self._seeds = random.Random(_seed(context))
+        self._numbers = count()
+        self._is_closed = False
+        self._metrics = RequestMetrics()
+        self._process: ProcessPort | None = None
+        self._tokenizer: ModelTokenizer | None = None
+        self._threads = ThreadPoolExecutor(_NUM_TOKENIZER_THREADS, thread_name_prefix=f"{context.name}-tokenizer")
+        self._info = BackendInfo(
+            kind="reference",
+            name=context.name,
+            model=str(context.settings.get("served_model_name") or context.model),
+            capabilities=capabilities(None, self._options),
+            engine_version=__version__,
+        )
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    # ---------------------------------------------------------------- life
+
+    async def start(self) -> None:
+        model_dir, tokenizer_dir = await self._in_thread(self._resolve)
+        self._tokenizer = await self._in_thread(lambda: ModelTokenizer.from_directory(tokenizer_dir))
+        config = engine_config(self._context.settings, self._options, model_dir)
+        process = self._make_process(config, name=self._context.name, clock=self._clock)
+        self._process = process
+        await self._start_process(process)
+        ready = process.ready
+        effective_settings: dict[str, object] = {**msgspec.structs.asdict(config), **described(ready)}
+        self._info = replace(self._info, max_model_len=ready.max_model_len, effective_settings=effective_settings)
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._process is not None:
+            await self._process.aclose()
+
+    async def health(self) -> Health:
+        if self._process is None:
+            return Health(HealthState.LOADING, "the weights are being fetched or read")
+        return self._process.health()
+
+    async def stats(self) -> EngineStats:
+        return engine_stats(self._started_process.counters, self._metrics)
+
+    # ---------------------------------------------------------------- requests
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        """Token ids are checked at the call; how long a text is, is known at the first `__anext__`."""
+        ready = self._started_process.ready
+        refuse_impossible(request, vocab_size=ready.vocab_size)
+        if isinstance(request.prompt, TokenIds):
+            fitting(request, list(request.prompt.token_ids), max_model_len=ready.max_model_len)
+        seed = request.sampling.seed
+        chunks = self._chunks(request, seed=self._seeds.getrandbits(62) if seed is None else seed)
+        return _as_one(chunks) if request.delivery == "final" else chunks
+
+    async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
+        return tuple(await self._token_ids(prompt))
+
+    async def _chunks(self, request: GenerationRequest, *, seed: int) -> AsyncGenerator[GenerationChunk, None]:
+        """Leaving this generator in any way, the engine forgets the request."""
+        process, tokenizer = self._started_process, self._started_tokenizer
+        times = self._metrics.begin(arrived_at=self._clock.now())
+        stream = None
+        try:
+            all_token_ids = await self._token_ids(request.prompt)
+            token_ids = fitting(request, all_token_ids, max_model_len=process.ready.max_model_len)
+            text = OutputText(request, tokenizer.bytes, prompt_token_ids=token_ids)
+            stream = process.submit(
+                engine_request(
+                    request,
+                    token_ids,
+                    request_id=f"{request.request_id}#{next(self._numbers)}",
+                    seed=seed,
+                    arrived_at=times.arrived_at,
+                )
+            )
+            times.prompt(len(token_ids))
+            outputs = aiter(stream)
+            is_last = False
+            while not is_last:
+                output, received_at = await self._next_output(outputs, request.deadline_at)
+                chunk = text.push(output, received_at=received_at)
+                is_last = chunk.finish_reason is not None
+                if is_last:
+                    stream.cancel()  # a stop string ends the text while the engine would go on
+                times.chunk(chunk)
+                yield chunk
+        except (asyncio.CancelledError, GeneratorExit):
+            times.cancelled()
+            raise
+        finally:
+            if stream is not None:
+                stream.cancel()
+            times.end()
+
+    async def _next_output(
+        self, outputs: AsyncIterator[tuple[EngineOutput, float]], deadline_at: float | None
+    ) -> tuple[EngineOutput, float]:
+        try:
+            async with asyncio.timeout(None if deadline_at is None else max(0.0, deadline_at - self._clock.now())):
+                output, received_at = await anext(outputs)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the request's deadline passed before its output was complete") from error
+        except StopAsyncIteration as error:
+            raise EngineDied("the engine ended the stream without a last output", backend=self._info.name) from error
+        if output.error is not None:
+            raise EngineStepFailed(output.error, backend=self._info.name)
+        return output, received_at
+
+    async def _token_ids(self, prompt: Prompt) -> list[int]:
+        tokenizer = self._started_tokenizer
+        if is_short(prompt):
+            return prompt_token_ids(prompt, tokenizer)
+        return await self._in_thread(lambda: prompt_token_ids(prompt, tokenizer))
+
+    # ---------------------------------------------------------------- details of the start
+
+    def _resolve(self) -> tuple[Path, Path]:
+        """Directories of the weights and of the tokenizer. Blocking; may download."""
+        settings = self._context.settings
+        revision = settings.get("revision")
+        model_dir = self._resolved(self._context.model, revision=None if revision is None else str(revision))
+        tokenizer = settings.get("tokenizer")
+        if tokenizer is None:
+            return model_dir, model_dir
+        directory = Path(str(tokenizer))
+        return model_dir, directory if directory.is_dir() else self._resolved(str(tokenizer), revision=None)
+
+    def _resolved(self, source: str, *, revision: str | None) -> Path:
+        return resolve_model(source, revision=revision, offline=self._options.offline, progress=self._stop_if_closed)
+
+    def _stop_if_closed(self, progress: PullProgress) -> None:
+        """A thread can't be cancelled: a download ends at its next report once nobody waits for it."""
+        if self._is_closed:
+            raise DownloadFailed(f"the backend was closed while {self._context.model} was fetched")
+
+    async def _start_process(self, process: ProcessPort) -> None:
+        limit_s = self._options.start_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await process.start()
+        except TimeoutError as error:
+            raise StartFailed(
+                f"the engine was not ready within {limit_s:g} s",
+                backend=self._info.name,
+                likely_cause="a large model on a slow disk; raise the option start_timeout_s",
+            ) from error
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    @property
+    def _started_process(self) -> ProcessPort:
+        if self._process is None or self._tokenizer is None:
+            raise NotStarted("the reference engine is not started", backend=self._info.name)
+        return self._process
+
+    @property
+    def _started_tokenizer(self) -> ModelTokenizer:
+        if self._tokenizer is None:
+            raise NotStarted("the reference engine is not started", backend=self._info.name)
+        return self._tokenizer
+
+
+def _seed(context: BackendContext) -> int:
+    seed = context.settings.get("seed", context.seed)
+    assert isinstance(seed, int)
+    return seed
+
+
+async def _as_one(chunks: AsyncGenerator[GenerationChunk, None]) -> AsyncGenerator[GenerationChunk, None]:
+    parts = [chunk async for chunk in chunks]
+    yield joined(parts)

@@ -1,0 +1,47 @@
+"""The counters of the engine and of this side, as the 19 quantities that every backend reports."""
+
+from __future__ import annotations
+
+from enginebay import quantities
+from enginebay.backends.reference.request_metrics import RequestMetrics
+from enginebay.engine.request import EngineCounters
+from enginebay.types import EngineStats
+
+
+def engine_stats(counters: EngineCounters, metrics: RequestMetrics) -> EngineStats:
+    """There is no prefix cache and no speculation yet: those stay None."""
+    num_used = counters.num_blocks - counters.num_free_blocks
+    return EngineStats(
+        requests_running=counters.num_running,
+        requests_waiting=counters.num_waiting,
+        requests_total_by_finish_reason={reason: float(count) for reason, count in metrics.outcomes.items()},
+        prompt_tokens_total=metrics.num_prompt_tokens,
+        generation_tokens_total=metrics.num_output_tokens,
+        ttft_seconds=metrics.ttft_s.snapshot(),
+        inter_token_seconds=metrics.inter_token_s.snapshot(),
+        tpot_seconds=metrics.tpot_s.snapshot(),
+        e2e_seconds=metrics.e2e_s.snapshot(),
+        kv_cache_usage_ratio=num_used / counters.num_blocks if counters.num_blocks else None,
+        preemptions_total=counters.num_preemptions,
+        batch_size=counters.batch_size,
+        gpu_memory_bytes=counters.device_memory_bytes,
+        extra=_own_counters(counters, num_discarded_tokens=metrics.num_discarded_tokens),
+    )
+
+
+def _own_counters(counters: EngineCounters, *, num_discarded_tokens: int) -> dict[str, float]:
+    """num_discarded_tokens: those that this side threw away after a stop string."""
+    values = {
+        quantities.ENGINE_STEPS: counters.num_steps,
+        quantities.ENGINE_STEP_SECONDS: counters.step_s,
+        quantities.ENGINE_MODEL_SECONDS: counters.model_s,
+        quantities.ENGINE_BUSY_SECONDS: counters.busy_s,
+        quantities.ENGINE_COMPUTED_TOKENS: counters.num_computed_tokens,
+        quantities.ENGINE_PADDING_TOKENS: counters.num_padding_tokens,
+        quantities.ENGINE_SLOT_STEPS: counters.num_slot_steps,
+        quantities.ENGINE_IDLE_SLOT_STEPS: counters.num_idle_slot_steps,
+        quantities.ENGINE_BATCH_WAIT_SECONDS: counters.batch_wait_s,
+        quantities.ENGINE_ADMITTED: counters.num_admitted,
+        quantities.ENGINE_DISCARDED_TOKENS: counters.num_discarded_tokens + num_discarded_tokens,
+    }
+    return {quantity.prometheus_name: float(value) for quantity, value in values.items()}

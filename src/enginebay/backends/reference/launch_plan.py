@@ -1,0 +1,123 @@
+"""What each portable setting becomes for the reference engine, and the engine's own configuration made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from enginebay.backend import LaunchPlan, SettingOutcome, Settings
+from enginebay.backends.reference.options import ReferenceOptions
+from enginebay.engine.settings import EngineConfig
+from enginebay.errors import ConfigError
+
+_TO_ENGINE = ("max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill")
+"""Settings that the engine knows under the same name."""
+
+_OPTIONS_TO_ENGINE = (
+    "policy", "device", "block_size", "num_blocks", "kv_cache_bytes", "static_batch_timeout_s", "num_threads",
+)  # fmt: skip
+
+_Rule = Callable[[str, Any], SettingOutcome]
+
+
+def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
+    """version is that of this package: there is one reference engine in it."""
+    return LaunchPlan(outcomes=tuple(_RULES[name](name, value) for name, value in settings.items()))
+
+
+def demand_supported(settings: Settings) -> None:
+    """Raise ConfigError for the first setting that this engine has no equivalent of."""
+    for outcome in compile_settings(settings, None).unsupported:
+        raise ConfigError(
+            f"the reference engine does not support {outcome.setting}={outcome.value!r}: {outcome.why}",
+            path=f"engine.{outcome.setting}",
+        )
+
+
+def engine_config(settings: Settings, options: ReferenceOptions, model_dir: Path) -> EngineConfig:
+    own = options.model_dump(
+        include={
+            "policy",
+            "device",
+            "block_size",
+            "num_blocks",
+            "kv_cache_bytes",
+            "static_batch_timeout_s",
+            "num_threads",
+        }
+    )
+    portable: dict[str, Any] = {name: settings[name] for name in _TO_ENGINE if name in settings}
+    if "dtype" in settings:
+        dtype = str(settings["dtype"])
+        portable["dtype"] = _stored_dtype(model_dir) if dtype == "auto" else dtype
+    return EngineConfig(model_dir=str(model_dir), **own, **portable)
+
+
+def _stored_dtype(model_dir: Path) -> str:
+    path = model_dir / "config.json"
+    try:
+        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"dtype is auto, but {path} cannot be read: {error}", path="engine.dtype") from error
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+# ---------------------------------------------------------------- one rule for each setting
+
+
+def _mapped(becomes: str) -> _Rule:
+    return lambda name, value: SettingOutcome(name, value, "mapped", becomes=becomes.format(name=name, value=value))
+
+
+def _unsupported(why: str) -> _Rule:
+    return lambda name, value: SettingOutcome(name, value, "unsupported", why=why)
+
+
+def _only(neutral: object, becomes: str, why: str) -> _Rule:
+    """One value says what this engine does anyway; any other is unsupported."""
+
+    def rule(name: str, value: Any) -> SettingOutcome:
+        return (_mapped(becomes) if value == neutral else _unsupported(why))(name, value)
+
+    return rule
+
+
+def _trust_remote_code(name: str, value: Any) -> SettingOutcome:
+    if not value:
+        return _mapped("no code from the weights is run")(name, value)
+    return SettingOutcome(
+        name,
+        value,
+        "approximated",
+        becomes="no code from the weights is run",
+        why="this engine has its own code for the models it knows and refuses the others by name",
+    )
+
+
+_ONE_DEVICE = "this engine runs on one device"
+_NO_SPECULATION = "this engine does not speculate"
+_RULES: Mapping[str, _Rule] = {
+    "tokenizer": _mapped("tokenizer and chat template from {value}"),
+    "revision": _mapped("weights at revision {value}"),
+    "dtype": _mapped("weights, activations and KV cache in {value}"),
+    "quantization": _unsupported("this engine computes in the dtype of the weights"),
+    "tensor_parallel_size": _only(1, "one device", _ONE_DEVICE),
+    "pipeline_parallel_size": _only(1, "one device", _ONE_DEVICE),
+    "data_parallel": _only(1, "one engine", "this backend is one engine; configure several backends instead"),
+    "max_num_seqs": _mapped("{name}={value}"),
+    "max_model_len": _mapped("{name}={value}"),
+    "max_num_batched_tokens": _mapped("{name}={value}"),
+    "gpu_memory_fraction": _unsupported("set the size of the KV cache with the option kv_cache_bytes or num_blocks"),
+    "kv_cache_dtype": _only("auto", "the dtype of the model", "the KV cache has the dtype of the model"),
+    "enable_prefix_caching": _only(False, "no blocks are shared", "this engine has no prefix cache"),
+    "chunked_prefill": _mapped("{name}={value}"),
+    "speculative_draft_model": _unsupported(_NO_SPECULATION),
+    "speculative_ngram": _unsupported(_NO_SPECULATION),
+    "speculative_eagle": _unsupported(_NO_SPECULATION),
+    "seed": _mapped("seeds of requests without one are drawn from {value}"),
+    "served_model_name": _mapped("the model is called {value}"),
+    "trust_remote_code": _trust_remote_code,
+    "log_level": _unsupported("the engine's process logs warnings and errors"),
+}

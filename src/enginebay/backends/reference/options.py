@@ -1,0 +1,36 @@
+"""`options:` of a reference backend: what no other engine has a word for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class ReferenceOptions(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    policy: Literal["naive", "static", "continuous"] = Field(
+        "continuous", description="How requests share the model: one at a time, fixed batches, or step by step."
+    )
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`.")
+    block_size: PositiveInt = Field(16, description="Tokens in one KV block.")
+    num_blocks: PositiveInt | None = Field(
+        None, description="KV blocks; by default enough for max_num_seqs full contexts, within kv_cache_bytes."
+    )
+    kv_cache_bytes: PositiveInt = Field(2 * 2**30, description="Most memory that the KV cache may take.")
+    static_batch_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.2, description="How long the static policy waits for a full batch."
+    )
+    num_threads: PositiveInt | None = Field(None, description="CPU threads; by default every core it may use.")
+    start_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        300.0, description="How long loading the model may take."
+    )
+    max_logprobs: Annotated[int, Field(ge=0)] = Field(20, description="Most alternatives that a request may ask for.")
+    max_stop_strings: PositiveInt = Field(64, description="Most stop strings that a request may give.")
+    trust_request_chat_template: bool = Field(
+        False, description="Let a request bring its own chat template: it runs sandboxed, but without a time limit."
+    )
+    offline: bool = Field(False, description="Never fetch the model: it must be in the cache already.")
