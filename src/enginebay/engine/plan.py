@@ -19,6 +19,8 @@ class ScheduledSequence:
     [0, start)                      computed in earlier steps: their keys and values stand in the blocks
     [start, start + num_new_tokens) computed now, into the sequence's own blocks
     then num_padding_tokens         computed now into the scratch block and thrown away
+
+    num_new_tokens may be 0 beside padding: a short prompt of a static batch waits while longer ones catch up.
     """
 
     sequence: Sequence
@@ -35,6 +37,8 @@ class ScheduledSequence:
 class StepPlan:
     scheduled: list[ScheduledSequence]
     preempted: list[Sequence] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    """Given a slot for the first time in this step."""
     num_slots: int = 1
     """max_num_seqs of the policy, for `idle_slot_ratio`."""
 

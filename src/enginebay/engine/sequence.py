@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from enginebay.engine.request import EngineRequest
+from enginebay.engine.request import EngineRequest, PositionLogprobs
 
 
 class SequenceStatus(StrEnum):
@@ -22,12 +22,15 @@ class Sequence:
 
     __slots__ = (
         "admitted_at",
+        "arrival_index",
         "arrived_at",
         "block_table",
+        "is_prompt_reported",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
         "num_prompt_tokens",
+        "prompt_logprobs",
         "request",
         "sampler_state",
         "status",
@@ -43,15 +46,36 @@ class Sequence:
         """Blocks that hold positions [0, block_size), [block_size, 2 * block_size), ...; owned until freed."""
         self.status = SequenceStatus.WAITING
         self.arrived_at = arrived_at
+        self.arrival_index = 0
+        """Given by the scheduler, one up for each request: a total order even between equal instants."""
         self.admitted_at: float | None = None
         self.num_preemptions = 0
         self.num_cached_tokens = 0
+        self.prompt_logprobs: list[PositionLogprobs | None] | None = None
+        """Collected while the prompt is computed, when asked for; None before and after."""
+        self.is_prompt_reported = False
+        """The prompt was computed, counted, and its log-probabilities handed out: not again after a preemption."""
         self.sampler_state: object | None = None
         """Kept by the sampler from step to step (token counts for penalties); dropped on preemption."""
 
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.token_ids) - self.num_computed_tokens
+
+    def max_num_computed_tokens(self, max_model_len: int) -> int:
+        """Positions that are computed if it runs to its limit: the last token it samples never is."""
+        if self.request.max_tokens == 0:
+            return self.num_tokens
+        return min(self.num_prompt_tokens + self.request.max_tokens, max_model_len) - 1
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Who comes first: smaller priority, then earlier arrival."""
+        return self.request.priority, self.arrival_index
 
     @property
     def num_output_tokens(self) -> int:

@@ -1,0 +1,199 @@
+"""The engine: `step()` is the architecture.
+
+schedule (who computes how many tokens, in which blocks) -> forward -> sample -> append, and see who has ended.
+A request has no phases: its `num_computed_tokens` catches up with its `num_tokens`, and a token is sampled in the
+step in which it does. Chunked prefill and recomputing after a preemption are that one rule.
+
+Not thread-safe: one loop adds, cancels and steps (`backends/reference/engine_loop.py`).
+"""
+
+from __future__ import annotations
+
+from enginebay.clock import Clock
+from enginebay.engine.limits import EngineLimits
+from enginebay.engine.logits import SampledToken, StepLogits
+from enginebay.engine.meter import Meter
+from enginebay.engine.numerics import Runner, TokenSampler
+from enginebay.engine.plan import ScheduledSequence, StepPlan
+from enginebay.engine.request import EngineCounters, EngineOutput, EngineRequest
+from enginebay.engine.scheduler import Scheduler
+from enginebay.engine.sequence import Sequence
+from enginebay.engine.stop_conditions import find_ending
+from enginebay.errors import InvalidRequest
+
+
+class Engine:
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        runner: Runner,
+        sampler: TokenSampler,
+        limits: EngineLimits,
+        eos_token_ids: tuple[int, ...],
+        clock: Clock,
+    ) -> None:
+        self.scheduler = scheduler
+        self.limits = limits
+        self._runner = runner
+        self._sampler = sampler
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._clock = clock
+        self._meter = Meter(clock, num_blocks=scheduler.pool.num_blocks)
+        self._sequences: dict[str, Sequence] = {}
+        self._ended_at_once: list[EngineOutput] = []
+
+    def step(self) -> list[EngineOutput]:
+        """Compute one step and return what it made; also the ends of requests that had nothing left to compute."""
+        started_at = self._clock.now()
+        outputs, self._ended_at_once = self._ended_at_once, []
+        plan = self.scheduler.schedule(started_at)
+        self._meter.count_plan(plan)
+        if plan.scheduled:
+            outputs += self._compute(plan, started_at)
+        self._meter.note_busy(self.has_work)
+        return outputs
+
+    def add(self, request: EngineRequest) -> None:
+        """Raises InvalidRequest or ContextTooLong; then nothing of it stays here."""
+        if request.request_id in self._sequences:
+            raise InvalidRequest(f"request id {request.request_id!r} is in use", field="request_id")
+        self.limits.check(request)
+        sequence = Sequence(request, arrived_at=request.arrived_at or self._clock.now())
+        if request.resume_token_ids and self._has_ended(sequence):
+            return
+        self._sequences[request.request_id] = sequence
+        self.scheduler.add(sequence)
+        self._meter.note_busy(True)
+
+    def cancel(self, request_id: str) -> None:
+        """Its blocks are free when this returns; it gives no further output. Unknown ids are ignored."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return
+        self.scheduler.remove(sequence)
+        self.scheduler.release_ended()
+        self._meter.count_finished("abort")
+        self._meter.note_busy(self.has_work)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences or self._ended_at_once)
+
+    def next_step_at(self) -> float | None:
+        """When to call `step()` if no request comes or goes before; None is never."""
+        now = self._clock.now()
+        return now if self._ended_at_once else self.scheduler.next_step_at(now)
+
+    @property
+    def counters(self) -> EngineCounters:
+        """The live object, brought up to date: encode or copy it before the next step."""
+        self._meter.note_busy(self.has_work)
+        counters = self._meter.counters
+        counters.num_running = sum(s.request.request_id in self._sequences for s in self.scheduler.running)
+        counters.num_waiting = len(self.scheduler.waiting)
+        counters.num_free_blocks = self.scheduler.pool.num_free
+        counters.device_memory_bytes = self._runner.device_memory_bytes()
+        if not counters.num_running:
+            counters.batch_size = 0
+        return counters
+
+    def _compute(self, plan: StepPlan, started_at: float) -> list[EngineOutput]:
+        forward_at = self._clock.now()
+        model_s = 0.0
+        try:
+            logits = self._runner.forward(plan)
+            model_s = self._clock.now() - forward_at
+            tokens = self._sampler.sample(logits, plan)
+            self._collect_prompt_logprobs(plan, logits)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it costs the requests of this step and no others
+            outputs = self._fail(plan, f"a step of the engine failed: {type(error).__name__}: {error}")
+        else:
+            outputs = self._update(plan, tokens)
+        self.scheduler.release_ended()
+        self._meter.count_step(plan, started_at=started_at, model_s=model_s)
+        return outputs
+
+    def _update(self, plan: StepPlan, tokens: list[SampledToken]) -> list[EngineOutput]:
+        self.scheduler.advance(plan)
+        outputs: list[EngineOutput] = []
+        rest = iter(tokens)
+        for item in plan.scheduled:
+            token = next(rest) if item.samples else None
+            if token is not None and token.error is not None:
+                outputs.append(self._fail_sequence(item.sequence, token.error))
+            elif token is not None or _is_scored(item):
+                outputs.append(self._append(item.sequence, token))
+        return outputs
+
+    def _append(self, sequence: Sequence, token: SampledToken | None) -> EngineOutput:
+        """token is None for a request that only wants its prompt computed."""
+        output = EngineOutput(
+            request_id=sequence.request.request_id,
+            token_ids=[],
+            num_cached_tokens=sequence.num_cached_tokens,
+            num_preemptions=sequence.num_preemptions,
+        )
+        if token is not None:
+            sequence.token_ids.append(token.token_id)
+            output.token_ids.append(token.token_id)
+            output.logprobs = None if token.logprobs is None else [token.logprobs]
+        self._report_prompt(sequence, output)
+        ending = find_ending(sequence, eos_token_ids=self._eos_token_ids, max_model_len=self.limits.max_model_len)
+        if ending is not None:
+            output.finish_reason, output.stop_token_id = ending.finish_reason, ending.stop_token_id
+            self._finish(sequence)
+        self._meter.count_output(output)
+        return output
+
+    def _report_prompt(self, sequence: Sequence, output: EngineOutput) -> None:
+        if not sequence.is_prompt_reported:
+            sequence.is_prompt_reported = True
+            output.prompt_logprobs = sequence.prompt_logprobs
+            self._meter.count_prompt(sequence)
+        sequence.prompt_logprobs = None
+
+    def _collect_prompt_logprobs(self, plan: StepPlan, logits: StepLogits) -> None:
+        if not logits.prompt:
+            return
+        for index, scores in self._sampler.prompt_logprobs(logits, plan).items():
+            item = plan.scheduled[index]
+            if item.start == 0 or item.sequence.prompt_logprobs is None:
+                item.sequence.prompt_logprobs = [None]  # nothing stands before the first token
+            item.sequence.prompt_logprobs.extend(scores)
+
+    def _has_ended(self, sequence: Sequence) -> bool:
+        """A resumed request may have been cut off after its last token: then only its end is left to tell."""
+        ending = find_ending(sequence, eos_token_ids=self._eos_token_ids, max_model_len=self.limits.max_model_len)
+        if ending is None:
+            return False
+        output = EngineOutput(
+            request_id=sequence.request.request_id,
+            token_ids=[],
+            finish_reason=ending.finish_reason,
+            stop_token_id=ending.stop_token_id,
+        )
+        self._meter.count_output(output)
+        self._ended_at_once.append(output)
+        return True
+
+    def _finish(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.request.request_id]
+        self.scheduler.finish(sequence)
+
+    def _fail(self, plan: StepPlan, error: str) -> list[EngineOutput]:
+        return [self._fail_sequence(item.sequence, error) for item in plan.scheduled if not item.is_idle]
+
+    def _fail_sequence(self, sequence: Sequence, error: str) -> EngineOutput:
+        """Its blocks are free at once, whatever the policy: what stands in them is not to be trusted."""
+        del self._sequences[sequence.request.request_id]
+        self.scheduler.remove(sequence)
+        output = EngineOutput(request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=error)
+        self._meter.count_output(output)
+        return output
+
+
+def _is_scored(item: ScheduledSequence) -> bool:
+    """The whole prompt of a request without output is computed now."""
+    sequence = item.sequence
+    return not item.is_idle and sequence.request.max_tokens == 0 and sequence.num_uncomputed_tokens == 0

@@ -1,0 +1,123 @@
+"""Who computes in a step, and in which blocks."""
+
+from __future__ import annotations
+
+from bisect import insort
+from operator import attrgetter
+
+from enginebay.engine.block_pool import BlockPool
+from enginebay.engine.plan import StepPlan
+from enginebay.engine.policies.base import Policy
+from enginebay.engine.sequence import Sequence, SequenceStatus
+
+_order = attrgetter("order")
+
+
+class Scheduler:
+    """Queue, slots and blocks. The policy decides who and how much; this sees to it that it can be done.
+
+    `waiting` and `running` are kept in order (priority, then arrival). Every running sequence owns blocks for all
+    the tokens it knows. When blocks run out, the last in order gives way: it loses its blocks and its progress and
+    goes back to where its order puts it, before everyone who came later. The first in order never gives way, and
+    every request fits in the pool alone (`limits.py`), so every admitted request ends.
+    """
+
+    def __init__(self, policy: Policy, pool: BlockPool, *, block_size: int) -> None:
+        self.policy = policy
+        self.pool = pool
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self._block_size = block_size
+        self._num_arrived = 0
+
+    def add(self, sequence: Sequence) -> None:
+        self._num_arrived += 1
+        sequence.arrival_index = self._num_arrived
+        insort(self.waiting, sequence, key=_order)
+
+    def schedule(self, now: float) -> StepPlan:
+        plan = StepPlan([], num_slots=self.policy.num_slots)
+        self._grow(plan)
+        if not plan.preempted:
+            self._admit(plan, now)
+        if self.running:
+            plan.scheduled = self.policy.share(self.running)
+        return plan
+
+    def advance(self, plan: StepPlan) -> None:
+        """The step was computed. Comes before the sampled tokens are appended."""
+        for item in plan.scheduled:
+            if not item.is_idle:
+                item.sequence.num_computed_tokens = item.start + item.num_new_tokens
+
+    def finish(self, sequence: Sequence) -> None:
+        """It has ended by itself; when it gives its slot and blocks back is the policy's to say (`release_ended`)."""
+        sequence.status = SequenceStatus.FINISHED
+
+    def release_ended(self) -> None:
+        for sequence in self.policy.leaving(self.running):
+            self.remove(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take it out now, wherever it is; its blocks are free when this returns."""
+        (self.waiting if sequence.status is SequenceStatus.WAITING else self.running).remove(sequence)
+        self._release_blocks(sequence)
+        sequence.status = SequenceStatus.FINISHED
+
+    def next_step_at(self, now: float) -> float | None:
+        """When there is something to compute if nobody else comes; None is never."""
+        if self.running:
+            return now
+        if not self.waiting:
+            return None
+        admission_at = self.policy.next_admission_at(self.waiting)
+        return now if admission_at is None else admission_at
+
+    def check_integrity(self) -> None:
+        """For tests. Raises AssertionError."""
+        self.pool.check_integrity(sequence.block_table for sequence in self.running)
+        assert not any(sequence.block_table for sequence in self.waiting), "a waiting sequence owns blocks"
+        assert len(self.running) <= self.policy.num_slots, "more sequences than slots"
+        for queue in (self.waiting, self.running):
+            assert queue == sorted(queue, key=_order), "a queue is out of order"
+
+    def _grow(self, plan: StepPlan) -> None:
+        """Give every running sequence the blocks for its newest token; whoever is last in order pays for it."""
+        for sequence in list(self.running):
+            while sequence.status is SequenceStatus.RUNNING and not self._cover(sequence, sequence.num_tokens):
+                plan.preempted.append(self._preempt_last())
+
+    def _admit(self, plan: StepPlan, now: float) -> None:
+        """In order and without overtaking: one that does not fit keeps those behind it waiting."""
+        for sequence in self.policy.admissible(self.waiting, self.running, now):
+            if not self._cover(sequence, self.policy.num_reserved_tokens(sequence)):
+                break
+            self.waiting.remove(sequence)
+            insort(self.running, sequence, key=_order)
+            sequence.status = SequenceStatus.RUNNING
+            if sequence.admitted_at is None:
+                sequence.admitted_at = now
+                plan.admitted.append(sequence)
+
+    def _preempt_last(self) -> Sequence:
+        victim = self.running.pop()
+        self._release_blocks(victim)
+        victim.num_computed_tokens = 0
+        victim.sampler_state = None
+        victim.num_preemptions += 1
+        victim.status = SequenceStatus.WAITING
+        insort(self.waiting, victim, key=_order)
+        return victim
+
+    def _cover(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Own blocks for positions [0, num_tokens); false, and nothing changes, where too few are free."""
+        num_missing = -(-num_tokens // self._block_size) - len(sequence.block_table)
+        if num_missing > self.pool.num_free:
+            return False
+        if num_missing > 0:
+            sequence.block_table += self.pool.allocate(num_missing)
+        return True
+
+    def _release_blocks(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.block_table)
+        sequence.block_table = []
