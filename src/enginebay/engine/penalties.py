@@ -1,0 +1,62 @@
+"""Repetition, presence and frequency penalties, on counts that follow the sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+
+import torch
+from torch import Tensor
+
+from enginebay.engine.request import EngineRequest
+from enginebay.engine.sequence import Sequence
+
+
+def has_penalty(request: EngineRequest) -> bool:
+    return request.repetition_penalty != 1 or request.presence_penalty != 0 or request.frequency_penalty != 0
+
+
+class Penalties:
+    """The penalised rows of one batch. Counts are made once and then grow with the sequences' tokens."""
+
+    def __init__(self, rows: Many[int], sequences: Many[Sequence], *, vocab_size: int, device: torch.device) -> None:
+        """rows[i] is the row of sequences[i] in the logits."""
+        requests = [sequence.request for sequence in sequences]
+        self._sequences = sequences
+        self._rows = torch.tensor(rows, device=device)
+        self._repetition = _column([request.repetition_penalty for request in requests], device)
+        self._presence = _column([request.presence_penalty for request in requests], device)
+        self._frequency = _column([request.frequency_penalty for request in requests], device)
+        self._num_counted = [0] * len(sequences)
+        self._is_known = torch.zeros((len(rows), vocab_size), dtype=torch.bool, device=device)
+        """Tokens of prompt and output: what repetition_penalty is about."""
+        self._num_outputs = torch.zeros((len(rows), vocab_size), device=device)
+        """How often each token was output: what presence_penalty and frequency_penalty are about."""
+
+    def apply(self, scores: Tensor) -> None:
+        """scores: (num_rows, vocab_size), changed in place. Order as in vLLM: repetition, frequency, presence."""
+        self._count_new_tokens()
+        penalised = scores.index_select(0, self._rows)
+        repeated = torch.where(penalised > 0, penalised / self._repetition, penalised * self._repetition)
+        penalised = torch.where(self._is_known, repeated, penalised)
+        penalised -= self._frequency * self._num_outputs
+        penalised -= self._presence * (self._num_outputs > 0)
+        scores.index_copy_(0, self._rows, penalised)
+
+    def _count_new_tokens(self) -> None:
+        known: list[tuple[int, int]] = []
+        outputs: list[tuple[int, int]] = []
+        for index, sequence in enumerate(self._sequences):
+            first, self._num_counted[index] = self._num_counted[index], sequence.num_tokens
+            known += [(index, token_id) for token_id in sequence.token_ids[first:]]
+            first_output = max(first, sequence.num_prompt_tokens)
+            outputs += [(index, token_id) for token_id in sequence.token_ids[first_output:]]
+        if known:
+            self._is_known[tuple(torch.tensor(known, device=self._rows.device).T)] = True
+        if outputs:
+            places = tuple(torch.tensor(outputs, device=self._rows.device).T)
+            one = torch.ones(len(outputs), device=self._rows.device)
+            self._num_outputs.index_put_(places, one, accumulate=True)
+
+
+def _column(values: list[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None]

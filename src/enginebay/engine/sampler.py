@@ -1,0 +1,73 @@
+"""From logits to tokens: all rows of a step at once; what is drawn depends on no other row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+
+import torch
+
+from enginebay.engine.logits import SampledToken, StepLogits
+from enginebay.engine.logprobs import position_logprobs
+from enginebay.engine.plan import StepPlan
+from enginebay.engine.request import PositionLogprobs
+from enginebay.engine.sampling_batch import SamplingBatch
+from enginebay.engine.sequence import Sequence
+
+UNUSABLE = "the model gave no usable logits for this sequence (not a number): its weights or the dtype are at fault"
+
+
+class Sampler:
+    def __init__(self, *, vocab_size: int, eos_token_ids: Many[int], device: torch.device | str = "cpu") -> None:
+        self._vocab_size, self._eos_token_ids = vocab_size, tuple(eos_token_ids)
+        self._device = torch.device(device)
+        self._batch: SamplingBatch | None = None
+
+    def sample(self, logits: StepLogits, plan: StepPlan) -> list[SampledToken]:
+        """One token for each of `plan.sampled`, in order."""
+        sequences = [item.sequence for item in plan.sampled]
+        if not sequences:
+            return []
+        with torch.inference_mode():
+            batch = self._batch_of(sequences)
+            scores = batch.adjusted(logits.sampled)
+            best_scores, best = scores.max(dim=-1)
+            token_ids = batch.drawn(scores, best).tolist()
+            is_usable = best_scores.isfinite().tolist()
+            logprobs = _logprobs(batch, logits, token_ids)
+        return [
+            SampledToken(token_id, logprobs.get(row)) if is_usable[row] else SampledToken(token_id, error=UNUSABLE)
+            for row, token_id in enumerate(token_ids)
+        ]
+
+    def prompt_logprobs(self, logits: StepLogits, plan: StepPlan) -> dict[int, list[PositionLogprobs]]:
+        """By index in `plan.scheduled`: of positions start + 1, ..., as far as the prompt goes.
+
+        A sequence's lists of successive steps, joined, cover its prompt but for the first token.
+        """
+        with torch.inference_mode():
+            return {index: self._of_prompt(logits, plan, index) for index in logits.prompt}
+
+    def _of_prompt(self, logits: StepLogits, plan: StepPlan, index: int) -> list[PositionLogprobs]:
+        item = plan.scheduled[index]
+        sequence = item.sequence
+        end = min(item.start + item.num_new_tokens + 1, sequence.num_prompt_tokens)
+        token_ids = sequence.token_ids[item.start + 1 : end]
+        num_alternatives = [sequence.request.num_prompt_logprobs or 0] * len(token_ids)
+        return position_logprobs(logits.prompt[index][: len(token_ids)], token_ids, num_alternatives)
+
+    def _batch_of(self, sequences: Many[Sequence]) -> SamplingBatch:
+        if self._batch is None or not self._batch.is_of(sequences):
+            self._batch = SamplingBatch(
+                sequences, eos_token_ids=self._eos_token_ids, vocab_size=self._vocab_size, device=self._device
+            )
+        return self._batch
+
+
+def _logprobs(batch: SamplingBatch, logits: StepLogits, token_ids: list[int]) -> dict[int, PositionLogprobs]:
+    """By row, for the rows that asked."""
+    if not batch.logprob_rows:
+        return {}
+    rows = torch.tensor(batch.logprob_rows, device=logits.sampled.device)
+    chosen = [token_ids[row] for row in batch.logprob_rows]
+    reported = position_logprobs(logits.sampled.index_select(0, rows), chosen, batch.num_logprobs)
+    return dict(zip(batch.logprob_rows, reported, strict=True))
