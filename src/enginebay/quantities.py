@@ -29,7 +29,7 @@ REQUESTS = Quantity(
     "llm_requests_total",
     "counter",
     "requests",
-    "Finished requests by outcome: a finish reason, cancelled, or error",
+    "Finished requests by outcome: a finish reason, cancelled, refused (the request was at fault), or error",
     labels=("backend", "model", "replica", "outcome"),
 )
 REQUEST_LATENCY = Quantity(
@@ -60,6 +60,7 @@ QUEUE_TIME = Quantity(
     "From the arrival of a request to its first computed token",
     buckets=LATENCY_BUCKETS_S,
 )
+REQUESTS_IN_FLIGHT = Quantity("llm_requests_in_flight", "gauge", "requests", "Requests begun and not yet ended")
 TOKENS_GENERATED = Quantity("llm_tokens_generated_total", "counter", "tokens", "Output tokens")
 PROMPT_TOKENS = Quantity("llm_prompt_tokens_total", "counter", "tokens", "Prompt tokens of admitted requests")
 TOKENS_PER_SECOND = Quantity("llm_tokens_per_second", "gauge", "tokens/s", "Output tokens per second, last 10 seconds")
@@ -105,14 +106,18 @@ ENGINE_ADMITTED = Quantity("enginebay_engine_admitted_total", "counter", "reques
 ENGINE_DISCARDED_TOKENS = Quantity(
     "enginebay_engine_discarded_tokens_total", "counter", "tokens", "Tokens sampled after a stop and thrown away"
 )
+STATS_UP = Quantity(
+    "enginebay_engine_stats_up", "gauge", "flag", "1 when the engine's own figures could be read for this scrape"
+)
 
 SERVING = (
-    REQUESTS, REQUEST_LATENCY, TIME_TO_FIRST_TOKEN, INTER_TOKEN_LATENCY, QUEUE_TIME, TOKENS_GENERATED, PROMPT_TOKENS,
-    TOKENS_PER_SECOND, BATCH_SIZE, QUEUE_DEPTH, KV_CACHE_USAGE, GPU_MEMORY, PREEMPTIONS,
+    REQUESTS, REQUESTS_IN_FLIGHT, REQUEST_LATENCY, TIME_TO_FIRST_TOKEN, INTER_TOKEN_LATENCY, QUEUE_TIME,
+    TOKENS_GENERATED, PROMPT_TOKENS, TOKENS_PER_SECOND, BATCH_SIZE, QUEUE_DEPTH, KV_CACHE_USAGE, GPU_MEMORY,
+    PREEMPTIONS,
 )  # fmt: skip
 ENGINE = (
     ENGINE_STEPS, ENGINE_STEP_SECONDS, ENGINE_MODEL_SECONDS, ENGINE_BUSY_SECONDS, ENGINE_COMPUTED_TOKENS,
     ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS, ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED,
     ENGINE_DISCARDED_TOKENS,
 )  # fmt: skip
-CATALOGUE = SERVING + ENGINE
+CATALOGUE = (*SERVING, *ENGINE, STATS_UP)
