@@ -1,0 +1,3 @@
+from enginebay.cli import main
+
+main()

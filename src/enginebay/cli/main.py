@@ -1,0 +1,124 @@
+"""The commands, and what becomes of their errors.
+
+A command's module is imported when the command is called, so that `enginebay --help` stays quick. Exit codes: 0 fine,
+1 a gate or the work failed, 2 usage or config, 3 invalid or no verdict, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+
+import enginebay
+from enginebay.errors import ConfigError, EngineBayError
+
+FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+
+_COMMANDS = {
+    "init": ("init:init", "Write a commented config for what this machine has."),
+    "serve": ("serve:serve", "Serve a backend through the OpenAI API."),
+    "generate": ("generate:generate", "Generate one answer and stream it to the terminal."),
+    "bench": ("bench:bench", "Measure backends under identical load."),
+    "compare": ("compare:compare", "Compare two results of bench."),
+    "plan": ("plan:plan", "Show what each setting becomes for a backend, and the command that would start it."),
+    "backends": ("backends:backends", "List the installed backends."),
+    "doctor": ("doctor:doctor", "Look at this machine and say what is missing."),
+}
+_GROUPS = {
+    "models": (
+        "Fetch and list models.",
+        {
+            "pull": ("models:pull", "Fetch a model, so that it can be used offline."),
+            "list": ("models:list_models", "List the models in the cache."),
+        },
+    ),
+    "config": (
+        "Check configs.",
+        {
+            "validate": ("config_validate:validate", "Check config files, their backends and options included."),
+            "schema": ("config_schema:schema", "Print the JSON Schema of configs, for editors."),
+        },
+    ),
+}
+_EXTRAS = {
+    "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "openai": "openai", "plotly": "report",
+    "safetensors": "models", "starlette": "gateway", "structlog": "gateway", "tokenizers": "models",
+    "torch": "engine", "uvicorn": "gateway",
+}  # fmt: skip
+
+
+def build_app() -> App:
+    app = App(
+        name="enginebay",
+        help="Swap the engine that serves your language model with one line of YAML, and prove which one is better.",
+        version=enginebay.__version__,
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    _register(app, _COMMANDS)
+    for name, (help_text, commands) in _GROUPS.items():
+        group = App(name=name, help=help_text)
+        _register(group, commands)
+        app.command(group)
+    return app
+
+
+def _register(app: App, commands: dict[str, tuple[str, str]]) -> None:
+    for name, (target, help_text) in commands.items():
+        app.command(f"enginebay.cli.{target}", name=name, help=help_text)
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    app = build_app()
+    is_verbose = False
+
+    @app.meta.default
+    def launch(  # pyright: ignore[reportUnusedFunction] - cyclopts calls it
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        verbose: Annotated[bool, Parameter(help="Show the traceback of an error.", negative="")] = False,
+    ) -> object:
+        nonlocal is_verbose
+        is_verbose = verbose
+        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+    try:
+        result = app.meta(list(tokens), exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print(f"error: {_usage_message(error)}", file=sys.stderr)
+        return USAGE
+    except EngineBayError as error:
+        if is_verbose:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ConfigError) else FAILED
+    except ModuleNotFoundError as error:
+        if is_verbose or error.name not in _EXTRAS:
+            raise
+        print(f"error: {error.name} is not installed: pip install 'enginebay[{_EXTRAS[error.name]}]'", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read us has gone; nothing may be flushed into the pipe at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _usage_message(error: CycloptsError) -> str:
+    if not isinstance(error, UnknownCommandError):
+        return f"{str(error).strip()} (see --help)"
+    # cyclopts' own message would import every command to word its suggestion
+    unknown = (error.unused_tokens or [""])[0]
+    group = error.command_chain[0] if error.command_chain else ""
+    known = _GROUPS[group][1] if group in _GROUPS else {**_COMMANDS, **dict.fromkeys(_GROUPS)}
+    close = get_close_matches(unknown, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
+    return f"there is no command {' '.join(filter(None, (group, unknown)))!r}.{hint}"
