@@ -46,8 +46,8 @@ class ModelTokenizer:
         """Raises InvalidRequest for a text that is no Unicode text (half a surrogate pair)."""
         own_rule = self._bos_ids is not None
         try:
-            # `encode` alone holds the interpreter's lock the whole time; the batch form lets it go.
-            [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens and not own_rule)
+            # The batch form keeps the interpreter's lock the shortest: other threads go on beside a long text.
+            [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens and not own_rule)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest(f"the prompt is not valid Unicode text: {error}", field="prompt") from error
         if add_special_tokens and self._bos_ids is not None and self._eos_ids is not None:
