@@ -1,0 +1,132 @@
+"""The server as one ASGI application: a table of routes, one place where errors become answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from secrets import token_hex
+
+from structlog.typing import FilteringBoundLogger
+
+from enginebay.backend import Backend
+from enginebay.clock import Clock
+from enginebay.gateway.asgi import Headers, Receive, Scope, Send
+from enginebay.gateway.body import ClientGone
+from enginebay.gateway.exchange import Exchange
+from enginebay.gateway.failures import ErrorForm, detail_form, no_such_method, no_such_path, openai_form, respond_error
+from enginebay.gateway.lifecycle import BackendLife
+from enginebay.gateway.limits import Limits
+from enginebay.gateway.logs import make_logger
+from enginebay.gateway.routes.chat import create_chat_completion
+from enginebay.gateway.routes.completions import create_completion
+from enginebay.gateway.routes.generate import generate
+from enginebay.gateway.routes.health import health, live
+from enginebay.gateway.routes.metrics import metrics
+from enginebay.gateway.routes.models import list_models, retrieve_model
+from enginebay.gateway.routes.tokenize import tokenize
+from enginebay.gateway.served import Served
+from enginebay.monitoring import instrument
+from enginebay.quantities import SIMULATED_HEADER
+
+Handler = Callable[[Served, Exchange], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    methods: tuple[str, ...]
+    handler: Handler
+    error_form: ErrorForm = openai_form
+
+
+ROUTES: Mapping[str, Route] = {
+    "/v1/completions": Route(("POST",), create_completion),
+    "/v1/chat/completions": Route(("POST",), create_chat_completion),
+    "/v1/models": Route(("GET", "HEAD"), list_models),
+    "/tokenize": Route(("POST",), tokenize),
+    "/generate": Route(("POST", "GET"), generate, detail_form),
+    "/health": Route(("GET", "HEAD"), health, detail_form),
+    "/health/ready": Route(("GET", "HEAD"), health, detail_form),
+    "/health/live": Route(("GET", "HEAD"), live, detail_form),
+    "/metrics": Route(("GET", "HEAD"), metrics, detail_form),
+}
+ONE_MODEL = Route(("GET", "HEAD"), retrieve_model)
+
+
+def build_app(
+    backend: Backend,
+    *,
+    served_name: str | None = None,
+    limits: Limits | None = None,
+    clock: Clock | None = None,
+    log: FilteringBoundLogger | None = None,
+    replica: str = "0",
+) -> Gateway:
+    """Serve one backend, not started yet: the application starts it in the background and closes it at the end.
+
+    served_name: the name that clients use, else the backend's model. A guarded backend (`get_backend`) is expected.
+    """
+    log = log or make_logger()
+    served = Served(
+        backend=instrument(backend, clock=clock, replica=replica),
+        life=BackendLife(backend, log),
+        model_name=served_name or backend.info.model,
+        limits=limits or Limits(),
+        log=log,
+    )
+    return Gateway(served)
+
+
+class Gateway:
+    """The ASGI callable."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self._id_prefix = token_hex(8)
+        self._serials = count()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(
+            scope,
+            receive,
+            send,
+            limits=self.served.limits,
+            fallback_id=f"{self._id_prefix}{next(self._serials):x}",
+            base_headers=self._base_headers(),
+        )
+        route = self._route(exchange.path)
+        if route is None:
+            await no_such_path(exchange)
+            return
+        if scope["method"] not in route.methods:
+            await no_such_method(exchange, route.methods)
+            return
+        try:
+            await route.handler(self.served, exchange)
+        except ClientGone as gone:
+            self.served.log.info("client gone", request_id=exchange.request_id, path=exchange.path, how=str(gone))
+        except Exception as error:  # noqa: BLE001 - the boundary: logged and answered
+            await respond_error(exchange, error, form=route.error_form, log=self.served.log)
+
+    def _route(self, path: str) -> Route | None:
+        return ROUTES.get(path) or (ONE_MODEL if path.startswith("/v1/models/") else None)
+
+    def _base_headers(self) -> Headers:
+        return [(SIMULATED_HEADER.encode(), b"1")] if self.served.backend.info.simulated else []
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """The backend starts beside the server: it answers /health from the first moment."""
+        await receive()
+        self.served.life.begin()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.served.life.end()
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,59 @@
+"""Errors as answers, in the form that a route's clients expect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from enginebay.gateway.body import ClientGone
+from enginebay.gateway.exchange import JSON_HEADERS, Exchange
+from enginebay.wire.openai_errors import (
+    INVALID,
+    ErrorBody,
+    ErrorDetail,
+    error_body,
+    error_headers,
+    public_message,
+    wire_form,
+)
+from enginebay.wire.openai_responses import encode
+
+ErrorForm = Callable[[BaseException], bytes]
+openai_form: ErrorForm = error_body
+
+
+def detail_form(error: BaseException) -> bytes:
+    """`{"detail": ...}`, as FastAPI answers."""
+    return encode({"detail": public_message(error)})
+
+
+async def respond_error(exchange: Exchange, error: Exception, *, form: ErrorForm, log: FilteringBoundLogger) -> None:
+    """Log and answer. On routes without OpenAI's codes a fault of ours is a plain 500, unless the model is absent."""
+    status, code = wire_form(error).status, wire_form(error).code
+    if status >= 500:
+        log.error("request failed", request_id=exchange.request_id, path=exchange.path, code=code, exc_info=error)
+    else:
+        log.info("request refused", request_id=exchange.request_id, path=exchange.path, code=code)
+    if form is detail_form and status in (502, 504):
+        status = 500
+    if exchange.has_begun:
+        return
+    try:
+        await exchange.respond(status, form(error), [*JSON_HEADERS, *error_headers(error)])
+    except ClientGone:
+        log.info("client gone", request_id=exchange.request_id, path=exchange.path, how="before the error")
+
+
+async def no_such_path(exchange: Exchange) -> None:
+    body = _routing_error(f"there is no {exchange.path}", "not_found")
+    await exchange.respond(404, body, JSON_HEADERS)
+
+
+async def no_such_method(exchange: Exchange, methods: Sequence[str]) -> None:
+    body = _routing_error(f"{exchange.path} takes {' or '.join(methods)}", "method_not_allowed")
+    await exchange.respond(405, body, [*JSON_HEADERS, (b"allow", ", ".join(methods).encode())])
+
+
+def _routing_error(message: str, code: str) -> bytes:
+    return encode(ErrorBody(ErrorDetail(message=message, type=INVALID, code=code)))

@@ -1,0 +1,1 @@
+"""One file for each group of routes; each handler takes what is served and one exchange."""

@@ -1,0 +1,12 @@
+"""GET /metrics."""
+
+from __future__ import annotations
+
+from enginebay.gateway.exchange import Exchange
+from enginebay.gateway.served import Served
+from enginebay.monitoring.exporter import CONTENT_TYPE
+
+
+async def metrics(served: Served, exchange: Exchange) -> None:
+    text = await served.backend.metrics_text()
+    await exchange.respond(200, text, [(b"content-type", CONTENT_TYPE.encode())])
