@@ -14,8 +14,3 @@ def to_bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     # Adding half a unit of the kept part, less one where that part is even, carries exactly when it must round up.
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
     return np.where(np.isnan(values), _QUIET_NAN, rounded)
-
-
-def from_bfloat16_bits(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Exact: every bfloat16 is a float32."""
-    return (bits.astype("<u4") << np.uint32(16)).view("<f4")
