@@ -14,7 +14,9 @@ from enginebay.config.source import Source
 
 _CONFIG = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
-SettingNames = Annotated[tuple[str, ...], Field(strict=False)]
+# A literal, so that a typo is found and an editor offers the names.
+SettingName = Literal[*EngineSettings.model_fields]  # pyright: ignore[reportInvalidTypeForm]
+SettingNames = Annotated[tuple[SettingName, ...], Field(strict=False)]
 
 
 class BackendEntry(BaseModel):
@@ -75,8 +77,8 @@ class Config(BaseModel):
 
     @field_validator("version", mode="before")
     @classmethod
-    def _no_boolean(cls, version: object) -> object:
-        # True equals 1, and would pass for the literal
-        if isinstance(version, bool):
-            raise ValueError("found a boolean; expected 1")
+    def _whole_number(cls, version: object) -> object:
+        # True and 1.0 equal 1, and would pass for the literal
+        if isinstance(version, bool | float):
+            raise ValueError(f"found {str(version).lower()}; expected 1")
         return version

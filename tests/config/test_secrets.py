@@ -1,0 +1,151 @@
+"""What comes from the environment, or is a secret by its key, is used and never shown."""
+
+import pytest
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from enginebay.config.diagnostics import describe
+from enginebay.config.environment import MalformedReference, MissingVariable, expand
+from enginebay.config.loader import parse_config
+from enginebay.config.secret import Secret, is_secret_key, masked, revealed
+from enginebay.errors import ConfigError
+
+KEY = "sk-verysecret-4711"
+TEXT = """
+version: 1
+model: ${MODEL:-smollm2-135m}
+backends:
+  a:
+    kind: openai_http
+    url: https://user:${KEY}@example.org
+    options: {api_key: "${KEY}", headers: {x-token: literal-token}, list: ["Bearer ${KEY}"]}
+    environment: {HF_TOKEN: another-secret, PLAIN: shown}
+"""
+
+
+def all_of(error: ConfigError | ValidationError) -> str:
+    """The error with everything that a traceback would print."""
+    text = f"{error!s} {error!r}"
+    return text + (all_of(error.__cause__) if isinstance(error.__cause__, ValidationError) else "")  # type: ignore[arg-type]
+
+
+def refusal(text: str, **environment: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, file="some.yaml", environment=environment)
+    return caught.value
+
+
+def test_references_are_replaced_in_strings_with_defaults_as_in_a_shell() -> None:
+    environment = {"A": "x", "EMPTY": ""}
+    assert expand("${A}-${B:-y}-${EMPTY:-z}", environment) == ("x-y-z", ("A",))
+    assert expand("$A $${A} $ {} ${B:-}", environment) == ("$A ${A} $ {} ", ())
+    with pytest.raises(MissingVariable, match="B is not set"):
+        expand("${B}", environment)
+    for malformed in ("${", "${A", "${}", "${1A}", "${A-b}", "${A B}"):
+        with pytest.raises(MalformedReference):
+            expand(malformed, environment)
+
+
+def test_a_value_is_not_expanded_twice() -> None:
+    assert parse_config("version: 1\nmodel: ${A}", environment={"A": "${B}"}).model == "${B}"
+
+
+def test_a_missing_variable_is_told_by_name_with_file_path_and_line() -> None:
+    assert str(refusal("version: 1\nbackends:\n  a:\n    options: {api_key: '${GONE}'}")) == (
+        "some.yaml:4: backends.a.options.api_key: the environment variable GONE is not set; "
+        "set it, or give a default: ${GONE:-...}"
+    )
+
+
+def test_secrets_reach_the_config_but_no_repr_and_no_json_of_it() -> None:
+    config = parse_config(TEXT, environment={"KEY": KEY})
+    entry = config.backends["a"]
+    assert entry.options["api_key"] == KEY
+    assert entry.url == f"https://user:{KEY}@example.org"
+    assert entry.model_dump()["options"]["list"] == [f"Bearer {KEY}"]
+    for text in (repr(config), str(config), config.model_dump_json(), repr(config.source), repr(entry.options)):
+        for secret in (KEY, "literal-token", "another-secret"):
+            assert secret not in text
+    assert "shown" in repr(config)
+    assert config.model == "smollm2-135m"
+    assert "smollm2-135m" in repr(config)
+
+
+def test_no_error_shows_a_secret_that_stands_in_the_wrong_place() -> None:
+    error = refusal(
+        """
+version: 1
+engine: {max_num_seqs: "${KEY}", dtype: "${KEY}", seed: ["${KEY}"]}
+server: "${KEY}"
+unknown: "${KEY}"
+backends:
+  a: {options: {}, environment: {HF_TOKEN: 4711471147}, mode: "${KEY}"}
+""",
+        KEY=KEY,
+    )
+    assert len(error.problems) == 7  # type: ignore[attr-defined]
+    assert KEY not in all_of(error)
+    assert "4711471147" not in str(error)
+    assert "found the text of ${KEY}, which is not shown" in str(error)
+    assert "what comes from the environment is always text" in str(error)
+
+
+class PluginOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    api_key: str = ""
+    retries: int | bool | None = None
+
+    @field_validator("api_key")
+    @classmethod
+    def _quotes_what_it_refuses(cls, value: str) -> str:
+        raise ValueError(f"the key {value!s} is revoked")
+
+
+def test_a_plugins_own_message_is_stripped_of_the_secret_it_quotes() -> None:
+    config = parse_config(TEXT, file="some.yaml", environment={"KEY": KEY})
+    options = dict(config.backends["a"].options)
+    with pytest.raises(ValidationError) as caught:
+        PluginOptions.model_validate(options)
+    path = ("backends", "a", "options")
+    problems = describe(caught.value, model=PluginOptions, values=options, source=config.source, path=path)
+    assert [problem.path for problem in problems] == [
+        "backends.a.options.api_key",
+        "backends.a.options.headers",
+        "backends.a.options.list",
+    ]
+    assert problems[0].line == 8
+    assert KEY not in " ".join(map(str, problems))
+
+
+def test_a_value_that_fits_none_of_several_types_is_one_problem() -> None:
+    config = parse_config("version: 1\nbackends: {a: {options: {retries: x}}}", environment={})
+    options = dict(config.backends["a"].options)
+    with pytest.raises(ValidationError) as caught:
+        PluginOptions.model_validate(options)
+    [problem] = describe(
+        caught.value,
+        model=PluginOptions,
+        values=options,
+        source=config.source,
+        path=("backends", "a", "options"),
+    )
+    assert problem.expected == "a whole number or true or false"
+    assert problem.path == "backends.a.options.retries"
+
+
+@pytest.mark.parametrize("key", ["api_key", "API-KEY", "apikey", "HF_TOKEN", "token", "db_password", "client_secret"])
+def test_keys_that_hold_secrets_are_known(key: str) -> None:
+    assert is_secret_key(key)
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "max_num_batched_tokens", "keyboard", "model", "input_tokens"])
+def test_keys_that_only_look_like_it_are_not(key: str) -> None:
+    assert not is_secret_key(key)
+
+
+def test_a_secret_is_text_in_every_use_but_repr() -> None:
+    secret = Secret("abc")
+    assert (secret == "abc", f"{secret}", "x" + secret, len(secret)) == (True, "abc", "xabc", 3)
+    assert repr({"a": [secret]}) == "{'a': ['***']}"
+    assert masked({"a": (secret, 1)}) == {"a": ["***", 1]}
+    assert type(revealed([secret])[0]) is str  # type: ignore[index]
