@@ -1,0 +1,135 @@
+"""`enginebay serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import uvicorn
+import uvloop
+from cyclopts import Parameter
+
+from enginebay.cli.parent import die_with_parent as _die_with_parent
+from enginebay.config.loader import load_config
+from enginebay.errors import ConfigError
+from enginebay.gateway.app import Gateway
+from enginebay.gateway.from_config import app_from_config
+from enginebay.gateway.logs import make_logger
+
+BACKLOG = 2048
+
+
+def serve(
+    config: Annotated[Path, Parameter(help="Config file.")],
+    /,
+    *,
+    backend: Annotated[str | None, Parameter(help="Name of an entry, or a kind; else the config's own.")] = None,
+    host: Annotated[str | None, Parameter(help="Instead of the config's server.host.")] = None,
+    port: Annotated[int | None, Parameter(help="Instead of the config's server.port; 0 takes a free one.")] = None,
+    fd: Annotated[int | None, Parameter(help="Serve on this inherited listening socket.")] = None,
+    die_with_parent: Annotated[bool, Parameter(help="End when the parent process does.", negative="")] = False,
+) -> int:
+    """Serve a backend through the OpenAI API until SIGTERM or Ctrl-C; running requests may end first."""
+    if die_with_parent:
+        _die_with_parent()
+    loaded = load_config(config)
+    listener = _listener(host or loaded.server.host, loaded.server.port if port is None else port, fd)
+    gateway = app_from_config(loaded, backend, log=make_logger())
+    return Serving(gateway, listener, shutdown_grace_s=loaded.server.shutdown_grace_s).run()
+
+
+def _listener(host: str, port: int, fd: int | None) -> socket.socket:
+    """A listening socket: ours, or the one that was inherited. Raises ConfigError."""
+    if fd is not None:
+        try:
+            return socket.socket(fileno=fd)
+        except OSError as error:
+            raise ConfigError(f"--fd {fd} is no socket: {error.strerror}", expected="a listening socket") from error
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror}", path="server", expected="a free port"
+        ) from error
+
+
+@dataclass(slots=True)
+class Serving:
+    """One server run: listen, say when ready, drain on a signal, close the backend."""
+
+    gateway: Gateway
+    listener: socket.socket
+    shutdown_grace_s: float
+
+    def run(self) -> int:
+        """0 after a signal; raises what made the backend's start fail."""
+        config = uvicorn.Config(
+            self.gateway,
+            http="httptools",
+            loop="none",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=max(1, round(self.shutdown_grace_s)),
+        )
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve(_Server(config)))
+        return 0
+
+    async def _serve(self, server: _Server) -> None:
+        serving = asyncio.create_task(server.serve(sockets=[self.listener]))
+        announcing = asyncio.create_task(self._announce(server))
+        await asyncio.wait({serving, announcing}, return_when=asyncio.FIRST_COMPLETED)
+        failure = announcing.exception() if announcing.done() else None
+        announcing.cancel()
+        if failure is not None:
+            server.should_exit = True
+        await serving
+        if failure is not None:
+            raise failure
+
+    async def _announce(self, server: _Server) -> None:
+        """Print the one line that scripts wait for, then wait for ever. Raises StartFailed and its like."""
+        while not server.started:
+            await asyncio.sleep(0.01)
+        await self.gateway.served.life.wait_until_ready()
+        print(f"ready: {_url(self.listener)} serves {self.gateway.served.model_name}", flush=True)
+        await asyncio.Event().wait()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn raises the caught signal again after a clean end; here that end is exit code 0."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_listening.set()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
