@@ -39,6 +39,7 @@ class ModelRunner:
     """
 
     def __init__(self, config: EngineConfig) -> None:
+        self.model_dir = config.model_dir
         self.device = _device(config)
         self.dtype = _dtype(config)
         _set_num_threads(config)
@@ -55,7 +56,7 @@ class ModelRunner:
         self.num_blocks, self.block_size = size.num_blocks, size.block_size
         """Usable blocks: their ids are 1 to num_blocks, block 0 is scratch."""
         self.memory_use = MemoryUse(weight_bytes, size)
-        self._caches = allocate_kv_cache(self.model_config, size, dtype=self.dtype, device=self.device)
+        self.caches = allocate_kv_cache(self.model_config, size, dtype=self.dtype, device=self.device)
         self._step_inputs = StepInputBuilder(
             block_size=size.block_size,
             windows=dict.fromkeys(self.model_config.sliding_windows),
@@ -66,7 +67,7 @@ class ModelRunner:
     def forward(self, plan: StepPlan) -> StepLogits:
         with torch.inference_mode():
             step = self._step_inputs.build(plan)
-            hidden = self._model.forward(step, self._caches)
+            hidden = self._model.forward(step, self.caches)
             return self._logits(hidden, step)
 
     def _logits(self, hidden: Tensor, step: StepInput) -> StepLogits:
