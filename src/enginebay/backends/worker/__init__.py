@@ -1,0 +1,4 @@
+"""A process of ours around an engine that computes in Python: launched, watched, and never left behind.
+
+`process.py` is the parent's side, `__main__.py` the child's, `channel.py` what passes between them.
+"""

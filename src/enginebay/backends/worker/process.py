@@ -1,0 +1,144 @@
+"""The parent's side of a worker: launch it, hear it, know when it has gone, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from enginebay.backends.worker.channel import ParentChannel
+from enginebay.backends.worker.log_ring import LogRing
+from enginebay.backends.worker.start_failure import likely_cause, signal_name
+from enginebay.errors import StartFailed
+
+_END_S = 30.0
+"""How long a worker that lost its channel may take to end by itself: it may be in the middle of a long step."""
+
+
+class WorkerProcess:
+    """One child process, single use. It leads a session of its own, so that a Ctrl-C in the terminal is ours alone
+    and a forced stop reaches its own children; it dies with this process, also after `kill -9`.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        *,
+        name: str,
+        on_frame: Callable[[bytes], None],
+        on_ended: Callable[[], None],
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        log_file: Path | None = None,
+    ) -> None:
+        """worker is `module:function` for the child (`__main__.py`). environment is added to our own.
+
+        on_ended is called once, when the process has been waited for and its log is complete.
+        """
+        self._worker, self._name, self._python = worker, name, python
+        self._environment = dict(environment or {})
+        self._on_ended = on_ended
+        self._channel = ParentChannel(on_frame=on_frame, on_closed=self._channel_closed)
+        self._log = LogRing(log_file)
+        self._process: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._killing: asyncio.TimerHandle | None = None
+        self._has_ended = False
+
+    async def launch(self) -> None:
+        """Returns when the process runs; whether it is ready, its own frames tell. Raises StartFailed.
+
+        The calling thread must live as long as the child: the kernel ties the child's life to that thread.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await asyncio.get_running_loop().create_unix_connection(lambda: self._channel, sock=ours)
+            try:
+                process = self._process = await self._spawn(theirs.fileno())
+            except OSError as error:
+                raise StartFailed(
+                    f"cannot run {self._python}: {error}", backend=self._name, likely_cause="is its venv there?"
+                ) from error
+            finally:
+                if self._process is None:
+                    self._channel.close()
+        self._watching = asyncio.create_task(self._watch(process), name=f"watch {self._name}")
+
+    async def _spawn(self, fd: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(self._python, "-m", "enginebay.backends.worker"),
+            *("--fd", str(fd), "--parent", str(os.getpid()), self._worker),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=(fd,),
+            start_new_session=True,
+            env={**os.environ, **self._environment, "PYTHONUNBUFFERED": "1"},
+        )
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None before the launch and while it runs; negative for a signal."""
+        return None if self._process is None else self._process.returncode
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def send(self, payload: bytes) -> None:
+        self._channel.send(payload)
+
+    def log_tail(self) -> list[str]:
+        return self._log.tail()
+
+    def how_it_ended(self) -> str:
+        code = self.returncode
+        if code is None:
+            return "is running"
+        return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+
+    def start_failed(self, what: str) -> StartFailed:
+        tail = self.log_tail()
+        cause = likely_cause(returncode=self.returncode, log_tail=tail, python=self._python)
+        return StartFailed(what, backend=self._name, likely_cause=cause, log_tail=tail)
+
+    def kill(self) -> None:
+        """At once, with all its children. Synchronous; `stop` waits for the end."""
+        if self._process is not None and not self._has_ended:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # nobody is left in the group
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Close the channel, which asks it to end; kill it after grace_s. Returns when it has been waited for."""
+        if self._watching is None:
+            return
+        self._channel.close()
+        await asyncio.wait({self._watching}, timeout=grace_s)
+        self.kill()
+        await self._watching
+
+    def _channel_closed(self) -> None:
+        """A worker without its channel has to end; one that does not, or whose children hold on, is killed."""
+        self._killing = asyncio.get_running_loop().call_later(_END_S, self.kill)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        collecting = asyncio.create_task(self._log.collect(process.stdout), name=f"log of {self._name}")
+        await process.wait()
+        self.kill()  # children that outlived it: they keep the pipe of the log open
+        await collecting
+        self._has_ended = True
+        self._channel.close()
+        if self._killing is not None:
+            self._killing.cancel()
+        self._on_ended()

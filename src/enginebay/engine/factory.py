@@ -1,0 +1,40 @@
+"""Puts an engine together from its settings."""
+
+from __future__ import annotations
+
+from enginebay.clock import Clock
+from enginebay.engine.block_pool import BlockPool
+from enginebay.engine.engine import Engine
+from enginebay.engine.limits import EngineLimits
+from enginebay.engine.model_runner import ModelRunner
+from enginebay.engine.policies import build_policy
+from enginebay.engine.sampler import Sampler
+from enginebay.engine.scheduler import Scheduler
+from enginebay.engine.settings import EngineConfig
+
+
+def build_engine(config: EngineConfig, clock: Clock) -> Engine:
+    """Load the weights and take the memory of the KV cache. Raises ConfigError or ModelError."""
+    return assemble(config, ModelRunner(config), clock)
+
+
+def assemble(config: EngineConfig, runner: ModelRunner, clock: Clock) -> Engine:
+    """Raises ConfigError. Apart from `build_engine` so that the caller can ask the runner what it found."""
+    model = runner.model_config
+    return Engine(
+        scheduler=Scheduler(
+            build_policy(config, max_model_len=runner.max_model_len),
+            BlockPool(runner.num_blocks),
+            block_size=runner.block_size,
+        ),
+        runner=runner,
+        sampler=Sampler(vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids, device=runner.device),
+        limits=EngineLimits(
+            max_model_len=runner.max_model_len,
+            num_blocks=runner.num_blocks,
+            block_size=runner.block_size,
+            vocab_size=model.vocab_size,
+        ),
+        eos_token_ids=model.eos_token_ids,
+        clock=clock,
+    )
