@@ -1,0 +1,58 @@
+"""Where a result was measured, so that a reader can tell whether two of them may be compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+import psutil
+
+PACKAGES = ("enginebay", "torch", "numpy", "tokenizers", "transformers", "httptools", "uvloop", "vllm", "openvino")
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    python: str
+    operating_system: str
+    cpu: str
+    num_cores: int
+    """That this process may use."""
+    memory_bytes: int
+    packages: dict[str, str]
+    """Installed versions of what matters for speed."""
+
+
+def describe_environment() -> Environment:
+    return Environment(
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        operating_system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=_cpu_model(),
+        num_cores=_num_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _num_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,209 @@
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from loadtest_fakes import (
+    ENVIRONMENT,
+    Answer,
+    ScriptedBackend,
+    SilentWatcher,
+    VirtualClock,
+    small_plan,
+    started,
+)
+
+from enginebay.errors import ContextTooLong, EngineDied, StartFailed, UnsupportedFeature
+from enginebay.loadtest.measurement import BenchSettings, Subject
+from enginebay.loadtest.plan import Load, Plan, load_plan
+from enginebay.loadtest.records import read_records
+from enginebay.loadtest.result import Result, load_result
+from enginebay.loadtest.session import Bench
+from enginebay.loadtest.timeseries import read_samples
+from enginebay.types import Feature
+
+
+def subject(label: str, backend: ScriptedBackend) -> Subject:
+    @asynccontextmanager
+    async def opened():
+        guarded = await started(backend)
+        try:
+            yield guarded
+        finally:
+            await guarded.aclose()
+
+    return Subject(label=label, kind="scripted", open=opened, configured_settings={"max_num_seqs": 2})
+
+
+def bench(plan: Plan, out: Path, *backends: ScriptedBackend, watcher=None, **settings) -> Bench:
+    return Bench(
+        plan,
+        [subject("abcdef"[number], backend) for number, backend in enumerate(backends)],
+        out=out,
+        clock=backends[0].clock,
+        watcher=watcher or SilentWatcher(),
+        environment=ENVIRONMENT,
+        settings=BenchSettings(**settings),
+    )
+
+
+def test_every_backend_gets_the_same_requests_under_every_load(tmp_path) -> None:
+    clock = VirtualClock()
+    one, two = ScriptedBackend(clock), ScriptedBackend(clock, answer=lambda request: Answer(gap_s=0.1))
+    plan = small_plan(4, loads=[Load(users=1), Load(users=2)], num_warmup=1)
+    result = asyncio.run(bench(plan, tmp_path, one, two).run())
+    assert [request.prompt for _, request in one.seen] == [request.prompt for _, request in two.seen]
+    assert [request.sampling for _, request in one.seen] == [request.sampling for _, request in two.seen]
+    assert [(run.label, run.load.users) for run in result.runs] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert one.is_closed
+    assert two.is_closed
+
+
+def test_a_backend_is_closed_before_the_next_one_starts(tmp_path) -> None:
+    clock = VirtualClock()
+    one = ScriptedBackend(clock)
+
+    class SecondBackend(ScriptedBackend):
+        async def start(self) -> None:
+            assert one.is_closed
+
+    result = asyncio.run(bench(small_plan(), tmp_path, one, SecondBackend(clock)).run())
+    assert len(result.runs) == 2
+
+
+def test_the_result_is_saved_with_everything_that_the_schema_names(tmp_path) -> None:
+    plan = small_plan(4)
+    asyncio.run(bench(plan, tmp_path, ScriptedBackend(VirtualClock())).run())
+    saved = json.loads((tmp_path / "result.json").read_text())
+    assert saved["schema_version"] == 1
+    assert saved["status"] == "complete"
+    assert saved["plan_sha256"] == plan.sha256 == load_plan(tmp_path / "plan.json").sha256
+    [run] = saved["runs"]
+    assert run["load"] == {"users": 2}
+    keys = "backend label load start_index repeat status transport simulated effective_settings valid invalid_reasons"
+    assert set(keys.split()) <= set(run)
+    assert (run["transport"], run["valid"], run["invalid_reasons"]) == ("http", True, [])
+    metrics = run["metrics"]
+    counts = "duration_s num_requests num_errors requests_per_s output_tokens_per_s goodput_rps padding_ratio"
+    assert set(counts.split()) <= set(metrics)
+    for latency in ("ttft_s", "ttft_scheduled_s", "tpot_s", "itl_s", "chunk_gap_s", "e2e_s"):
+        assert {"mean", "p50", "p90", "p95", "p99"} <= set(metrics[latency])
+
+
+def test_figures_on_the_virtual_clock_are_the_closed_form_ones(tmp_path) -> None:
+    # Two users, four requests of two tokens: two rounds of 0.1 + 0.01 s.
+    backend = ScriptedBackend(VirtualClock())
+    [run] = asyncio.run(bench(small_plan(4), tmp_path, backend).run()).runs
+    assert run.metrics.duration_s == pytest.approx(0.22)
+    assert run.metrics.requests_per_s == pytest.approx(4 / 0.22)
+    assert run.metrics.output_tokens_per_s == pytest.approx(8 / 0.22)
+    assert run.metrics.ttft_s is not None
+    assert run.metrics.ttft_s.p50 == run.metrics.ttft_s.p99 == pytest.approx(0.1)
+    assert run.metrics.tpot_s is not None
+    assert run.metrics.tpot_s.mean == pytest.approx(0.01)
+
+
+def test_the_warm_up_is_sent_first_and_not_measured(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock())
+    [run] = asyncio.run(bench(small_plan(4, num_warmup=2), tmp_path, backend).run()).runs
+    sent = [request.prompt.text for _, request in backend.seen]
+    assert sent[:2] == ["1000 words here", "1001 words here"]
+    assert run.metrics.num_requests == 4
+    assert [line.record.index for line in read_records(tmp_path / "records.jsonl")] == [0, 1, 2, 3]
+
+
+def test_errors_in_mid_run_are_counted_and_make_the_run_invalid(tmp_path) -> None:
+    def answer(request) -> Answer:
+        return Answer(error=EngineDied("gone") if request.request_id.endswith("-2") else None)
+
+    [run] = asyncio.run(bench(small_plan(4), tmp_path, ScriptedBackend(VirtualClock(), answer=answer)).run()).runs
+    assert (run.metrics.num_requests, run.metrics.num_errors) == (4, 1)
+    assert not run.valid
+    assert [reason.code for reason in run.invalid_reasons] == ["errors"]
+    assert run.invalid_reasons[0].detail == "1 of 4 requests failed; the bound is 1%"
+
+
+def test_a_complete_run_as_planned_is_valid(tmp_path) -> None:
+    [run] = asyncio.run(bench(small_plan(4), tmp_path, ScriptedBackend(VirtualClock())).run()).runs
+    assert run.valid
+    assert run.status == "complete"
+
+
+def test_a_simulated_backend_is_marked_in_its_run(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock(), simulated=True)
+    [run] = asyncio.run(bench(small_plan(4), tmp_path, backend).run()).runs
+    assert run.simulated
+
+
+def test_cancelling_keeps_what_was_measured_and_marks_it_partial(tmp_path) -> None:
+    async def main() -> Result:
+        clock = VirtualClock()
+        backends = ScriptedBackend(clock), ScriptedBackend(clock, answer=lambda request: Answer(ttft_s=1.0))
+        watcher = SilentWatcher()
+        task = asyncio.create_task(bench(small_plan(6), tmp_path, *backends, watcher=watcher).run())
+        # Six answers of the first backend, two of the second.
+        watcher.on_record = lambda record: len(watcher.records) == 8 and task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert backends[1].is_closed
+        return load_result(tmp_path)
+
+    result = asyncio.run(main())
+    assert result.status == "partial"
+    assert [(run.label, run.status, run.valid) for run in result.runs] == [
+        ("a", "complete", True),
+        ("b", "partial", False),
+    ]
+    second = result.runs[1]
+    assert (second.metrics.num_requests, second.metrics.num_errors) == (2, 0)
+    assert second.invalid_reasons[0].detail == "stopped after 2 of 6 requests"
+    assert second.metrics.num_unfinished == sum(
+        line.record.error_class == "Interrupted" for line in read_records(tmp_path / "records.jsonl")
+    )
+
+
+def test_a_backend_that_does_not_start_keeps_the_runs_before_it(tmp_path) -> None:
+    clock = VirtualClock()
+
+    class Broken(ScriptedBackend):
+        async def start(self) -> None:
+            raise StartFailed("no memory", backend="b")
+
+    with pytest.raises(StartFailed, match="no memory"):
+        asyncio.run(bench(small_plan(4), tmp_path, ScriptedBackend(clock), Broken(clock)).run())
+    result = load_result(tmp_path)
+    assert (result.status, [run.label for run in result.runs]) == ("partial", ["a"])
+
+
+def test_a_plan_that_the_backend_cannot_do_is_refused_before_anything_is_sent(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock(), features=frozenset({Feature.TEXT_PROMPT}))
+    with pytest.raises(UnsupportedFeature, match="ignore_eos"):
+        asyncio.run(bench(small_plan(4), tmp_path, backend).run())
+    assert backend.seen == []
+
+
+def test_a_plan_longer_than_the_context_is_refused_before_anything_is_sent(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock(), max_model_len=4)
+    with pytest.raises(ContextTooLong):
+        asyncio.run(bench(small_plan(4), tmp_path, backend).run())
+    assert backend.seen == []
+
+
+def test_the_engine_is_sampled_at_fixed_instants_beside_the_load(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock(), answer=lambda request: Answer(ttft_s=1.0))
+    asyncio.run(bench(small_plan(4), tmp_path, backend, sample_interval_s=0.5).run())
+    samples = read_samples(tmp_path / "timeseries.jsonl")
+    assert [round(sample.at, 6) for sample in samples] == [0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.02]
+    assert samples[2].num_running == 2
+    assert samples[2].num_in_flight == 2
+
+
+def test_policy_figures_come_from_the_counters_before_and_after_the_run_alone(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock())
+    backend.stats_extra = lambda: {
+        "enginebay_engine_computed_tokens_total": 100.0 * len(backend.seen),
+        "enginebay_engine_padding_tokens_total": 25.0 * max(0, len(backend.seen) - 2),
+    }
+    [run] = asyncio.run(bench(small_plan(4, num_warmup=2), tmp_path, backend).run()).runs
+    assert run.metrics.padding_ratio == pytest.approx(0.25)
