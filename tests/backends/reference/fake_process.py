@@ -23,10 +23,14 @@ Script = Callable[[EngineRequest], Iterable[EngineOutput | Exception]]
 
 
 class FakeStream:
-    def __init__(self, request: EngineRequest, outputs: Iterable[EngineOutput | Exception]) -> None:
+    def __init__(
+        self, request: EngineRequest, outputs: Iterable[EngineOutput | Exception], *, at_end: asyncio.Event
+    ) -> None:
         self.request = request
         self.is_cancelled = False
         self.num_read = 0
+        self.num_unread_tokens = 0
+        self._at_end = at_end
         self._outputs = iter(outputs)
 
     def __aiter__(self) -> FakeStream:
@@ -37,6 +41,7 @@ class FakeStream:
         await asyncio.sleep(0)
         output = next(self._outputs, None)
         if output is None:
+            self._at_end.set()
             await asyncio.Event().wait()
         if isinstance(output, Exception):
             raise output
@@ -56,8 +61,10 @@ class FakeProcess:
         self.streams: list[FakeStream] = []
         self.config: EngineConfig | None = None
         self.is_closed = False
+        self.at_end = asyncio.Event()
+        """Set when a stream waits for more than its script has."""
 
-    def __call__(self, config: EngineConfig, /, *, name: str, clock: Clock) -> FakeProcess:
+    def __call__(self, config: EngineConfig, /, *, name: str, clock: Clock, start_timeout_s: float) -> FakeProcess:
         self.config = config
         return self
 
@@ -65,7 +72,7 @@ class FakeProcess:
         await asyncio.sleep(0)
 
     def submit(self, request: EngineRequest, /) -> FakeStream:
-        stream = FakeStream(request, self.script(request))
+        stream = FakeStream(request, self.script(request), at_end=self.at_end)
         self.streams.append(stream)
         return stream
 

@@ -175,6 +175,18 @@ def test_tokens_of_the_same_step_after_the_stop_are_discarded_and_no_usage(model
     assert stream.is_cancelled
 
 
+def test_tokens_that_had_arrived_after_the_stop_are_discarded_too(model_dir):
+    async def main():
+        async with started(model_dir, says(*ids("END"), *ids(" more"), finish_reason=None)) as (backend, process):
+            stream = backend.generate(request(sampling={"stop": ("END",)}))
+            first = await anext(stream)
+            process.streams[0].num_unread_tokens = 3
+            last = first if first.finish_reason else [chunk async for chunk in stream][-1]
+            assert last.usage.num_discarded_tokens == 3
+
+    asyncio.run(main())
+
+
 def test_text_kept_back_for_a_stop_string_comes_with_the_last_chunk(model_dir):
     chunks, _ = chunks_of(model_dir, says(*ids("the ST")), request(sampling={"stop": ("STOP",)}))
     assert text_of(chunks) == "the ST"
@@ -366,10 +378,10 @@ def test_however_a_stream_ends_early_the_engine_is_told(model_dir):
             assert not process.streams[0].is_cancelled
             await stream.aclose()
             assert process.streams[0].is_cancelled
+            assert not process.at_end.is_set()
 
             consumer = asyncio.create_task(collect(backend, request()))
-            while len(process.streams) < 2 or process.streams[1].num_read < 2:
-                await asyncio.sleep(0)
+            await process.at_end.wait()
             consumer.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await consumer
@@ -421,16 +433,15 @@ def test_the_info_tells_the_context_and_the_effective_settings_after_start(model
     asyncio.run(main())
 
 
-def test_a_start_that_takes_too_long_fails_and_closes_the_process(model_dir):
+def test_a_start_that_fails_closes_the_process(model_dir):
     class NeverReady(FakeProcess):
         async def start(self):
-            await asyncio.Event().wait()
+            raise StartFailed("no memory", likely_cause="a large model")
 
     async def main():
         process = NeverReady(says(1))
-        backend = new_backend(model_dir, process, options={"start_timeout_s": 0.05})
-        with pytest.raises(StartFailed, match="not ready within"):
-            await backend.start()
+        with pytest.raises(StartFailed, match="no memory"):
+            await new_backend(model_dir, process).start()
         assert process.is_closed
 
     asyncio.run(main())

@@ -21,12 +21,13 @@ from enginebay.backends.reference.engine_requests import engine_request, refuse_
 from enginebay.backends.reference.engine_stats import engine_stats
 from enginebay.backends.reference.launch_plan import engine_config
 from enginebay.backends.reference.options import ReferenceOptions
-from enginebay.backends.reference.output_text import OutputText, joined
+from enginebay.backends.reference.output_text import OutputText
 from enginebay.backends.reference.prompts import fitting, is_short, prompt_token_ids
 from enginebay.backends.reference.request_metrics import RequestMetrics
 from enginebay.backends.reference.tokenizer import ModelTokenizer
+from enginebay.chunks import joined
 from enginebay.engine.request import EngineOutput
-from enginebay.errors import DeadlineExceeded, DownloadFailed, EngineDied, EngineStepFailed, NotStarted, StartFailed
+from enginebay.errors import DeadlineExceeded, DownloadFailed, EngineDied, EngineStepFailed, NotStarted
 from enginebay.models.progress import PullProgress
 from enginebay.models.sources import resolve_model
 from enginebay.types import (
@@ -77,9 +78,11 @@ class ReferenceBackend:
         model_dir, tokenizer_dir = await self._in_thread(self._resolve)
         self._tokenizer = await self._in_thread(lambda: ModelTokenizer.from_directory(tokenizer_dir))
         config = engine_config(self._context.settings, self._options, model_dir)
-        process = self._make_process(config, name=self._context.name, clock=self._clock)
+        process = self._make_process(
+            config, name=self._context.name, clock=self._clock, start_timeout_s=self._options.start_timeout_s
+        )
         self._process = process
-        await self._start_process(process)
+        await process.start()
         ready = process.ready
         effective_settings: dict[str, object] = {**msgspec.structs.asdict(config), **described(ready)}
         self._info = replace(self._info, max_model_len=ready.max_model_len, effective_settings=effective_settings)
@@ -138,9 +141,10 @@ class ReferenceBackend:
                 output, received_at = await self._next_output(outputs, request.deadline_at)
                 chunk = text.push(output, received_at=received_at)
                 is_last = chunk.finish_reason is not None
-                if is_last:
-                    stream.cancel()  # a stop string ends the text while the engine would go on
                 times.chunk(chunk)
+                if is_last:
+                    chunk = _with_discarded(chunk, stream.num_unread_tokens)
+                    stream.cancel()  # a stop string ends the text while the engine would go on
                 yield chunk
         except (asyncio.CancelledError, GeneratorExit):
             times.cancelled()
@@ -191,18 +195,6 @@ class ReferenceBackend:
         if self._is_closed:
             raise DownloadFailed(f"the backend was closed while {self._context.model} was fetched")
 
-    async def _start_process(self, process: ProcessPort) -> None:
-        limit_s = self._options.start_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                await process.start()
-        except TimeoutError as error:
-            raise StartFailed(
-                f"the engine was not ready within {limit_s:g} s",
-                backend=self._info.name,
-                likely_cause="a large model on a slow disk; raise the option start_timeout_s",
-            ) from error
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -223,6 +215,14 @@ def _seed(context: BackendContext) -> int:
     seed = context.settings.get("seed", context.seed)
     assert isinstance(seed, int)
     return seed
+
+
+def _with_discarded(chunk: GenerationChunk, num_tokens: int) -> GenerationChunk:
+    """The last chunk, with the tokens that the engine sent after the end; the process counts those itself."""
+    if not num_tokens or chunk.usage is None:
+        return chunk
+    num_discarded_tokens = chunk.usage.num_discarded_tokens + num_tokens
+    return replace(chunk, usage=replace(chunk.usage, num_discarded_tokens=num_discarded_tokens))
 
 
 async def _as_one(chunks: AsyncGenerator[GenerationChunk, None]) -> AsyncGenerator[GenerationChunk, None]:

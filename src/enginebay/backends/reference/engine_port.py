@@ -26,6 +26,11 @@ class StreamPort(Protocol):
         """Outputs with the instants at which they arrived; raises EngineDied or EngineStepFailed."""
         ...
 
+    @property
+    def num_unread_tokens(self) -> int:
+        """Tokens that have arrived and were not read yet."""
+        ...
+
     def cancel(self) -> None:
         """Synchronous and idempotent; the engine frees the request's blocks within one step."""
         ...
@@ -50,7 +55,7 @@ class ProcessPort(Protocol):
 
 
 class MakeProcess(Protocol):
-    def __call__(self, config: EngineConfig, /, *, name: str, clock: Clock) -> ProcessPort: ...
+    def __call__(self, config: EngineConfig, /, *, name: str, clock: Clock, start_timeout_s: float) -> ProcessPort: ...
 
 
 def described(ready: ReadyPort) -> dict[str, object]:

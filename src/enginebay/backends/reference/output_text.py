@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from enginebay.backends.reference.detokenizer import Detokenizer
 from enginebay.backends.reference.stop_strings import StopMatch, StopStrings
@@ -138,19 +137,6 @@ class OutputText:
         )
         tokens = tuple(self._bytes.text(token_id) for token_id in self._prompt_token_ids)
         return PromptEcho(self._prompt_token_ids, logprobs, tokens)
-
-
-def joined(chunks: Sequence[GenerationChunk]) -> GenerationChunk:
-    """All chunks of a finished stream as one, for `delivery="final"`."""
-    logprobs = [entry for chunk in chunks for entry in chunk.logprobs or ()]
-    return replace(
-        chunks[-1],
-        text="".join(chunk.text for chunk in chunks),
-        token_ids=tuple(token_id for chunk in chunks for token_id in chunk.token_ids or ()),
-        num_tokens=sum(chunk.num_tokens or 0 for chunk in chunks),
-        logprobs=None if chunks[-1].logprobs is None else tuple(logprobs),
-        prompt=chunks[0].prompt,
-    )
 
 
 def _is_stop(output: EngineOutput, index: int) -> bool:

@@ -44,10 +44,10 @@ class ModelTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Raises InvalidRequest for a text that is no Unicode text (half a surrogate pair)."""
-        own_rule = self._bos_ids is not None
+        by_library = add_special_tokens and self._bos_ids is None
         try:
             # The batch form keeps the interpreter's lock the shortest: other threads go on beside a long text.
-            [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens and not own_rule)
+            [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=by_library)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest(f"the prompt is not valid Unicode text: {error}", field="prompt") from error
         if add_special_tokens and self._bos_ids is not None and self._eos_ids is not None:
