@@ -36,6 +36,8 @@ class SseParser:
 
     def feed(self, piece: bytes) -> list[SseEvent]:
         """Raises UpstreamError when one event is longer than the bound."""
+        if not piece:
+            return []
         is_between_events = not (self._rest or self._data or self._name or self._skip_line_feed)
         if is_between_events and len(piece) <= self._max_event_bytes:
             events = _usual_events(piece)
