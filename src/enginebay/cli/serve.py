@@ -100,8 +100,7 @@ class Serving:
 
     async def _announce(self, server: _Server) -> None:
         """Print the one line that scripts wait for, then wait for ever. Raises StartFailed and its like."""
-        while not server.started:
-            await asyncio.sleep(0.01)
+        await server.is_listening.wait()
         await self.gateway.served.life.wait_until_ready()
         print(f"ready: {_url(self.listener)} serves {self.gateway.served.model_name}", flush=True)
         await asyncio.Event().wait()
