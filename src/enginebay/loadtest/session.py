@@ -45,6 +45,11 @@ class Bench:
         self._lines: list[RecordLine] = []
         self._samples: list[Sample] = []
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether there is anything to report, also after `run` was cut short."""
+        return bool(self._runs)
+
     async def run(self) -> Result:
         save_plan(self._plan, self._out / "plan.json")
         status: Status = "partial"

@@ -1,0 +1,59 @@
+"""From an entry of a config to what is measured: its own server, or ours around it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from enginebay.backend import Backend
+from enginebay.clock import Clock
+from enginebay.config.models import Config
+from enginebay.config.secret import masked
+from enginebay.configured import CheckedBackend, check_backend, configured_backend
+from enginebay.loadtest.hosting import hosted, serve_command
+from enginebay.loadtest.measurement import Subject
+from enginebay.plugins import get_backend
+
+
+def subject_of(config: Config, config_path: Path, name: str, *, clock: Clock) -> Subject:
+    """Raises ConfigError or PluginError for a name that cannot be measured; starts nothing."""
+    checked = check_backend(config, name)
+    served_model = checked.resolved.engine.served_model_name or checked.resolved.model
+
+    def open_own() -> AbstractAsyncContextManager[Backend]:
+        return _started(configured_backend(config, name, clock=clock))
+
+    def open_hosted() -> AbstractAsyncContextManager[Backend]:
+        return hosted(
+            serve_command(config_path, name),
+            name=name,
+            connect=lambda url: get_backend("openai_http", name=name, model=served_model, url=url, clock=clock),
+            start_timeout_s=config.bench.start_timeout_s,
+        )
+
+    return Subject(
+        label=name,
+        kind=checked.spec.kind,
+        open=open_hosted if _is_in_process(checked) else open_own,
+        configured_settings=_configured_settings(checked),
+    )
+
+
+def _is_in_process(checked: CheckedBackend) -> bool:
+    return (checked.resolved.entry.mode or checked.spec.modes[0]) == "in_process"
+
+
+def _configured_settings(checked: CheckedBackend) -> dict[str, object]:
+    """Engine settings and options as given; secrets masked, since results are shown to people."""
+    settings = {**checked.resolved.engine.given(), **checked.resolved.entry.options}
+    return {key: masked(value) for key, value in settings.items()}
+
+
+@asynccontextmanager
+async def _started(backend: Backend) -> AsyncGenerator[Backend, None]:
+    try:
+        await backend.start()
+        yield backend
+    finally:
+        await backend.aclose()
