@@ -31,7 +31,7 @@ class Sampler:
             batch = self._batch_of(sequences)
             scores = batch.adjusted(logits.sampled)
             best_scores, best = scores.max(dim=-1)
-            token_ids = batch.drawn(scores, best).tolist()
+            token_ids = batch.drawn(scores, best_scores, best).tolist()
             is_usable = best_scores.isfinite().tolist()
             logprobs = _logprobs(batch, logits, token_ids)
         return [

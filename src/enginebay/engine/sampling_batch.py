@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from enginebay.engine.draw import draw_tokens
 from enginebay.engine.filters import Filters
 from enginebay.engine.noise import MASK_64, uniform_noise
 from enginebay.engine.penalties import Penalties, has_penalty
@@ -34,7 +35,7 @@ class SamplingBatch:
             self._penalties = Penalties(penalised, chosen, vocab_size=vocab_size, device=device)
         drawn = [row for row, request in enumerate(requests) if request.temperature >= GREEDY_TEMPERATURE]
         self._drawn_rows = torch.tensor(drawn, device=device)
-        self.draw = _Draw([requests[row] for row in drawn], vocab_size=vocab_size, device=device) if drawn else None
+        self._draw = _Draw([requests[row] for row in drawn], vocab_size=vocab_size, device=device) if drawn else None
         """None: all rows are greedy."""
         self.logprob_rows = [row for row, request in enumerate(requests) if request.num_logprobs is not None]
         self.num_logprobs = [requests[row].num_logprobs or 0 for row in self.logprob_rows]
@@ -59,23 +60,21 @@ class SamplingBatch:
             self._penalties.apply(scores)
         return scores
 
-    def drawn(self, scores: Tensor, best: Tensor) -> Tensor:
+    def drawn(self, scores: Tensor, best_scores: Tensor, best: Tensor) -> Tensor:
         """(num_rows,): the best token of greedy rows, a drawn one of the others."""
-        if self.draw is None:
+        if self._draw is None:
             return best
         if len(self._drawn_rows) == len(best):
-            return self.draw.tokens(scores, self._num_outputs())
-        positions = self._num_outputs()[self._drawn_rows.cpu().numpy()]
-        tokens = self.draw.tokens(scores.index_select(0, self._drawn_rows), positions)
-        return best.index_copy(0, self._drawn_rows, tokens)
+            return self._draw.tokens(scores, best_scores, self._num_outputs())
+        rows, positions = self._drawn_rows, self._num_outputs()[self._drawn_rows.cpu().numpy()]
+        tokens = self._draw.tokens(scores.index_select(0, rows), best_scores.index_select(0, rows), positions)
+        return best.index_copy(0, rows, tokens)
 
     def _num_outputs(self) -> NDArray[np.int64]:
         return np.array([sequence.num_output_tokens for sequence in self._sequences], dtype=np.int64)
 
 
 class _Draw:
-    """Draws one token for each row: inverse of the cumulative distribution in vocabulary order, in float64."""
-
     def __init__(self, requests: Many[EngineRequest], *, vocab_size: int, device: torch.device) -> None:
         self._temperature = torch.tensor([[request.temperature] for request in requests], device=device)
         self._seeds = np.array([request.seed & MASK_64 for request in requests], dtype=np.uint64)
@@ -86,12 +85,11 @@ class _Draw:
             vocab_size=vocab_size,
         )
 
-    def tokens(self, scores: Tensor, positions: NDArray[np.int64]) -> Tensor:
+    def tokens(self, scores: Tensor, best_scores: Tensor, positions: NDArray[np.int64]) -> Tensor:
         noise = torch.from_numpy(uniform_noise(self._seeds, positions.astype(np.uint64)))
-        kept = self._filters.apply(scores / self._temperature)
-        cumulative = torch.softmax(kept, dim=-1, dtype=torch.float64).cumsum(-1)
-        targets = noise.to(scores.device)[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=scores.shape[-1] - 1)
+        weights = (scores - best_scores[:, None]).div_(self._temperature).exp_()
+        self._filters.apply(weights)
+        return draw_tokens(weights, noise.to(scores.device))
 
 
 class _Forbidden:
