@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+import msgspec
 
 from enginebay.errors import ModelNotFound
 
 WEIGHT_FORMS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class ShardIndex(msgspec.Struct):
+    weight_map: dict[str, str]
+    """File of each tensor."""
 
 
 def check_model_directory(directory: Path) -> None:
@@ -26,7 +32,7 @@ def _missing_shards(directory: Path) -> list[str]:
     if not index.is_file():
         return []
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+        shards = set(msgspec.json.decode(index.read_bytes(), type=ShardIndex).weight_map.values())
+    except msgspec.DecodeError as error:
         raise ModelNotFound(f"{index} is not a readable list of shards: {error}") from error
     return sorted(shard for shard in shards if not (directory / shard).is_file())
