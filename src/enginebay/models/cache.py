@@ -48,11 +48,15 @@ class ModelCache:
         self.root = root
         self._models = root / "models"
 
-    def find(self, key: str) -> Path | None:
-        """The finished model, or None. Reads sizes only, so it costs nothing at every start."""
+    def find(self, key: str, *, check_content: bool = False) -> Path | None:
+        """The finished model, or None. Looks at sizes, which costs nothing at every start, or at each SHA-256."""
         directory = self._models / key
         manifest = read_manifest(directory)
-        return directory if manifest is not None and _is_whole(directory, manifest) else None
+        if manifest is None or not _is_whole(directory, manifest):
+            return None
+        if check_content and not _is_unchanged(directory, manifest):
+            return None
+        return directory
 
     def entries(self) -> Iterator[tuple[Path, Manifest]]:
         """Every finished model, by name."""
@@ -126,6 +130,10 @@ def _is_whole(directory: Path, manifest: Manifest) -> bool:
             return None
 
     return all(size(name) == file.num_bytes for name, file in manifest.files.items())
+
+
+def _is_unchanged(directory: Path, manifest: Manifest) -> bool:
+    return all(sha256_of(directory / name) == file.sha256 for name, file in manifest.files.items())
 
 
 def _described(directory: Path) -> dict[str, ManifestFile]:

