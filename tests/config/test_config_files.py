@@ -1,5 +1,6 @@
 """What a config file may say, and the words in which a wrong one is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,8 @@ def test_a_list_item_is_named_by_its_index() -> None:
 
 def test_all_problems_of_a_file_are_reported_together_in_its_order() -> None:
     error = refusal(
-        "version: 1\nengine: {seed: x}\nbackends:\n  v: {kind: a, kind: b, url: '${GONE}'}\nbench: {userz: [1]}\nserver: 1"
+        "version: 1\nengine: {seed: x}\nbackends:\n  v: {kind: a, kind: b, url: '${GONE}'}\n"
+        "bench: {userz: [1]}\nserver: 1"
     )
     assert isinstance(error, ConfigErrors)
     assert [(problem.line, problem.path) for problem in error.problems] == [
@@ -179,3 +181,17 @@ def test_a_setting_that_may_be_dropped_must_exist() -> None:
     error = refusal("version: 1\nbackends: {v: {allow_unsupported: [max_num_seq]}}")
     assert error.path == "backends.v.allow_unsupported[0]"
     assert error.suggestion == "max_num_seqs"
+
+
+def test_every_config_in_the_documentation_loads() -> None:
+    text = (ROOT / "docs" / "config.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        parse_config(block, environment=ENVIRONMENT)
+
+
+def test_the_errors_in_the_documentation_are_those_that_are_given() -> None:
+    text = "version: 1\n\n\nbackends:\n  vllm-fp8:\n    engine:\n      max_num_seq: 1\nbench:\n  users: 8"
+    documented = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "config.md").read_text(), re.DOTALL)[0]
+    assert documented == f"error: {refusal(text)}\n"

@@ -19,7 +19,7 @@ from enginebay.types import Chat, GenerationRequest, Message, SamplingParams, Te
 
 def generate(
     config: Annotated[Path, Parameter(help="Config file.")],
-    text: Annotated[str, Parameter(help="The prompt; - reads it from standard input.")],
+    text: Annotated[str, Parameter(help="The prompt; - reads it from standard input.", allow_leading_hyphen=True)],
     /,
     *,
     backend: Annotated[str | None, Parameter(help="Name of an entry, or a kind; else the config's own.")] = None,

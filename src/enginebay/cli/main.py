@@ -1,21 +1,24 @@
 """The commands, and what becomes of their errors.
 
 A command's module is imported when the command is called, so that `enginebay --help` stays quick. Exit codes: 0 fine,
-1 a gate or the work failed, 2 usage or config, 3 invalid or no verdict, 130 interrupted.
+1 a gate or the work failed, 2 usage, config or something that is not installed, 3 invalid or no verdict,
+130 interrupted, 141 the reader of the output went away.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import enginebay
-from enginebay.errors import ConfigError, EngineBayError
+from enginebay.errors import ConfigError, EngineBayError, PluginError, RequestError
 
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
@@ -76,40 +79,75 @@ def _register(app: App, commands: dict[str, tuple[str, str]]) -> None:
 
 def run(tokens: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
-    app = build_app()
-    is_verbose = False
+    invocation = _Invocation()
+    try:
+        result = invocation.call(tokens)
+        sys.stdout.flush()  # a broken pipe shows here, and not at exit where nobody catches it
+    except _EXPLAINED as error:
+        ending = _ending(error)
+        if ending is None:
+            raise
+        if invocation.is_verbose:
+            traceback.print_exception(error)
+        elif ending.message:
+            print(f"error: {ending.message}", file=sys.stderr)
+        return ending.exit_code
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
-    @app.meta.default
-    def launch(  # pyright: ignore[reportUnusedFunction] - cyclopts calls it
+
+class _Invocation:
+    """The app with the one option that every command has."""
+
+    def __init__(self) -> None:
+        self.is_verbose = False
+        self._app = build_app()
+        self._app.meta.default(self._launch)
+        self._app.meta.suppress_keyboard_interrupt = False  # so that Ctrl-C comes to `run`
+
+    def call(self, tokens: Sequence[str]) -> object:
+        return self._app.meta(list(tokens), exit_on_error=False, print_error=False, result_action="return_value")
+
+    def _launch(
+        self,
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         verbose: Annotated[bool, Parameter(help="Show the traceback of an error.", negative="")] = False,
     ) -> object:
-        nonlocal is_verbose
-        is_verbose = verbose
-        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        self.is_verbose = verbose
+        return self._app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
-    try:
-        result = app.meta(list(tokens), exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        print(f"error: {_usage_message(error)}", file=sys.stderr)
-        return USAGE
-    except EngineBayError as error:
-        if is_verbose:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ConfigError) else FAILED
-    except ModuleNotFoundError as error:
-        if is_verbose or error.name not in _EXTRAS:
-            raise
-        print(f"error: {error.name} is not installed: pip install 'enginebay[{_EXTRAS[error.name]}]'", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # whoever read us has gone; nothing may be flushed into the pipe at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+# ---------------------------------------------------------------- errors
+
+_EXPLAINED = (CycloptsError, EngineBayError, ImportError, KeyboardInterrupt, BrokenPipeError, SystemExit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    exit_code: int
+    message: str = ""
+
+
+def _ending(error: BaseException) -> _Ending | None:
+    """How the process ends after this error; None for one that is nobody's fault but ours."""
+    match error:
+        case CycloptsError():
+            return _Ending(USAGE, _usage_message(error))
+        case ConfigError() | PluginError() | RequestError():
+            return _Ending(USAGE, str(error))
+        case EngineBayError():
+            return _Ending(FAILED, str(error))
+        case ImportError() if package := _missing_extra(error):
+            return _Ending(USAGE, f"{package} is not installed: pip install 'enginebay[{_EXTRAS[package]}]'")
+        case KeyboardInterrupt():
+            return _Ending(INTERRUPTED)
+        case BrokenPipeError():
+            # whoever read us has gone; nothing may be flushed into the pipe at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _Ending(BROKEN_PIPE)
+        case SystemExit(__context__=BrokenPipeError()):
+            return _Ending(BROKEN_PIPE)  # rich has seen it first
+        case _:
+            return None
 
 
 def _usage_message(error: CycloptsError) -> str:
@@ -122,3 +160,10 @@ def _usage_message(error: CycloptsError) -> str:
     close = get_close_matches(unknown, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
     return f"there is no command {' '.join(filter(None, (group, unknown)))!r}.{hint}"
+
+
+def _missing_extra(error: ImportError) -> str | None:
+    """The package of an extra that this failed for; cyclopts wraps what a command's module raises."""
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    package = (cause.name or "").partition(".")[0]
+    return package if package in _EXTRAS else None

@@ -1,0 +1,3 @@
+from fake_plugins import echo_plugin
+
+__all__ = ["echo_plugin"]
