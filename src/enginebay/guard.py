@@ -57,7 +57,7 @@ class GuardedBackend:
         self._state = "starting"
         try:
             await self._inner.start()
-        except BaseException as error:  # noqa: BLE001 - handed on to the generator
+        except BaseException as error:
             await self.aclose()
             if isinstance(error, Exception) and not isinstance(error, EngineBayError):
                 raise BackendError(f"start failed: {error!r}", backend=self.info.name) from error
@@ -155,7 +155,11 @@ class GuardedStream(AsyncGenerator[GenerationChunk, None]):
             raise
         finally:
             self._waiting = False
-        self._check(chunk)
+        problem = self._problem(chunk)
+        if problem is not None:
+            await self.aclose()
+            raise StreamContractViolated(f"backend {self._backend!r} {problem}")
+        self._finished = chunk.finish_reason is not None
         return chunk
 
     async def asend(self, value: None) -> GenerationChunk:
@@ -176,13 +180,12 @@ class GuardedStream(AsyncGenerator[GenerationChunk, None]):
         self._finished = True
         await _cancelled_synchronously(self._inner.aclose(), always=True)
 
-    def _check(self, chunk: GenerationChunk) -> None:
+    def _problem(self, chunk: GenerationChunk) -> str | None:
         if self._finished:
-            raise StreamContractViolated(f"backend {self._backend!r} sent a chunk after the last one")
-        if chunk.finish_reason is not None:
-            if chunk.usage is None:
-                raise StreamContractViolated(f"backend {self._backend!r} sent a last chunk without usage")
-            self._finished = True
+            return "sent a chunk after the last one"
+        if chunk.finish_reason is not None and chunk.usage is None:
+            return "sent a last chunk without usage"
+        return None
 
 
 class _cancelled_synchronously(Awaitable[T]):  # noqa: N801 - reads as a verb at its call
@@ -199,15 +202,17 @@ class _cancelled_synchronously(Awaitable[T]):  # noqa: N801 - reads as a verb at
         self._always = always
 
     def __await__(self) -> Generator[Any, Any, T]:
-        steps = self._awaitable.__await__()
+        steps: Any = self._awaitable.__await__()
+        num_cancels = _num_cancels()
         send_error: BaseException | None = None
         while True:
             try:
-                waits_for = next(steps) if send_error is None else steps.throw(send_error)  # type: ignore[attr-defined]
+                waits_for = next(steps) if send_error is None else steps.throw(send_error)
             except StopIteration as stop:
                 return stop.value
-            if self._always or (isinstance(send_error, asyncio.CancelledError) and _is_task_cancelled()):
-                steps.close()  # type: ignore[attr-defined]
+            is_cancelled = isinstance(send_error, asyncio.CancelledError) and _num_cancels() > num_cancels
+            if self._always or is_cancelled:
+                _cut_off(steps)
                 raise StreamContractViolated(
                     "the adapter waits in its clean-up: clean-up of a stream must be synchronous"
                 )
@@ -218,6 +223,16 @@ class _cancelled_synchronously(Awaitable[T]):  # noqa: N801 - reads as a verb at
                 send_error = error
 
 
-def _is_task_cancelled() -> bool:
+def _num_cancels() -> int:
+    """Cancellations of this task that nobody has taken back. One from before a stream is none of the stream's."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return 0 if task is None else task.cancelling()
+
+
+def _cut_off(steps: Any) -> None:
+    """End a generator that waits, now: closing its steps alone would leave it to the garbage collection."""
+    try:
+        steps.throw(GeneratorExit())
+    except (GeneratorExit, StopIteration, StopAsyncIteration):
+        return
+    steps.close()  # it waits again: nothing more can be done for it

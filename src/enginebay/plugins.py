@@ -11,9 +11,9 @@ from typing import Any
 
 import pluggy
 
-from enginebay.backend import BackendContext, BackendSpec, Mode
+from enginebay.backend import Backend, BackendContext, BackendSpec, Mode
 from enginebay.clock import Clock, MonotonicClock
-from enginebay.errors import BackendNotFound, BrokenPlugin, ConfigError, DuplicateBackend
+from enginebay.errors import BackendNotFound, BrokenPlugin, ConfigError, DuplicateBackend, EngineBayError
 from enginebay.guard import GuardedBackend
 from enginebay.hookspecs import ENTRY_POINT_GROUP, PROJECT, BackendHooks
 
@@ -71,7 +71,7 @@ def get_backend(
         seed=seed,
         environment=dict(environment or {}),
     )
-    return GuardedBackend(spec.create(context))
+    return GuardedBackend(_created(spec, context))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _load(entry_point: EntryPoint, *, kind: str, distribution: str) -> BackendSp
 
     try:
         plugin = entry_point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise broken(f"{entry_point.value} cannot be imported: {type(error).__name__}: {error}") from error
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(BackendHooks)
@@ -139,6 +139,27 @@ def _load(entry_point: EntryPoint, *, kind: str, distribution: str) -> BackendSp
     if canonical_kind(spec.kind) != kind:
         raise broken(f"its entry point is called {kind!r}, but it offers the kind {spec.kind!r}")
     return spec
+
+
+def _created(spec: BackendSpec, context: BackendContext) -> Backend:
+    """What the plugin built, or its own typed error; anything else is a fault of the plugin."""
+    try:
+        backend = spec.create(context)
+    except EngineBayError:
+        raise
+    except Exception as error:
+        problem = f"create() failed: {type(error).__name__}: {error}"
+        raise BrokenPlugin(spec.kind, distribution=_distributions_of(spec.kind), problem=problem) from error
+    if not isinstance(backend, Backend):  # pyright: ignore[reportUnnecessaryIsInstance] - a plugin may be untyped
+        problem = f"create() returned {type(backend).__name__}, which is no enginebay.Backend"
+        raise BrokenPlugin(spec.kind, distribution=_distributions_of(spec.kind), problem=problem)
+    return backend
+
+
+def _distributions_of(kind: str) -> str:
+    return ", ".join(
+        name for backend in list_backends() if backend.kind == canonical_kind(kind) for name in backend.distributions
+    )
 
 
 def _distribution(entry_point: EntryPoint) -> str:
@@ -181,6 +202,7 @@ def _validated(model: type[Any], values: Mapping[str, object], *, path: str) -> 
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][-1]) if first["loc"] else ""
-        close = get_close_matches(key, model.model_fields, n=1) if first["type"] == "extra_forbidden" else []
+        known: list[str] = list(model.model_fields) if first["type"] == "extra_forbidden" else []
+        close = get_close_matches(key, known, n=1)
         where = ".".join([path, *map(str, first["loc"])])
         raise ConfigError(first["msg"], path=where, suggestion=close[0] if close else None) from error
