@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from pathlib import Path
 
@@ -12,26 +13,48 @@ _READ_BYTES = 1 << 16
 
 
 class LogRing:
+    """Single use: `open_pipe` for a child's output, `collect` until it has ended."""
+
     def __init__(self, log_file: Path | None = None) -> None:
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._rest = b""
         self._log_file = log_file
+        self._stream: asyncio.StreamReader | None = None
+        self._transport: asyncio.BaseTransport | None = None
 
     def tail(self, num_lines: int = 20) -> list[str]:
         return [*self._lines][-num_lines:]
 
-    async def collect(self, stream: asyncio.StreamReader) -> None:
-        """Until the stream ends. A line without an end is cut where it grows too long."""
+    async def open_pipe(self) -> int:
+        """Return the descriptor to write to. The caller closes it when the child has it.
+
+        Not asyncio's own PIPE: with that, Process.wait() waits for every process that holds the pipe.
+        """
+        read_end, write_end = os.pipe()
+        stream = self._stream = asyncio.StreamReader()
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(read_end, "rb", buffering=0)
+        )
+        return write_end
+
+    async def collect(self) -> None:
+        """Until every process that holds the pipe has ended. A line without an end is cut where it grows too long."""
+        assert self._stream is not None, "open_pipe comes first"
         file = self._log_file.open("ab", buffering=0) if self._log_file else None
         try:
-            while data := await stream.read(_READ_BYTES):
+            while data := await self._stream.read(_READ_BYTES):
                 if file:
                     file.write(data)
                 self._take(data)
             self._take(b"\n" if self._rest else b"")
         finally:
+            self.close()
             if file:
                 file.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
     def _take(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")

@@ -57,25 +57,28 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             await asyncio.get_running_loop().create_unix_connection(lambda: self._channel, sock=ours)
+            log_fd = await self._log.open_pipe()
             try:
-                process = self._process = await self._spawn(theirs.fileno())
+                process = self._process = await self._spawn(theirs.fileno(), log_fd)
             except OSError as error:
                 raise StartFailed(
                     f"cannot run {self._python}: {error}", backend=self._name, likely_cause="is its venv there?"
                 ) from error
             finally:
+                os.close(log_fd)
                 if self._process is None:
                     self._channel.close()
+                    self._log.close()
         self._watching = asyncio.create_task(self._watch(process), name=f"watch {self._name}")
 
-    async def _spawn(self, fd: int) -> asyncio.subprocess.Process:
+    async def _spawn(self, channel_fd: int, log_fd: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *(self._python, "-m", "enginebay.backends.worker"),
-            *("--fd", str(fd), "--parent", str(os.getpid()), self._worker),
+            *("--fd", str(channel_fd), "--parent", str(os.getpid()), self._worker),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=log_fd,
             stderr=asyncio.subprocess.STDOUT,
-            pass_fds=(fd,),
+            pass_fds=(channel_fd,),
             start_new_session=True,
             env={**os.environ, **self._environment, "PYTHONUNBUFFERED": "1"},
         )
@@ -132,8 +135,7 @@ class WorkerProcess:
         self._killing = asyncio.get_running_loop().call_later(_END_S, self.kill)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        collecting = asyncio.create_task(self._log.collect(process.stdout), name=f"log of {self._name}")
+        collecting = asyncio.create_task(self._log.collect(), name=f"log of {self._name}")
         await process.wait()
         self.kill()  # children that outlived it: they keep the pipe of the log open
         await collecting
