@@ -81,6 +81,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._is_complete = False
         self._has_surplus = False
         self._ends_with_connection = True
+        self._may_stay_open = False
         self._num_head_bytes = 0
         self._raw_headers: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
@@ -208,14 +209,11 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._set_idle_deadline(received_at)
 
     def _finish(self) -> None:
-        stream, parser, transport = self._stream, self._parser, self._transport
+        stream, transport = self._stream, self._transport
         assert stream is not None
-        assert parser is not None
         assert transport is not None
         self._stream = None
-        keep = parser.should_keep_alive() and not (
-            self._ends_with_connection or self._has_surplus or transport.is_closing()
-        )
+        keep = self._may_stay_open and not (self._ends_with_connection or self._has_surplus or transport.is_closing())
         if stream.is_paused and keep:
             transport.resume_reading()
         self._reset_answer()
@@ -295,7 +293,9 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
+        assert self._parser is not None
         self._is_complete = self._has_head
+        self._may_stay_open = self._parser.should_keep_alive()  # it can be asked here only
 
 
 def decode_headers(raw: list[tuple[bytes, bytes]]) -> Mapping[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -57,19 +57,17 @@ class AnswerDecoder:
         self.is_finished = False
         """The last chunk was given out; whatever follows is ignored."""
 
-    def feed(self, events: Sequence[SseEvent], received_at: float) -> list[GenerationChunk]:
-        """The chunks that these events complete. Raises the error that the server sends, or UpstreamError."""
-        chunks: list[GenerationChunk] = []
+    def feed(self, events: Sequence[SseEvent], received_at: float) -> Iterator[GenerationChunk]:
+        """The chunks that these events complete, then the error that the server sent, or UpstreamError."""
         for event in events:
-            if self.is_finished:
-                return chunks
             if event.data == DONE:
-                chunks.append(self._finish(received_at))
-            else:
-                self._add(self._decode(event.data), received_at, chunks)
+                yield self._finish(received_at)
+            elif (chunk := self._add(self._decode(event.data), received_at)) is not None:
+                yield chunk
+            if self.is_finished:
+                return
         if self._last is not None:
-            self._give_out_last(received_at, chunks)
-        return chunks
+            yield from self._give_out_last(received_at)
 
     def end(self, received_at: float) -> list[GenerationChunk]:
         """To be called when the bytes end. Raises BackendUnavailable when they were cut off."""
@@ -83,8 +81,7 @@ class AnswerDecoder:
 
     def whole(self, body: bytes, received_at: float) -> GenerationChunk:
         """The one chunk of an answer that was not streamed."""
-        chunks: list[GenerationChunk] = []
-        self._add(self._decode(body), received_at, chunks)
+        self._add(self._decode(body), received_at)
         if self._last is None:
             raise UpstreamError(f"the answer has no finish_reason: {_snippet(body)}", backend=self._backend)
         last = self._finish(received_at)
@@ -113,10 +110,10 @@ class AnswerDecoder:
         status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 500
         return error_from_response(status, data, backend=self._backend)
 
-    def _add(self, answer: CompletionAnswer | ChatAnswer, received_at: float, chunks: list[GenerationChunk]) -> None:
+    def _add(self, answer: CompletionAnswer | ChatAnswer, received_at: float) -> GenerationChunk | None:
         usage = self._usage_of(answer.usage)
         if not answer.choices:
-            return
+            return None
         if len(answer.choices) > 1 or answer.choices[0].index != 0:
             raise UpstreamError("the server sent several choices, one was asked for", backend=self._backend)
         choice = answer.choices[0]
@@ -125,8 +122,8 @@ class AnswerDecoder:
         if chunk.finish_reason is not None:
             self._last = chunk
             self._usage = usage  # an earlier, continuous one does not count this chunk
-        elif chunk.text or chunk.num_tokens or chunk.tool_call_deltas or chunk.reasoning_text:
-            chunks.append(chunk)  # else the role alone, or a keep-alive: no token
+            return None
+        return chunk if _has_content(chunk) else None  # else the role alone, or a keep-alive: no token
 
     def _chunk(self, choice: CompletionChoice | ChatChoice, usage: Usage | None, received_at: float) -> GenerationChunk:
         content = _chat_content(choice) if isinstance(choice, ChatChoice) else NO_CONTENT
@@ -187,19 +184,19 @@ class AnswerDecoder:
 
     # ---------------------------------------------------------------- the last chunk
 
-    def _give_out_last(self, received_at: float, chunks: list[GenerationChunk]) -> None:
-        assert self._last is not None
+    def _give_out_last(self, received_at: float) -> Iterator[GenerationChunk]:
+        last = self._last
+        assert last is not None
         if self._usage is not None:
-            chunks.append(self._finish(received_at))
-        elif self._last.text or self._last.num_tokens or self._last.tool_call_deltas or self._last.reasoning_text:
-            last = self._last
-            chunks.append(replace(last, finish_reason=None, stop_reason=None))
+            yield self._finish(received_at)
+        elif _has_content(last):
             self._last = GenerationChunk(
                 num_tokens=None if last.num_tokens is None else 0,
                 received_at=last.received_at,
                 finish_reason=last.finish_reason,
                 stop_reason=last.stop_reason,
             )
+            yield replace(last, finish_reason=None, stop_reason=None)
 
     def _finish(self, received_at: float) -> GenerationChunk:
         if self._last is None:
@@ -216,6 +213,10 @@ class AnswerDecoder:
         if self._num_prompt_tokens is None or not self._are_all_counted:
             return None
         return Usage(self._num_prompt_tokens, self._num_output_tokens)
+
+
+def _has_content(chunk: GenerationChunk) -> bool:
+    return bool(chunk.text or chunk.num_tokens or chunk.tool_call_deltas or chunk.reasoning_text)
 
 
 def _chat_content(choice: ChatChoice) -> ChatContent:
