@@ -20,6 +20,7 @@ from enginebay.wire.http_types import HttpLimits, HttpTimeouts
 READ_BUFFER_BYTES = 256 * 1024
 _JOIN_BELOW_BYTES = 64 * 1024
 _KEEP_ALIVE_MARGIN_S = 1.0
+_RELEASED_S = 1.0
 
 
 class StaleConnection(BackendUnavailable):
@@ -134,6 +135,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._transport is not None and self.is_open:
             self._transport.resume_reading()
             self._set_idle_deadline(self._clock.now())
+
+    def end_soon(self) -> None:
+        self._timeouts = HttpTimeouts(total_s=_RELEASED_S)
+        self._total_at = self._clock.now() + _RELEASED_S
+        if self._stream is not None and self._stream.is_paused:
+            self.resume()
+        self._set_deadline(self._total_at)
 
     def expire(self) -> None:
         if self._stream is None:

@@ -23,6 +23,10 @@ class Source(Protocol):
 
     def resume(self) -> None: ...
 
+    def end_soon(self) -> None:
+        """Close unless the answer ends within moments."""
+        ...
+
 
 class HttpStream:
     """Iterate it to the end, or call `abort()`: that closes the socket, which is how a server learns of a cancel.
@@ -34,6 +38,7 @@ class HttpStream:
         "_error",
         "_is_complete",
         "_is_paused",
+        "_is_released",
         "_max_buffered_bytes",
         "_num_buffered_bytes",
         "_pieces",
@@ -57,6 +62,7 @@ class HttpStream:
         self._error: EngineBayError | None = None
         self._is_complete = False
         self._is_paused = False
+        self._is_released = False
 
     # ---------------------------------------------------------------- for the consumer
 
@@ -102,6 +108,14 @@ class HttpStream:
         if source is not None:
             source.abort()
 
+    def release(self) -> None:
+        """Want no more of an answer that is as good as over: its connection is kept if the rest comes soon."""
+        self._is_released = True
+        self._pieces.clear()
+        source, self._source = self._source, None
+        if source is not None:
+            source.end_soon()
+
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         try:
@@ -126,6 +140,8 @@ class HttpStream:
         self._wake()
 
     def piece_arrived(self, data: bytes, received_at: float) -> None:
+        if self._is_released:
+            return
         self._pieces.append((data, received_at))
         self._num_buffered_bytes += len(data)
         if self._num_buffered_bytes > self._max_buffered_bytes and not self._is_paused and self._source is not None:
