@@ -61,7 +61,7 @@ def get_backend(
     context = BackendContext(
         name=name or spec.kind,
         model=model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL,
-        options=_validated(spec.options_model, plugin_options, path=f"{spec.kind}.options"),
+        options=_validated(spec.options_model, plugin_options, path=(spec.kind, "options")),
         settings=_validated_settings(engine_settings),
         clock=clock or MonotonicClock(),
         mode=mode,
@@ -191,18 +191,17 @@ def _sort_keywords(keywords: Mapping[str, object], spec: BackendSpec) -> tuple[d
 def _validated_settings(settings: Mapping[str, object]) -> dict[str, object]:
     from enginebay.config.settings import EngineSettings
 
-    return _validated(EngineSettings, settings, path="engine").given()
+    return _validated(EngineSettings, settings, path=("engine",)).given()
 
 
-def _validated(model: type[Any], values: Mapping[str, object], *, path: str) -> Any:
+def _validated(model: type[Any], values: Mapping[str, object], *, path: tuple[str, ...]) -> Any:
     from pydantic import ValidationError
+
+    from enginebay.config.diagnostics import as_one_error, describe
+    from enginebay.config.source import Source
 
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][-1]) if first["loc"] else ""
-        known: list[str] = list(model.model_fields) if first["type"] == "extra_forbidden" else []
-        close = get_close_matches(key, known, n=1)
-        where = ".".join([path, *map(str, first["loc"])])
-        raise ConfigError(first["msg"], path=where, suggestion=close[0] if close else None) from error
+        problems = describe(error, model=model, values=values, source=Source(None), path=path)
+        raise as_one_error(problems) from error

@@ -195,3 +195,18 @@ def test_the_errors_in_the_documentation_are_those_that_are_given() -> None:
     text = "version: 1\n\n\nbackends:\n  vllm-fp8:\n    engine:\n      max_num_seq: 1\nbench:\n  users: 8"
     documented = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "config.md").read_text(), re.DOTALL)[0]
     assert documented == f"error: {refusal(text)}\n"
+
+
+@pytest.mark.parametrize(
+    ("bench", "words"),
+    [
+        ("{users: [1], rate_rps: [2]}", "exclude each other"),
+        ("{arrivals: closed, rate_rps: [2]}", "asks for an open loop"),
+        ("{arrivals: poisson, users: [1]}", "arrivals is poisson, which needs rate_rps"),
+    ],
+)
+def test_a_load_is_either_closed_or_open(bench: str, words: str) -> None:
+    error = refusal(f"version: 1\nbench: {bench}")
+    assert words in str(error)
+    assert (error.path, error.line) == ("bench", 2)
+    assert parse_config("version: 1\nbench: {rate_rps: [0.5, 2]}").bench.rate_rps == (0.5, 2.0)

@@ -149,3 +149,15 @@ def test_a_secret_is_text_in_every_use_but_repr() -> None:
     assert repr({"a": [secret]}) == "{'a': ['***']}"
     assert masked({"a": (secret, 1)}) == {"a": ["***", 1]}
     assert type(revealed([secret])[0]) is str  # type: ignore[index]
+
+
+def test_arguments_from_python_are_refused_in_the_same_words_and_keep_their_secrets() -> None:
+    from enginebay.plugins import get_backend
+
+    with pytest.raises(ConfigError) as caught:
+        get_backend("reference", max_num_seqs="64")
+    assert str(caught.value) == "engine.max_num_seqs: found the text '64'; expected a whole number, without quotes"
+    with pytest.raises(ConfigError) as caught:
+        get_backend("reference", options={"api_key": KEY, "polcy": "naive"})
+    assert KEY not in str(caught.value)
+    assert "reference.options.polcy: unknown key. Did you mean 'policy'?" in str(caught.value)

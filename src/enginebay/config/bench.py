@@ -55,9 +55,11 @@ class BenchConfig(BaseModel):
 
     workload: Literal["uniform"] = Field(default="uniform", description="How prompts and lengths are made.")
     num_requests: PositiveInt = Field(default=48, description="Requests of one run.")
-    users: Levels | None = Field(default=None, description="Closed loop: numbers of simultaneous users, one run each.")
-    rate_rps: Rates | None = Field(default=None, description="Open loop: request rates, one run each.")
-    arrivals: Literal["closed", "poisson", "constant"] = Field(default="closed", description="When requests are sent.")
+    users: Levels | None = Field(default=None, description="Closed loop: simultaneous users, one run for each number.")
+    rate_rps: Rates | None = Field(default=None, description="Open loop: requests a second, one run for each rate.")
+    arrivals: Literal["closed", "poisson", "constant"] = Field(
+        default="closed", description="When requests are sent; poisson where only rate_rps is given."
+    )
     input_tokens: TokenRange = Field(default=TokenRange(min=16, max=256), description="Length of the prompts.")
     output_tokens: TokenRange = Field(default=TokenRange(min=16, max=64), description="Length of the outputs.")
     ignore_eos: bool = Field(default=True, description="Generate the planned length, whatever the model wants.")
@@ -68,3 +70,13 @@ class BenchConfig(BaseModel):
     slo: ServiceLevels = Field(default_factory=ServiceLevels, description="Bounds for goodput.")
     start_timeout_s: PositiveFloat = Field(default=120.0, description="Longest wait for a backend to be ready.")
     request_timeout_s: PositiveFloat = Field(default=300.0, description="Longest wait for one answer.")
+
+    @model_validator(mode="after")
+    def _one_kind_of_load(self) -> BenchConfig:
+        if self.users and self.rate_rps:
+            raise ValueError("users (closed loop) and rate_rps (open loop) exclude each other")
+        if self.rate_rps and self.arrivals == "closed" and "arrivals" in self.model_fields_set:
+            raise ValueError("arrivals is closed, but rate_rps asks for an open loop: poisson or constant")
+        if self.arrivals != "closed" and not self.rate_rps:
+            raise ValueError(f"arrivals is {self.arrivals}, which needs rate_rps")
+        return self

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from enginebay.config.known_keys import known_keys, nearest, suggest_key
-from enginebay.config.secret import Secret
+from enginebay.config.secret import Secret, is_secret_key
 from enginebay.config.source import Source, YamlPath, dotted
 from enginebay.config.yaml_scalars import plain_scalar
 from enginebay.errors import ConfigError, ConfigErrors
@@ -137,7 +137,7 @@ class _Described:
         return self._model.model_fields[str(place[0])].description
 
     def _is_secret(self, place: YamlPath) -> bool:
-        return self._source.is_secret((*self._prefix, *place))
+        return self._source.is_secret((*self._prefix, *place)) or any(is_secret_key(str(part)) for part in place)
 
     def _error(
         self, place: YamlPath, problem: str, *, expected: str | None = None, suggestion: str | None = None

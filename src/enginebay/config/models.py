@@ -68,7 +68,7 @@ class Config(BaseModel):
     bench: BenchConfig = Field(default_factory=BenchConfig, description="The load that backends are measured under.")
     server: ServerConfig = Field(default_factory=ServerConfig, description="Where `enginebay serve` listens.")
 
-    _source: Source = PrivateAttr(default_factory=lambda: Source("<no file>"))
+    _source: Source = PrivateAttr(default_factory=lambda: Source(None))
 
     @property
     def source(self) -> Source:

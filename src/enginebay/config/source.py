@@ -16,7 +16,8 @@ _SHORTEST_SECRET = 4
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    file: str
+    file: str | None
+    """None for values that were never in a file."""
     lines: Mapping[YamlPath, int] = field(default_factory=dict[YamlPath, int])
     """Line of the key, or of the list item."""
     secret_paths: frozenset[YamlPath] = frozenset()
