@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from enginebay.engine.kernels.packed import PackedLayers, packing_is_available
 from enginebay.engine.kv_cache import KvCacheSize, allocate_kv_cache, kv_cache_size
+from enginebay.engine.layers import LayerFactory, PlainLayers
 from enginebay.engine.logits import StepLogits
 from enginebay.engine.memory import available_memory_bytes
 from enginebay.engine.model import CausalLM
@@ -85,7 +87,14 @@ def _load(
     config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, device: torch.device
 ) -> tuple[CausalLM, int]:
     with torch.inference_mode(), Checkpoint(Path(config.model_dir), dtype=dtype, device=device) as weights:
-        return CausalLM(model, weights, dtype=dtype, device=device), weights.num_bytes
+        layers = _layers(config, device, dtype=dtype)
+        return CausalLM(model, weights, layers=layers, dtype=dtype, device=device), weights.num_bytes
+
+
+def _layers(config: EngineConfig, device: torch.device, *, dtype: torch.dtype) -> LayerFactory:
+    if config.kernels not in ("auto", "plain"):
+        raise ModelError(f"kernels {config.kernels!r} is not known; use auto or plain")
+    return PackedLayers() if config.kernels == "auto" and packing_is_available(device, dtype) else PlainLayers()
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -25,3 +25,5 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long the static policy waits for a full batch."""
     num_threads: int | None = None
     """None is every core this process may use."""
+    kernels: str = "auto"
+    """auto: the fastest form of each layer that this machine has; plain: PyTorch as everyone reads it."""

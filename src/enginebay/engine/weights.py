@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -69,13 +68,6 @@ class Checkpoint:
         stored = self._stored(name, shape).to(device=self._device, dtype=self._dtype)
         # A tensor of the file's own dtype would keep the whole file mapped.
         tensor = stored.clone(memory_format=torch.contiguous_format)
-        self.num_bytes += tensor.nbytes
-        return tensor
-
-    def take_fused(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Tensor:
-        """Several tensors as one, joined along the first dimension: one matrix product instead of several."""
-        parts = [self._stored(name, shape) for name, shape in zip(names, shapes, strict=True)]
-        tensor = torch.cat([part.to(device=self._device, dtype=self._dtype) for part in parts])
         self.num_bytes += tensor.nbytes
         return tensor
 

@@ -1,0 +1,1 @@
+"""Faster forms of what the engine does in plain PyTorch, each tested against the plain form."""
