@@ -22,7 +22,17 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Exchange:
     """request_id: the client's `x-request-id` where it is sound, else ours; it goes back in every answer."""
 
-    __slots__ = ("_base_headers", "_limits", "_receive", "_send", "has_begun", "has_ended", "request_id", "scope")
+    __slots__ = (
+        "_base_headers",
+        "_limits",
+        "_receive",
+        "_send",
+        "has_begun",
+        "has_ended",
+        "request_id",
+        "scope",
+        "why_gone",
+    )
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, *, limits: Limits, fallback_id: str, base_headers: Headers
@@ -34,6 +44,7 @@ class Exchange:
         self._base_headers = [*base_headers, (b"x-request-id", self.request_id.encode())]
         self.has_begun = False
         self.has_ended = False
+        self.why_gone = "disconnected"
 
     @property
     def path(self) -> str:
@@ -70,9 +81,10 @@ class Exchange:
             async with asyncio.timeout(self._limits.write_timeout_s):
                 await self._send(message)
         except TimeoutError:
+            self.why_gone = "reads too slowly"
             if abort_connection(self._send):
                 await self._send(message)  # returns when the server has noticed that the connection is gone
-            raise ClientGone("reads too slowly") from None
+            raise ClientGone(self.why_gone) from None
 
     def while_client_listens(self) -> CancelWhenClientLeaves:
         """For the time after the body was read: a client that leaves cancels what runs inside."""
@@ -103,7 +115,7 @@ class CancelWhenClientLeaves:
             return
         is_ours_alone = self._task.uncancel() <= self._num_cancellations_before
         if is_ours_alone and kind is asyncio.CancelledError:
-            raise ClientGone("disconnected") from error
+            raise ClientGone(self._exchange.why_gone) from error
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -231,7 +231,8 @@ def _fan_out(
 
 
 def _with_seed_of_choice(sampling: SamplingParams, choice: int) -> SamplingParams:
-    """Choices of one prompt must differ: choice i takes seed + i."""
+    """Choices of one prompt must differ: choice i takes seed + i, and past the greatest seed goes on at the least."""
     if sampling.seed is None or choice == 0:
         return sampling
-    return replace(sampling, seed=min(sampling.seed, MAX_SEED - choice) + choice)
+    seed = sampling.seed + choice
+    return replace(sampling, seed=seed if seed <= MAX_SEED else seed - 2 * MAX_SEED - 1)
