@@ -133,7 +133,6 @@ def _checked_options(config: Config, resolved: ResolvedBackend, spec: BackendSpe
 def _dropped_settings(config: Config, checked: CheckedBackend) -> list[ConfigError]:
     """A setting that the engine cannot honour is an error, unless the entry allows it by name."""
     resolved = checked.resolved
-    allowed = set[str](resolved.entry.allow_unsupported)
     return [
         _error(
             config,
@@ -142,7 +141,7 @@ def _dropped_settings(config: Config, checked: CheckedBackend) -> list[ConfigErr
             f"set it to null in the entry, or name it in the entry's allow_unsupported",
         )
         for outcome in checked.plan.unsupported
-        if outcome.setting not in allowed
+        if outcome.setting not in resolved.entry.allow_unsupported
     ]
 
 

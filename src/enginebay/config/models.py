@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
@@ -14,8 +14,11 @@ from enginebay.config.source import Source
 
 _CONFIG = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
-# A literal, so that a typo is found and an editor offers the names.
-SettingName = Literal[*EngineSettings.model_fields]  # pyright: ignore[reportInvalidTypeForm]
+if TYPE_CHECKING:
+    SettingName = str
+else:
+    # a literal, so that a typo is found and an editor offers the names
+    SettingName = Literal[tuple(EngineSettings.model_fields)]
 SettingNames = Annotated[tuple[SettingName, ...], Field(strict=False)]
 
 
