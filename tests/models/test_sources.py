@@ -10,7 +10,6 @@ from enginebay.errors import ModelError, ModelNotFound
 from enginebay.models.cache import default_cache_root
 from enginebay.models.catalogue import CATALOGUE, SMOLLM2_135M
 from enginebay.models.extras import models_extra
-from enginebay.models.gguf_file import GgufFile
 from enginebay.models.hub_records import HubSource
 from enginebay.models.sources import parse_source, resolve_model
 
@@ -126,15 +125,13 @@ def test_a_missing_library_is_an_error_that_names_the_extra(monkeypatch: pytest.
     real_import = builtins.__import__
 
     def without_the_extra(name: str, *others: object, **more: object) -> object:
-        if name.split(".")[0] in ("gguf", "huggingface_hub"):
+        if name.split(".")[0] == "huggingface_hub":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real_import(name, *others, **more)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(builtins, "__import__", without_the_extra)
     with pytest.raises(ModelError, match=r"hf:a/b needs .*'huggingface_hub'.* pip install \"enginebay\[models\]\""):
         resolve_model("hf:a/b", cache_dir=tmp_path)
-    with pytest.raises(ModelError, match=r"reading a GGUF file needs .*'gguf'"):
-        GgufFile(tmp_path / "any.gguf")
 
 
 def test_an_import_that_fails_for_another_reason_is_not_hidden():

@@ -1,4 +1,4 @@
-"""Typed reading of a GGUF file: metadata by key, tensors expanded to float32."""
+"""Typed reading of a GGUF file: metadata by key, tensors expanded to float32. Needs enginebay[models]."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from gguf import GGUFReader
+from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from enginebay.errors import UnsupportedModel
-from enginebay.models.extras import models_extra
 
 T = TypeVar("T")
 D = TypeVar("D", int, None)
@@ -28,8 +29,6 @@ class GgufFile:
     """An open, memory-mapped GGUF file. A key that is absent or of another type raises UnsupportedModel."""
 
     def __init__(self, path: Path) -> None:
-        with models_extra("reading a GGUF file"):
-            from gguf import GGUFReader
         self.path = path
         try:
             self._reader = GGUFReader(path)
@@ -71,8 +70,6 @@ class GgufFile:
 
     def tensors(self) -> Iterator[GgufTensor]:
         """Every tensor, expanded one at a time."""
-        from gguf.quants import dequantize
-
         shapes = self.shapes()
         for tensor in self._reader.tensors:
             try:

