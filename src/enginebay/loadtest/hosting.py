@@ -1,4 +1,4 @@
-"""An engine without a server of its own, behind our thin server in a child process: so that none is measured in process.
+"""An engine without a server of its own, behind our thin server in a child process: none is measured in process.
 
 The child gets a listening socket that we bound, so its port is known and taken from the first instant. It lives in a
 process group of its own (Ctrl-C reaches us, not it) and dies with us, also after `kill -9`.

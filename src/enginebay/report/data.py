@@ -1,0 +1,91 @@
+"""A folder of results, read back: each run with its own records and samples, and a name that is short and its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginebay.loadtest.plan import Load
+from enginebay.loadtest.records import Record, RunKey, read_records
+from enginebay.loadtest.result import Result, Run, load_result
+from enginebay.loadtest.timeseries import Sample, read_samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    run: Run
+    name: str
+    """Within runs of one load: the label, and the number of the start where there are several."""
+    color_index: int
+    """The same for all runs of one label."""
+    records: Sequence[Record]
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """The runs that may be set side by side: one load, in the order in which they were asked for."""
+
+    load: Load
+    runs: tuple[RunReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    result: Result
+    loads: tuple[LoadReport, ...]
+
+    @property
+    def runs(self) -> tuple[RunReport, ...]:
+        return tuple(run for load in self.loads for run in load.runs)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(run.label for run in self.result.runs))
+
+    @property
+    def is_simulated(self) -> bool:
+        return any(run.run.simulated for run in self.runs)
+
+
+def load_report(folder: Path) -> Report:
+    """Raises LoadTestError. Records and samples may be missing: then there are tables, but fewer plots."""
+    result = load_result(folder)
+    records: dict[RunKey, list[Record]] = defaultdict(list)
+    samples: dict[RunKey, list[Sample]] = defaultdict(list)
+    if (folder / "records.jsonl").exists():
+        for line in read_records(folder / "records.jsonl"):
+            records[line.run].append(line.record)
+    if (folder / "timeseries.jsonl").exists():
+        for sample in read_samples(folder / "timeseries.jsonl"):
+            samples[sample.run].append(sample)
+    return make_report(result, records, samples)
+
+
+def make_report(result: Result, records: dict[RunKey, list[Record]], samples: dict[RunKey, list[Sample]]) -> Report:
+    labels = list(dict.fromkeys(run.label for run in result.runs))
+    has_starts = any(run.start_index or run.repeat for run in result.runs)
+    reports = [
+        RunReport(
+            run=run,
+            name=_name(run) if has_starts else run.label,
+            color_index=labels.index(run.label),
+            records=records.get(run.key, []),
+            samples=samples.get(run.key, []),
+        )
+        for run in result.runs
+    ]
+    loads = dict.fromkeys(run.load for run in result.runs)
+    return Report(
+        result=result,
+        loads=tuple(
+            LoadReport(load=load, runs=tuple(report for report in reports if report.run.load == load)) for load in loads
+        ),
+    )
+
+
+def _name(run: Run) -> str:
+    name = f"{run.label}, start {run.start_index + 1}"
+    return f"{name}, repeat {run.repeat + 1}" if run.repeat else name

@@ -1,0 +1,333 @@
+"""The plots of one load, as Plotly figures without colours of their own.
+
+A colour is a word such as `@run0` or `@grid`; the page puts in those of the light, dark or print palette. Built as
+plain JSON: the library's own classes take longer to import than a report takes to make.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import accumulate
+from typing import Any
+
+from enginebay.loadtest.metrics import e2e_s, tpot_s, ttft_s
+from enginebay.loadtest.records import Record
+from enginebay.loadtest.timeseries import Sample
+from enginebay.report.data import LoadReport, RunReport
+from enginebay.report.numbers import duration, number, times
+from enginebay.report.palettes import NUM_RUN_COLORS
+
+Figure = dict[str, Any]
+
+MAX_POINTS = 600
+"""Of one line: more than a screen has pixels helps nobody and makes a large page."""
+MAX_TIMELINE_ROWS = 400
+WIDE_RANGE = 20
+"""A latency axis whose largest value is more than this many times its smallest is logarithmic."""
+
+
+def throughput(load: LoadReport) -> Figure:
+    first = load.runs[0].run.metrics.output_tokens_per_s
+    rates = [run.run.metrics.output_tokens_per_s for run in load.runs]
+    labels = [
+        f"<b>{number(rate)}</b>" + (f"  {times(rate / first)} {_text(load.runs[0])}" if index and first else "")
+        for index, rate in enumerate(rates)
+    ]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": rates,
+        "y": [_text(run) for run in load.runs],
+        "marker": {"color": [_color(run) for run in load.runs]},
+        "width": 0.62,
+        "text": labels,
+        "textposition": "outside",
+        "textfont": {"color": "@ink"},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+    }
+    widest = max(rates, default=0.0) or 1.0
+    return _figure(
+        [bars],
+        height=44 * len(load.runs) + 24,
+        margin={"l": 8, "r": 8, "t": 4, "b": 8},
+        xaxis={"visible": False, "range": [0, widest * 1.3]},
+        yaxis={
+            "autorange": "reversed",
+            "automargin": True,
+            "showgrid": False,
+            "ticks": "",
+            "tickfont": {"size": 14, "color": "@ink"},
+        },
+    )
+
+
+def first_token_curves(load: LoadReport) -> Figure:
+    return _curves(load, ttft_s)
+
+
+def per_token_curves(load: LoadReport) -> Figure:
+    return _curves(load, tpot_s)
+
+
+def whole_answer_curves(load: LoadReport) -> Figure:
+    return _curves(load, e2e_s)
+
+
+def timeline(run: RunReport, *, until_s: float) -> Figure:
+    """A line for each request: thin while it waits for its first token, thick while tokens arrive."""
+    records = _thinned(sorted(run.records, key=lambda record: record.sent_at), MAX_TIMELINE_ROWS)
+    waits, streams = _Segments(), _Segments()
+    failed: list[tuple[float, int]] = []
+    for row, record in enumerate(records):
+        first = record.first_token_at if record.first_token_at is not None else record.ended_at
+        waits.add(record.sent_at, first, row, f"request {record.index}: first token after {_since_sent(record)}")
+        if record.last_token_at is not None:
+            streams.add(first, record.last_token_at, row, f"request {record.index}: {record.max_tokens} tokens asked")
+        if record.is_error:
+            failed.append((record.ended_at, row))
+    thickness = max(1.0, min(5.0, 150 / max(1, len(records))))
+    return _figure(
+        [
+            waits.trace(color="@wait", width=max(1.0, thickness / 2)),
+            streams.trace(color=_color(run), width=thickness),
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [at for at, _ in failed],
+                "y": [row for _, row in failed],
+                "marker": {"symbol": "x", "size": 7, "color": "@error"},
+                "hovertemplate": "failed after %{x:.2f} s<extra></extra>",
+            },
+        ],
+        height=min(240, max(90, 3 * len(records) + 40)),
+        margin={"l": 8, "r": 8, "t": 4, "b": 28},
+        xaxis=_seconds(until_s),
+        yaxis={"visible": False, "range": [len(records), -1]},
+    )
+
+
+def tokens_over_time(load: LoadReport) -> Figure:
+    totals = {index: points for index, run in enumerate(load.runs) if (points := _token_totals(run))}
+    labels: list[Figure] = []
+    # The steepest line is named at its top, each flatter one further down: names of neighbours stay apart.
+    for rank, index in enumerate(sorted(totals, key=lambda index: totals[index][-1][0])):
+        points = totals[index]
+        at, total = points[int((len(points) - 1) * (1 - 0.8 * rank / len(totals)))]
+        labels.append(_label(load.runs[index], at, total, xanchor="left", xshift=8))
+    return _figure(
+        [
+            _line(load.runs[index], _thinned(points, MAX_POINTS), "%{y} tokens after %{x:.1f} s")
+            for index, points in totals.items()
+        ],
+        height=300,
+        margin={"l": 8, "r": 16, "t": 16, "b": 28},
+        xaxis=_seconds(_until_s(load)),
+        yaxis={"automargin": True, "rangemode": "tozero", "tickformat": ",d"},
+        annotations=labels,
+    )
+
+
+def _token_totals(run: RunReport) -> list[tuple[float, int]]:
+    arrivals = sorted((arrival.at, arrival.num_tokens) for record in run.records for arrival in record.arrivals)
+    totals = accumulate(num_tokens for _, num_tokens in arrivals)
+    return [(0.0, 0), *zip((at for at, _ in arrivals), totals, strict=True)] if arrivals else []
+
+
+def running_over_time(load: LoadReport) -> Figure:
+    return _samples(load, lambda sample: sample.num_running)
+
+
+def waiting_over_time(load: LoadReport) -> Figure:
+    return _samples(load, lambda sample: sample.num_waiting)
+
+
+def has_samples(load: LoadReport) -> bool:
+    return any(sample.num_running is not None for run in load.runs for sample in run.samples)
+
+
+def until_s(load: LoadReport) -> float:
+    return _until_s(load)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _curves(load: LoadReport, latency: Callable[[Record], float | None]) -> Figure:
+    """Share of the requests that had it sooner, over the latency; each curve is named where there is room for it."""
+    lines: list[Figure] = []
+    labels: list[Figure] = []
+    present = [(run, values) for run in load.runs if (values := _sorted_latencies(run, latency))]
+    everything = [value for _, values in present for value in values]
+    is_log = bool(everything) and min(everything) > 0 and max(everything) > WIDE_RANGE * min(everything)
+    for number_of_run, (run, values) in enumerate(present):
+        shares = [(index + 1) / len(values) for index in range(len(values))]
+        points = _thinned([(values[0], 0.0), *zip(values, shares, strict=True)], MAX_POINTS)
+        lines.append(_line(run, points, "%{y:.0%} within %{x:.3g} s", shape="hv"))
+        # Staggered in height, so that names of curves that lie close together do not cover each other.
+        height = 0.9 - 0.8 * (number_of_run + 0.5) / len(present)
+        at = values[min(len(values) - 1, int(height * len(values)))]
+        labels.append(_label(run, at, height, is_log=is_log, xanchor="left", xshift=6))
+    return _figure(
+        lines,
+        height=260,
+        margin={"l": 8, "r": 56, "t": 8, "b": 28},
+        xaxis=_latency_axis(everything, is_log=is_log),
+        yaxis={
+            "range": [0, 1.02],
+            "tickvals": [0, 0.5, 0.9, 1],
+            "ticktext": ["0", "50 %", "90 %", "100 %"],
+            "automargin": True,
+        },
+        annotations=labels,
+    )
+
+
+def _latency_axis(values: Sequence[float], *, is_log: bool) -> Figure:
+    if not values:
+        return {"visible": False}
+    low, high = min(values), max(values)
+    if is_log:
+        decades = [10.0**power for power in range(-5, 6)]
+        shown = [tick for tick in decades if low / 10 < tick < high * 10]
+        # A little air on both sides, as exponents of ten.
+        limits = [math.log10(low) - 0.15, math.log10(high) + 0.25]
+        return {"type": "log", "tickvals": shown, "ticktext": [_tick(tick) for tick in shown], "range": limits}
+    step = _nice_step(high * 1.1 / 4)
+    shown = [number * step for number in range(int(high * 1.1 / step) + 1)]
+    return {"range": [0, high * 1.1], "tickvals": shown, "ticktext": [_tick(tick) for tick in shown]}
+
+
+def _nice_step(rough: float) -> float:
+    """1, 2 or 5 times a power of ten, not below `rough`."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+
+
+def _tick(value_s: float) -> str:
+    return f"{value_s:g} s" if value_s >= 1 or value_s == 0 else f"{value_s * 1000:g} ms"
+
+
+def _sorted_latencies(run: RunReport, latency: Callable[[Record], float | None]) -> list[float]:
+    found = (latency(record) for record in run.records if record.is_finished)
+    return sorted(value for value in found if value is not None)
+
+
+def _samples(load: LoadReport, value: Callable[[Sample], float | None]) -> Figure:
+    """Steps that cross each other: the page names these lines in a legend, not beside them."""
+    return _figure(
+        [
+            _line(run, _thinned(points, MAX_POINTS), "%{y:.0f} after %{x:.1f} s", shape="hv")
+            for run in load.runs
+            if (points := [(sample.at, found) for sample in run.samples if (found := value(sample)) is not None])
+        ],
+        height=220,
+        margin={"l": 8, "r": 8, "t": 8, "b": 28},
+        xaxis={**_seconds(_until_s(load)), "nticks": 6},
+        yaxis={"rangemode": "tozero", "automargin": True, "nticks": 5},
+    )
+
+
+class _Segments:
+    """Many horizontal lines as one trace: the gaps between them are missing points."""
+
+    def __init__(self) -> None:
+        self.x: list[float | None] = []
+        self.y: list[int | None] = []
+        self.text: list[str | None] = []
+
+    def add(self, start: float, end: float, row: int, text: str) -> None:
+        self.x += [round(start, 4), round(end, 4), None]
+        self.y += [row, row, None]
+        self.text += [text, text, None]
+
+    def trace(self, *, color: str, width: float) -> Figure:
+        return {
+            "type": "scatter",
+            "mode": "lines",
+            "x": self.x,
+            "y": self.y,
+            "text": self.text,
+            "line": {"color": color, "width": width},
+            "hovertemplate": "%{text}<extra></extra>",
+        }
+
+
+def _line(run: RunReport, points: Sequence[tuple[float, float]], hover: str, *, shape: str = "linear") -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": _text(run),
+        "x": [round(x, 5) for x, _ in points],
+        "y": [round(y, 5) for _, y in points],
+        "line": {"color": _color(run), "width": 2.2, "shape": shape},
+        "hovertemplate": f"{_text(run)}: {hover}<extra></extra>",
+    }
+
+
+def _label(run: RunReport, x: float, y: float, *, is_log: bool = False, **position: Any) -> Figure:
+    return {
+        "x": math.log10(x) if is_log else x,
+        "y": y,
+        "text": _text(run),
+        "font": {"color": _color(run), "size": 13},
+        "bgcolor": "@page",
+        "borderpad": 1,
+        "showarrow": False,
+        **position,
+    }
+
+
+def _figure(data: list[Figure], *, height: float, annotations: Sequence[Figure] = (), **layout: Any) -> Figure:
+    for axis in ("xaxis", "yaxis"):
+        layout[axis] = {
+            "gridcolor": "@grid",
+            "zeroline": False,
+            "tickangle": 0,
+            "fixedrange": axis == "yaxis",
+            **layout[axis],
+        }
+    return {
+        "data": data,
+        "layout": {
+            "height": height,
+            "showlegend": False,
+            "hovermode": "closest",
+            "paper_bgcolor": "@clear",
+            "plot_bgcolor": "@clear",
+            "font": {"family": "system-ui, sans-serif", "size": 12.5, "color": "@muted"},
+            "hoverlabel": {"bgcolor": "@panel", "bordercolor": "@grid", "font": {"color": "@ink"}},
+            "annotations": list(annotations),
+            **layout,
+        },
+    }
+
+
+def _seconds(end_s: float) -> Figure:
+    return {"range": [0, end_s * 1.02 or 1], "ticksuffix": " s", "nticks": 9, "showgrid": True}
+
+
+def _until_s(load: LoadReport) -> float:
+    return max((record.ended_at for run in load.runs for record in run.records), default=1.0)
+
+
+def _since_sent(record: Record) -> str:
+    return duration(ttft_s(record))
+
+
+def _text(run: RunReport) -> str:
+    # Plotly reads a little HTML in every text.
+    return escape(run.name, quote=False)
+
+
+def _color(run: RunReport) -> str:
+    return f"@run{run.color_index % NUM_RUN_COLORS}"
+
+
+def _thinned(points: Sequence[Any], limit: int) -> list[Any]:
+    """At most `limit` of them, equally spaced, first and last included."""
+    if len(points) <= limit:
+        return list(points)
+    return [points[index * (len(points) - 1) // (limit - 1)] for index in range(limit)]

@@ -1,0 +1,168 @@
+"""report.html: one file with everything in it. Its content security policy forbids the page any network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from plotly.offline import get_plotlyjs
+
+from enginebay.loadtest.metrics import Metrics
+from enginebay.report import figures, numbers
+from enginebay.report.data import LoadReport, Report
+from enginebay.report.errors_table import error_rows
+from enginebay.report.figures_table import DISTRIBUTIONS, PERCENTILES, headline_rows, policy_rows
+from enginebay.report.palettes import DARK, LIGHT, NUM_RUN_COLORS
+from enginebay.report.summary import summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    id: str
+    title: str
+    description: str
+    """What a reader who cannot see it needs to know; the figures themselves stand in the tables."""
+    figure: figures.Figure
+    columns: int = 1
+    """How many plots share a line."""
+    color: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    load: LoadReport
+    anchor: str
+    throughput: Plot
+    latencies: tuple[Plot, ...]
+    timelines: tuple[Plot, ...]
+    over_time: tuple[Plot, ...]
+
+    @property
+    def plots(self) -> tuple[Plot, ...]:
+        return (self.throughput, *self.latencies, *self.timelines, *self.over_time)
+
+
+def render_html(report: Report) -> str:
+    sections = [_section(number, load) for number, load in enumerate(report.loads)]
+    plots = {plot.id: plot.figure for section in sections for plot in section.plots}
+    slo = report.result.slo
+    return _template().render(
+        report=report,
+        result=report.result,
+        sections=sections,
+        summary=summary(report),
+        errors=error_rows(report),
+        has_levels=any(level is not None for level in (slo.ttft_s, slo.tpot_s, slo.e2e_s)),
+        headline_rows=headline_rows,
+        policy_rows=policy_rows,
+        distributions=DISTRIBUTIONS,
+        percentiles=PERCENTILES,
+        distribution_value=_distribution_value,
+        numbers=numbers,
+        light=LIGHT,
+        dark=DARK,
+        num_run_colors=NUM_RUN_COLORS,
+        plots_json=_json_in_script(plots),
+        palettes_json=_json_in_script({"light": LIGHT, "dark": DARK}),
+        plotly_js=plotly_js(),
+    )
+
+
+def _section(number: int, load: LoadReport) -> Section:
+    return Section(
+        load=load,
+        anchor=f"load-{number}",
+        throughput=Plot(
+            id=f"throughput-{number}",
+            title="Output tokens per second",
+            description="One bar for each run.",
+            figure=figures.throughput(load),
+        ),
+        latencies=tuple(_latency_plots(number, load)),
+        timelines=tuple(_timeline_plots(number, load)),
+        over_time=tuple(_over_time_plots(number, load)),
+    )
+
+
+def _latency_plots(number: int, load: LoadReport) -> Iterator[Plot]:
+    kinds = (
+        ("first-token", "To the first token", figures.first_token_curves),
+        ("per-token", "For each further token", figures.per_token_curves),
+        ("whole-answer", "For the whole answer", figures.whole_answer_curves),
+    )
+    for name, title, make in kinds:
+        yield Plot(
+            id=f"{name}-{number}",
+            title=title,
+            description="Share of the requests that needed no longer, one curve for each run.",
+            figure=make(load),
+            columns=len(kinds),
+        )
+
+
+def _timeline_plots(number: int, load: LoadReport) -> Iterator[Plot]:
+    until_s = figures.until_s(load)
+    for index, run in enumerate(load.runs):
+        if run.records:
+            yield Plot(
+                id=f"timeline-{number}-{index}",
+                title=run.name,
+                description=f"Each request of {run.name} as a line from sending to its last token.",
+                figure=figures.timeline(run, until_s=until_s),
+                color=f"run{run.color_index % NUM_RUN_COLORS}",
+            )
+
+
+def _over_time_plots(number: int, load: LoadReport) -> Iterator[Plot]:
+    yield Plot(
+        id=f"tokens-{number}",
+        title="Output tokens since the start",
+        description="Running total of the tokens that arrived, one line for each run.",
+        figure=figures.tokens_over_time(load),
+    )
+    if figures.has_samples(load):
+        kinds = (
+            ("running", "Requests in the batch", figures.running_over_time),
+            ("waiting", "Requests waiting in the engine", figures.waiting_over_time),
+        )
+        for name, title, make in kinds:
+            yield Plot(
+                id=f"{name}-{number}",
+                title=title,
+                description="As the engine told while it ran, one line for each run.",
+                figure=make(load),
+                columns=2,
+            )
+
+
+def plotly_js() -> str:
+    """The library, without a byte that looks like a link to be followed.
+
+    Credits of map tiles hold `href="https://...`; the same text with escaped slashes is the same string to JavaScript.
+    """
+    credit = re.compile(r"((?:href|src)\s*=\s*[\"']https?:)//")
+    return credit.sub(r"\1\\/\\/", get_plotlyjs()).replace("</script", "<\\/script")
+
+
+def _json_in_script(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _distribution_value(metrics: Metrics, name: str, part: str) -> float | None:
+    distribution = getattr(metrics, name)
+    return None if distribution is None else getattr(distribution, part)
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("enginebay.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")

@@ -1,0 +1,71 @@
+"""The findings in plain words. It says what was measured and what was not; it decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from enginebay.loadtest.metrics import Metrics
+from enginebay.report.data import LoadReport, Report, RunReport
+from enginebay.report.numbers import count, duration, listed, number
+
+
+def summary(report: Report) -> list[str]:
+    """Sentences, most important first."""
+    sentences = [sentence for load in report.loads for sentence in _of_load(load, is_alone=len(report.loads) == 1)]
+    return [*sentences, *_errors(report), *_caveats(report)]
+
+
+def _of_load(load: LoadReport, *, is_alone: bool) -> Iterator[str]:
+    runs = [run for run in load.runs if run.run.metrics.num_output_tokens]
+    if not runs:
+        return
+    prefix = "" if is_alone else f"With {load.load}: "
+    yield prefix + _throughput(runs)
+    if first_token := _medians(runs, lambda metrics: metrics.ttft_s.p50 if metrics.ttft_s else None):
+        yield f"{prefix}The median wait for the first token was {first_token}."
+    if per_token := _medians(runs, lambda metrics: metrics.tpot_s.p50 if metrics.tpot_s else None):
+        yield f"{prefix}Each further token took {per_token} (median)."
+
+
+def _throughput(runs: list[RunReport]) -> str:
+    best, *others = sorted(runs, key=lambda run: run.run.metrics.output_tokens_per_s, reverse=True)
+    rate = best.run.metrics.output_tokens_per_s
+    if not others:
+        return f"{best.name} gave {number(rate)} output tokens per second."
+    against = [
+        f"{number(rate / run.run.metrics.output_tokens_per_s)} times {run.name} "
+        f"({number(run.run.metrics.output_tokens_per_s)})"
+        for run in others
+    ]
+    return f"{best.name} gave the most output tokens per second: {number(rate)}, {listed(against)}."
+
+
+def _medians(runs: list[RunReport], value: Callable[[Metrics], float | None]) -> str:
+    found = [(median, run.name) for run in runs if (median := value(run.run.metrics)) is not None]
+    return listed([f"{duration(median)} with {name}" for median, name in sorted(found)])
+
+
+def _errors(report: Report) -> Iterator[str]:
+    failing = [run for run in report.runs if run.run.metrics.num_errors]
+    if failing:
+        told = [f"{count(run.run.metrics.num_errors)} with {run.name}" for run in failing]
+        yield f"Requests failed: {listed(told)}."
+    elif report.runs:
+        yield "No request failed."
+
+
+def _caveats(report: Report) -> Iterator[str]:
+    if report.result.status == "partial":
+        yield "The load test was stopped before its end: what it had measured until then is shown."
+    invalid = [run for run in report.runs if not run.run.valid]
+    if invalid:
+        named = listed(
+            [f"{run.name} ({', '.join(reason.code for reason in run.run.invalid_reasons)})" for run in invalid]
+        )
+        yield f"Not as planned, and not to be compared: {named}."
+    labels = {run.run.label for run in report.runs}
+    if len(labels) > 1 and len({run.run.start_index for run in report.runs}) < 3:
+        yield (
+            "Every backend was started fewer than three times, so these figures do not tell how much of a difference "
+            "is chance."
+        )

@@ -1,0 +1,61 @@
+"""The table at the end of `enginebay bench`: the runs side by side, with their ratio to the first."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from enginebay.report.data import LoadReport, Report, RunReport
+from enginebay.report.figures_table import Row, headline_rows, policy_rows
+from enginebay.report.numbers import times
+from enginebay.report.summary import summary
+
+
+def print_runs(report: Report, console: Console) -> None:
+    if report.is_simulated:
+        console.print("[black on yellow] SIMULATED [/] these figures come from a simulator, not from an engine")
+    for load in report.loads:
+        console.print(_table(load, has_levels=_has_levels(report)))
+    for sentence in summary(report):
+        console.print(f"• {sentence}", highlight=False)
+
+
+def _table(load: LoadReport, *, has_levels: bool) -> Table:
+    table = Table(title=str(load.load), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for run in load.runs:
+        table.add_column(_heading(run), justify="right", no_wrap=True)
+    metrics = [run.run.metrics for run in load.runs]
+    for row in headline_rows(metrics, has_levels=has_levels):
+        table.add_row(row.title, *(_cell(row, run, load.runs[0]) for run in load.runs))
+    if rows := policy_rows(metrics):
+        table.add_section()
+        for row in rows:
+            table.add_row(row.title, *(_cell(row, run, load.runs[0]) for run in load.runs))
+    return table
+
+
+def _heading(run: RunReport) -> Text:
+    heading = Text(run.name)
+    if run.run.simulated:
+        heading.append(" SIMULATED", style="yellow")
+    if not run.run.valid:
+        heading.append(" INVALID", style="red")
+    return heading
+
+
+def _cell(row: Row, run: RunReport, first: RunReport) -> Text:
+    cell = Text(row.text(run.run.metrics))
+    ratio = None if run is first else row.ratio(run.run.metrics, first.run.metrics)
+    if ratio is not None:
+        cell.append(f"  {times(ratio):>7}", style="dim")
+    elif row.has_ratio and run is not first:
+        cell.append(" " * 9)
+    return cell
+
+
+def _has_levels(report: Report) -> bool:
+    slo = report.result.slo
+    return any(level is not None for level in (slo.ttft_s, slo.tpot_s, slo.e2e_s))
