@@ -88,6 +88,7 @@ def test_a_wrong_value_behind_an_alias_is_told_for_the_place_that_uses_it() -> N
         ("version: 1\n1: x", 2, "a key is text, not 1"),
         ("version: 1\n? [a]\n: x", 2, "a key is text, not a collection"),
         ("version: 1\nengine: {<<: 3}", 2, "merges a map"),
+        ("version: 1\nmodel: " + "9" * 5000, 2, "4300"),
         ("version: 1\nmodel: " + "[" * 80 + "]" * 80, 2, "nested more than 64 levels"),
     ],
 )

@@ -102,12 +102,12 @@ class _Reader:
         return node
 
     def _scalar(self, event: Any) -> ScalarNode:
-        text, tag, line = str(event.value), event.tag, _line(event)
-        if tag is None:
-            return ScalarNode(plain_scalar(text) if event.style is None else text, line)
+        text, line = str(event.value), _line(event)
         try:
-            return ScalarNode(tagged_scalar(text, str(tag)), line)
-        except ValueError as error:
+            if event.tag is not None:
+                return ScalarNode(tagged_scalar(text, str(event.tag)), line)
+            return ScalarNode(plain_scalar(text) if event.style is None else text, line)
+        except ValueError as error:  # also of an integer with more digits than Python reads
             raise self._error(str(error), event) from error
 
     def _collection(self, event: Any) -> Node:
