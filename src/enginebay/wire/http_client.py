@@ -25,7 +25,8 @@ from enginebay.wire.http_types import HttpLimits, HttpResponse, HttpTimeouts, Me
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 DEFAULT_KEEP_ALIVE_S = 4.0
 """A connection idle for this long is closed by us. The widespread default of servers (uvicorn) is 5 s."""
-_FORBIDDEN_IN_HEAD = re.compile(r"[\r\n\0]")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FORBIDDEN_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _FORBIDDEN_IN_TARGET = re.compile(r"[^\x21-\x7e]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -68,6 +69,10 @@ class HttpClient:
             peer=self._origin.peer,
             backend=self._backend,
         )
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self._limits.max_body_bytes
 
     @property
     def num_open(self) -> int:
@@ -210,8 +215,17 @@ class _Origin:
         self.peer = f"{parts.scheme}://{host}:{self.port}"
 
 
+def check_header(name: str, value: str) -> str | None:
+    """What is wrong with it; None when it may be sent."""
+    if not _HEADER_NAME.fullmatch(name):
+        return f"{name!r} is no name of a header"
+    if _FORBIDDEN_IN_VALUE.search(value):
+        return f"the header {name!r} has a line break or a character beyond latin-1"
+    return None
+
+
 def _header_lines(headers: Mapping[str, str]) -> str:
     for name, value in headers.items():
-        if not name or _FORBIDDEN_IN_TARGET.search(name) or ":" in name or _FORBIDDEN_IN_HEAD.search(value):
-            raise InvalidRequest(f"the header {name!r} has a line break or a character that no header may have")
+        if problem := check_header(name, value):
+            raise InvalidRequest(problem)
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
