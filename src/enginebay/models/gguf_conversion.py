@@ -7,7 +7,6 @@ expanded and stored as bfloat16.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from enginebay.errors import UnsupportedModel
 from enginebay.models.gguf_file import GgufFile
 from enginebay.models.gguf_tokenizer import write_tokenizer
+from enginebay.models.json_file import write_json
 from enginebay.models.progress import ProgressCallback, PullProgress, ignore_progress
 from enginebay.models.safetensors_file import write_bfloat16
 
@@ -47,8 +47,8 @@ def convert_gguf(gguf_path: Path, directory: Path, *, progress: ProgressCallback
     """
     gguf = GgufFile(gguf_path)
     config = llama_config(gguf)
-    _write_json(directory / "config.json", config)
-    _write_json(directory / "generation_config.json", generation_config(config))
+    write_json(directory / "config.json", config)
+    write_json(directory / "generation_config.json", generation_config(config))
     write_tokenizer(gguf, directory)
     _write_weights(gguf, directory / "model.safetensors", progress)
 
@@ -131,7 +131,3 @@ def _renamed_tensors(gguf: GgufFile, progress: ProgressCallback) -> Iterator[tup
             values = unpermute(values, num_kv_heads)
         yield hugging_face_name(tensor.name), values
     progress(PullProgress("converting weights", gguf.num_tensors, gguf.num_tensors, "tensors"))
-
-
-def _write_json(path: Path, values: dict[str, object]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
@@ -12,6 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence
 
 from enginebay.errors import UnsupportedModel
 from enginebay.models.gguf_file import GgufFile
+from enginebay.models.json_file import write_json
 
 # `tokenizer.ggml.token_type`
 CONTROL = 3
@@ -33,8 +33,8 @@ def write_tokenizer(gguf: GgufFile, directory: Path) -> None:
     tokenizer = build_tokenizer(gguf)
     tokenizer.save(str(directory / "tokenizer.json"))
     special_tokens = _named_special_tokens(gguf)
-    _write_json(directory / "special_tokens_map.json", special_tokens)
-    _write_json(directory / "tokenizer_config.json", _tokenizer_config(gguf, tokenizer, special_tokens))
+    write_json(directory / "special_tokens_map.json", special_tokens)
+    write_json(directory / "tokenizer_config.json", _tokenizer_config(gguf, tokenizer, special_tokens))
 
 
 def build_tokenizer(gguf: GgufFile) -> Tokenizer:
@@ -98,7 +98,3 @@ def _tokenizer_config(gguf: GgufFile, tokenizer: Tokenizer, special_tokens: dict
     if template is not None:
         config["chat_template"] = template
     return config
-
-
-def _write_json(path: Path, values: dict[str, object]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

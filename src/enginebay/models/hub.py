@@ -15,7 +15,7 @@ from enginebay.models.checksums import check_sha256
 from enginebay.models.directory import check_model_directory
 from enginebay.models.extras import models_extra
 from enginebay.models.hub_progress import progress_bar_class
-from enginebay.models.hub_records import HubRecord, HubRecords, HubSource
+from enginebay.models.hub_records import HubRecords, HubSource
 from enginebay.models.progress import ProgressCallback, PullProgress
 
 # Weights, configuration and tokenizer, in one form only: repositories often hold the same weights several times.
@@ -54,7 +54,7 @@ def pull_snapshot(
         directory = _download(source, files_dir, offline=False, progress=progress, endpoint=endpoint)
         check_model_directory(directory)
         _check_blobs(directory, progress)
-        records.write(HubRecord.of(source, directory))
+        records.write(source, directory)
         return directory
 
 

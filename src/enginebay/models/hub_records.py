@@ -69,10 +69,10 @@ class HubRecords:
             if record := self._read(path):
                 yield record
 
-    def write(self, record: HubRecord) -> None:
+    def write(self, source: HubSource, directory: Path) -> None:
         """Only under the lock of the model."""
-        repository, _, revision = record.source.removeprefix("hf:").partition("@")
-        path = self._folder / f"{self.key(HubSource(repository, revision or None))}.json"
+        record = HubRecord.of(source, directory)
+        path = self._folder / f"{self.key(source)}.json"
         self._folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".new")
         unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
