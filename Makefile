@@ -50,7 +50,7 @@ bench: setup model  ## the figures that the documentation quotes, as JSON under 
 	$(BIN)/python benchmarks/run_all.py
 
 docs: setup      ## the documentation as a site, in site/
-	$(BIN)/mkdocs build --quiet --strict --config-file .ci/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .ci/mkdocs.yml
 
 lock: setup      ## pin and hash the core's dependencies again
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
