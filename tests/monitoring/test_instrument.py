@@ -15,6 +15,7 @@ from enginebay.monitoring.request_metrics import TokenRate
 from enginebay.types import (
     BackendInfo,
     Capabilities,
+    Delivery,
     EngineStats,
     Feature,
     FinishReason,
@@ -83,8 +84,10 @@ class TimedBackend:
     async def aclose(self) -> None: ...
 
 
-def request(text: str) -> GenerationRequest:
-    return GenerationRequest(request_id="r", prompt=Text(text), sampling=SamplingParams(max_tokens=9))
+def request(text: str, delivery: Delivery = "stream") -> GenerationRequest:
+    return GenerationRequest(
+        request_id="r", prompt=Text(text), sampling=SamplingParams(max_tokens=9), delivery=delivery
+    )
 
 
 async def started(script: list[tuple[float, int]]) -> InstrumentedBackend:
@@ -121,6 +124,19 @@ def test_latencies_are_those_of_the_tokens_not_of_the_chunks() -> None:
         assert seen["llm_prompt_tokens_total"] == 5
         assert seen["llm_tokens_per_second"] == 0.5
         assert seen["llm_requests_in_flight"] == 0
+
+    asyncio.run(main())
+
+
+def test_an_answer_in_one_piece_says_nothing_of_the_times_of_its_tokens() -> None:
+    async def main() -> None:
+        backend = await started(SCRIPT)
+        async for _ in backend.generate(request("fine", "final")):
+            pass
+        seen = values(await backend.metrics_text())
+        assert seen["llm_time_to_first_token_seconds_count"] == 0
+        assert seen["llm_inter_token_latency_seconds_count"] == 0
+        assert (seen["llm_request_latency_seconds_count"], seen["llm_tokens_generated_total"]) == (1, 5)
 
     asyncio.run(main())
 

@@ -45,13 +45,13 @@ class InstrumentedBackend:
         except EngineBayError as error:
             self.metrics.num_requests_by_outcome[REFUSED if isinstance(error, RequestError) else ERROR] += 1
             raise
-        return self._recorded(stream, arrived_at)
+        return self._recorded(stream, arrived_at, times_tokens=request.delivery == "stream")
 
     async def _recorded(
-        self, stream: AsyncGenerator[GenerationChunk, None], arrived_at: float
+        self, stream: AsyncGenerator[GenerationChunk, None], arrived_at: float, *, times_tokens: bool
     ) -> AsyncGenerator[GenerationChunk, None]:
         """In flight from the first `__anext__`, before anything is awaited; a stream never begun counts nothing."""
-        recorder = RequestRecorder(self.metrics, arrived_at)
+        recorder = RequestRecorder(self.metrics, arrived_at, times_tokens=times_tokens)
         outcome = CANCELLED  # also what a consumer that stops early leaves behind
         try:
             async for chunk in stream:

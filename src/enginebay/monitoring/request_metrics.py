@@ -62,11 +62,13 @@ class TokenRate:
 class RequestRecorder:
     """One request's passage: made when it begins, ended exactly once, on every path."""
 
-    __slots__ = ("_arrived_at", "_last_token_at", "_metrics", "_num_prompt_tokens", "_num_tokens")
+    __slots__ = ("_arrived_at", "_last_token_at", "_metrics", "_num_prompt_tokens", "_num_tokens", "_times_tokens")
 
-    def __init__(self, metrics: RequestMetrics, arrived_at: float) -> None:
+    def __init__(self, metrics: RequestMetrics, arrived_at: float, *, times_tokens: bool = True) -> None:
+        """times_tokens: false for an answer that is asked for in one piece, which says nothing of its tokens."""
         self._metrics = metrics
         self._arrived_at = arrived_at
+        self._times_tokens = times_tokens
         self._last_token_at: float | None = None
         self._num_tokens = 0
         self._num_prompt_tokens = 0
@@ -76,6 +78,13 @@ class RequestRecorder:
         """Tokens that came together share their arrival: one gap, the others zero."""
         if num_tokens <= 0:
             return
+        if self._times_tokens:
+            self._observe_gaps(num_tokens, received_at)
+        self._last_token_at = received_at
+        self._num_tokens += num_tokens
+        self._metrics.count_tokens(num_tokens)
+
+    def _observe_gaps(self, num_tokens: int, received_at: float) -> None:
         metrics = self._metrics
         if self._last_token_at is None:
             metrics.ttft_s.observe(max(0.0, received_at - self._arrived_at))
@@ -83,9 +92,6 @@ class RequestRecorder:
             metrics.itl_s.observe(max(0.0, received_at - self._last_token_at))
         if num_tokens > 1:
             metrics.itl_s.observe(0.0, num_tokens - 1)
-        self._last_token_at = received_at
-        self._num_tokens += num_tokens
-        metrics.count_tokens(num_tokens)
 
     def prompt(self, num_prompt_tokens: int) -> None:
         self._metrics.num_prompt_tokens += num_prompt_tokens - self._num_prompt_tokens

@@ -51,12 +51,21 @@ def completion_requests(body: CompletionBody, target: Target, *, request_id: str
     max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest("max_tokens is 0: without echo there is nothing to answer", field="max_tokens")
-    prompt_logprobs = body.prompt_logprobs
-    if body.echo and body.logprobs is not None:
-        prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
     shared = _shared_request(body, target, prompt=prompts[0], max_tokens=max_tokens, request_id=request_id)
-    shared = replace(shared, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
+    shared = replace(shared, logprobs=body.logprobs, prompt_logprobs=_prompt_logprobs(body, prompts, target))
     return _fan_out(shared, prompts, body.n, target)
+
+
+def _prompt_logprobs(body: CompletionBody, prompts: Sequence[Prompt], target: Target) -> int | None:
+    """echo needs those of the prompt with logprobs, and also where the prompt's text is known by them alone."""
+    if not body.echo:
+        return body.prompt_logprobs
+    if body.logprobs is not None:
+        return max(body.logprobs, body.prompt_logprobs or 0)
+    is_text_known = isinstance(prompts[0], Text) and body.truncate_prompt_tokens is None
+    if is_text_known or Feature.PROMPT_LOGPROBS not in target.info.capabilities:
+        return body.prompt_logprobs
+    return body.prompt_logprobs or 0
 
 
 def chat_requests(body: ChatBody, prompt: Chat, target: Target, *, request_id: str, max_tokens: int) -> list[
