@@ -12,7 +12,7 @@ from html import escape
 from itertools import accumulate
 from typing import Any
 
-from enginebay.loadtest.metrics import e2e_s, tpot_s, ttft_s
+from enginebay.loadtest.metrics import e2e_s, output_tokens, tpot_s, ttft_s
 from enginebay.loadtest.records import Record
 from enginebay.loadtest.timeseries import Sample
 from enginebay.report.data import LoadReport, RunReport
@@ -83,9 +83,9 @@ def timeline(run: RunReport, *, until_s: float) -> Figure:
     failed: list[tuple[float, int]] = []
     for row, record in enumerate(records):
         first = record.first_token_at if record.first_token_at is not None else record.ended_at
-        waits.add(record.sent_at, first, row, f"request {record.index}: first token after {_since_sent(record)}")
+        waits.add(record.sent_at, first, row, f"request {record.index}: {_since_sent(record)}")
         if record.last_token_at is not None:
-            streams.add(first, record.last_token_at, row, f"request {record.index}: {record.max_tokens} tokens asked")
+            streams.add(first, record.last_token_at, row, "")
         if record.is_error:
             failed.append((record.ended_at, row))
     thickness = max(1.0, min(5.0, 150 / max(1, len(records))))
@@ -116,7 +116,7 @@ def tokens_over_time(load: LoadReport) -> Figure:
     for rank, index in enumerate(sorted(totals, key=lambda index: totals[index][-1][0])):
         points = totals[index]
         at, total = points[int((len(points) - 1) * (1 - 0.8 * rank / len(totals)))]
-        labels.append(_label(load.runs[index], at, total, xanchor="left", xshift=8))
+        labels.append(_label(load.runs[index], at, total, xanchor="left", yanchor="top", xshift=8))
     return _figure(
         [
             _line(load.runs[index], _thinned(points, MAX_POINTS), "%{y} tokens after %{x:.1f} s")
@@ -156,24 +156,17 @@ def until_s(load: LoadReport) -> float:
 
 
 def _curves(load: LoadReport, latency: Callable[[Record], float | None]) -> Figure:
-    """Share of the requests that had it sooner, over the latency; each curve is named where there is room for it."""
-    lines: list[Figure] = []
-    labels: list[Figure] = []
+    """Share of the requests that had it sooner, over the latency. Narrow: the page names the curves in a legend."""
     present = [(run, values) for run in load.runs if (values := _sorted_latencies(run, latency))]
     everything = [value for _, values in present for value in values]
     is_log = bool(everything) and min(everything) > 0 and max(everything) > WIDE_RANGE * min(everything)
-    for number_of_run, (run, values) in enumerate(present):
-        shares = [(index + 1) / len(values) for index in range(len(values))]
-        points = _thinned([(values[0], 0.0), *zip(values, shares, strict=True)], MAX_POINTS)
-        lines.append(_line(run, points, "%{y:.0%} within %{x:.3g} s", shape="hv"))
-        # Staggered in height, so that names of curves that lie close together do not cover each other.
-        height = 0.9 - 0.8 * (number_of_run + 0.5) / len(present)
-        at = values[min(len(values) - 1, int(height * len(values)))]
-        labels.append(_label(run, at, height, is_log=is_log, xanchor="left", xshift=6))
     return _figure(
-        lines,
+        [
+            _line(run, _thinned(_shares(values), MAX_POINTS), "%{y:.0%} within %{x:.3g} s", shape="hv")
+            for run, values in present
+        ],
         height=260,
-        margin={"l": 8, "r": 56, "t": 8, "b": 28},
+        margin={"l": 8, "r": 12, "t": 8, "b": 28},
         xaxis=_latency_axis(everything, is_log=is_log),
         yaxis={
             "range": [0, 1.02],
@@ -181,8 +174,11 @@ def _curves(load: LoadReport, latency: Callable[[Record], float | None]) -> Figu
             "ticktext": ["0", "50 %", "90 %", "100 %"],
             "automargin": True,
         },
-        annotations=labels,
     )
+
+
+def _shares(values: Sequence[float]) -> list[tuple[float, float]]:
+    return [(values[0], 0.0), *((value, (index + 1) / len(values)) for index, value in enumerate(values))]
 
 
 def _latency_axis(values: Sequence[float], *, is_log: bool) -> Figure:
@@ -236,12 +232,12 @@ class _Segments:
     def __init__(self) -> None:
         self.x: list[float | None] = []
         self.y: list[int | None] = []
-        self.text: list[str | None] = []
+        self.text: list[str] = []
 
     def add(self, start: float, end: float, row: int, text: str) -> None:
         self.x += [round(start, 4), round(end, 4), None]
         self.y += [row, row, None]
-        self.text += [text, text, None]
+        self.text += [text, "", ""]
 
     def trace(self, *, color: str, width: float) -> Figure:
         return {
@@ -251,7 +247,7 @@ class _Segments:
             "y": self.y,
             "text": self.text,
             "line": {"color": color, "width": width},
-            "hovertemplate": "%{text}<extra></extra>",
+            "hoverinfo": "text" if any(self.text) else "skip",
         }
 
 
@@ -267,14 +263,12 @@ def _line(run: RunReport, points: Sequence[tuple[float, float]], hover: str, *, 
     }
 
 
-def _label(run: RunReport, x: float, y: float, *, is_log: bool = False, **position: Any) -> Figure:
+def _label(run: RunReport, x: float, y: float, **position: Any) -> Figure:
     return {
-        "x": math.log10(x) if is_log else x,
+        "x": x,
         "y": y,
         "text": _text(run),
         "font": {"color": _color(run), "size": 13},
-        "bgcolor": "@page",
-        "borderpad": 1,
         "showarrow": False,
         **position,
     }
@@ -314,7 +308,10 @@ def _until_s(load: LoadReport) -> float:
 
 
 def _since_sent(record: Record) -> str:
-    return duration(ttft_s(record))
+    wait_s = ttft_s(record)
+    if wait_s is None:
+        return "no token"
+    return f"first token after {duration(wait_s)}, all {output_tokens(record)} after {duration(e2e_s(record))}"
 
 
 def _text(run: RunReport) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -139,6 +140,7 @@ def _over_time_plots(number: int, load: LoadReport) -> Iterator[Plot]:
             )
 
 
+@cache
 def plotly_js() -> str:
     """The library, without a byte that looks like a link to be followed.
 

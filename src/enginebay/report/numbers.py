@@ -14,6 +14,8 @@ def number(value: float | None) -> str:
         return ABSENT
     if value == 0:
         return "0"
+    if abs(value) < 1000:
+        value = float(f"{value:.3g}")  # first, since 0.9996 is shown as 1.00 and not as 1.000
     decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) < 100 else 0
     return f"{value:,.{decimals}f}".replace(",", _NARROW).replace("-", "−")
 

@@ -1,0 +1,191 @@
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+from report_fakes import save_three_policies
+from rich.console import Console
+
+from enginebay.loadtest.result import save_result
+from enginebay.report.data import Report, load_report
+from enginebay.report.html import plotly_js, render_html
+from enginebay.report.markdown import render_markdown
+from enginebay.report.summary import summary
+from enginebay.report.terminal import print_runs
+from enginebay.report.write import write_reports
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """The page without scripts and styles: text, ids, attributes, and whether every tag is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open_tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+        # The library is checked as text; as a tag's content it would only take time.
+        self.feed(html.replace(plotly_js(), ""))
+        self.close()
+
+    def handle_starttag(self, tag, attrs) -> None:
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag not in VOID:
+            self.open_tags.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open_tags.pop() == tag
+
+    def handle_data(self, data) -> None:
+        if not {"script", "style"} & set(self.open_tags):
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Report:
+    folder = tmp_path_factory.mktemp("three-policies")
+    save_three_policies(folder)
+    return load_report(folder)
+
+
+def test_the_page_is_well_formed_and_every_label_points_somewhere(report) -> None:
+    html = render_html(report)
+    page = Page(html)
+    assert page.open_tags == []
+    assert len(page.ids) == len(set(page.ids))
+    assert set(re.findall(r'aria-labelledby="([^"]+)"', html)) <= set(page.ids)
+
+
+def test_the_page_needs_no_network(report) -> None:
+    html = render_html(report)
+    assert Page(html).links == []
+    assert re.findall(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", html, re.IGNORECASE) == []
+    assert "@import" not in html
+    assert "default-src 'none'" in html
+
+
+def test_the_library_is_inlined_whole(report) -> None:
+    assert len(plotly_js()) > 3_000_000
+    assert plotly_js() in render_html(report)
+
+
+def test_the_page_shows_every_run_with_its_figures_and_ratios(report) -> None:
+    words = Page(render_html(report)).words
+    for name in ("naive", "static", "continuous"):
+        assert name in words
+    assert "22.2" in words
+    assert "7.52×" in words
+    assert "41" in words  # padding of static
+    assert "ab" * 32 in words
+    assert "Example CPU @ 2.00GHz, 2 cores" in words
+
+
+def test_every_plot_of_the_page_has_a_place_and_data_of_all_runs(report) -> None:
+    html = render_html(report)
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.DOTALL)
+    assert found
+    plots = json.loads(found[1])
+    assert set(plots) <= set(Page(html).ids)
+    assert {"throughput-0", "first-token-0", "timeline-0-0", "timeline-0-2", "tokens-0", "running-0"} <= set(plots)
+    assert plots["throughput-0"]["data"][0]["y"] == ["naive", "static", "continuous"]
+    assert len(plots["first-token-0"]["data"]) == 3
+    timelines = [plots[f"timeline-0-{number}"]["layout"]["xaxis"]["range"] for number in range(3)]
+    assert timelines[0] == timelines[1] == timelines[2]
+
+
+def test_plots_stay_small_for_many_requests(tmp_path) -> None:
+    save_three_policies(tmp_path, num_requests=1500)
+    html = render_html(load_report(tmp_path))
+    assert len(html) - len(plotly_js()) < 400_000
+
+
+def test_a_simulated_run_is_marked_everywhere(tmp_path) -> None:
+    save_three_policies(tmp_path, simulated=True)
+    report = load_report(tmp_path)
+    terminal = Console(file=io.StringIO(), width=120)
+    print_runs(report, terminal)
+    for text in (Page(render_html(report)).words, render_markdown(report), terminal.file.getvalue()):
+        assert re.search(r"SIMULATED.*(simulator)", text), "a banner"
+        assert re.search(r"continuous\W+SIMULATED", text), "a mark beside the run"
+
+
+def test_a_real_run_is_nowhere_called_simulated(report) -> None:
+    assert "SIMULATED" not in Page(render_html(report)).words
+    assert "SIMULATED" not in render_markdown(report)
+
+
+def test_errors_are_listed_with_kind_message_and_number_and_make_the_run_invalid(tmp_path) -> None:
+    save_three_policies(tmp_path, num_errors=3)
+    report = load_report(tmp_path)
+    words, markdown = Page(render_html(report)).words, render_markdown(report)
+    assert "EngineDied the engine <went> away | for good 3" in words
+    assert "INVALID" in words
+    assert "| continuous, 16 users | EngineDied | the engine &lt;went> away \\| for good | 3 |" in markdown
+    assert "Requests failed: 3 with continuous." in summary(report)
+
+
+def test_text_from_outside_cannot_become_markup(tmp_path) -> None:
+    evil = '</script><img src=x onerror="alert(1)">'
+    result = save_three_policies(tmp_path, engine_version=evil, configured_settings={"dtype": evil})
+    named = [msgspec.structs.replace(run, label=evil + run.label) for run in result.runs]
+    save_result(msgspec.structs.replace(result, runs=named, model=evil), tmp_path / "result.json")
+    html = render_html(load_report(tmp_path))
+    assert "<img" not in html.replace(plotly_js(), "")
+    assert Page(html).links == []
+    assert Page(html).open_tags == []
+
+
+def test_a_partial_result_says_so_first_of_all_caveats(tmp_path) -> None:
+    result = save_three_policies(tmp_path)
+    save_result(msgspec.structs.replace(result, status="partial"), tmp_path / "result.json")
+    report = load_report(tmp_path)
+    assert "stopped before its end" in Page(render_html(report)).words
+    assert any("stopped before its end" in sentence for sentence in summary(report))
+
+
+def test_the_summary_says_who_was_faster_by_how_much_and_what_that_does_not_prove(report) -> None:
+    first, *others = summary(report)
+    assert first == (
+        "continuous gave the most output tokens per second: 167, 1.30 times static (128) and 7.52 times naive (22.2)."
+    )
+    assert "No request failed." in others
+    assert "do not tell how much of a difference is chance" in others[-1]
+
+
+def test_without_records_and_samples_the_tables_still_come(tmp_path) -> None:
+    save_three_policies(tmp_path)
+    (tmp_path / "records.jsonl").unlink()
+    (tmp_path / "timeseries.jsonl").unlink()
+    words = Page(render_html(load_report(tmp_path))).words
+    assert "7.52×" in words
+
+
+def test_the_terminal_shows_the_runs_side_by_side_with_ratios_to_the_first(report) -> None:
+    terminal = Console(file=io.StringIO(), width=120)
+    print_runs(report, terminal)
+    text = terminal.file.getvalue()
+    assert re.search(r"Output tokens per second +22\.2 +128 +5\.77× +167 +7\.52×", text)
+    assert re.search(r"Padding +0 % +41 % +0 %", text.replace("\N{NARROW NO-BREAK SPACE}", " "))
+
+
+def test_markdown_has_the_tables_and_the_origin(report) -> None:
+    markdown = render_markdown(report)
+    assert "| Output tokens per second | 22.2 | 128 (5.77×) | 167 (7.52×) |" in markdown
+    assert "| Time to first token | static |" in markdown
+    assert "ab" * 32 in markdown
+
+
+def test_both_reports_are_written_beside_the_results(tmp_path, report) -> None:
+    paths = write_reports(report, tmp_path)
+    assert [path.name for path in paths] == ["report.md", "report.html"]
+    assert all(path.stat().st_size > 1000 for path in paths)
