@@ -14,7 +14,7 @@ from enginebay.backend import BackendSpec, LaunchPlan
 from enginebay.clock import Clock
 from enginebay.config.diagnostics import as_one_error, describe
 from enginebay.config.known_keys import nearest
-from enginebay.config.models import Config
+from enginebay.config.models import BackendEntry, Config
 from enginebay.config.resolution import ResolvedBackend, entry_names, resolve_backend
 from enginebay.config.secret import revealed
 from enginebay.config.source import YamlPath, dotted
@@ -47,20 +47,23 @@ def configured_backend(config: Config, name: str | None = None, *, clock: Clock 
     resolved, entry = checked.resolved, checked.resolved.entry
     allowed = {outcome.setting for outcome in checked.plan.unsupported}
     engine = {key: value for key, value in _plain_settings(resolved).items() if key not in allowed}
-    return get_backend(
-        checked.spec.kind,
-        model=_plain(resolved.model),
-        name=resolved.name,
-        mode=entry.mode,
-        url=_plain(entry.url),
-        venv=_plain(entry.venv),
-        image=_plain(entry.image),
-        engine=engine,
-        options={key: revealed(value) for key, value in entry.options.items()},
-        environment={key: str(value) for key, value in entry.environment.items()},
-        clock=clock,
-        seed=resolved.engine.seed or 0,
-    )
+    try:
+        return get_backend(
+            checked.spec.kind,
+            model=_plain(resolved.model),
+            name=resolved.name,
+            mode=entry.mode,
+            url=_plain(entry.url),
+            venv=_plain(entry.venv),
+            image=_plain(entry.image),
+            engine=engine,
+            options={key: revealed(value) for key, value in entry.options.items()},
+            environment={key: str(value) for key, value in entry.environment.items()},
+            clock=clock,
+            seed=resolved.engine.seed or 0,
+        )
+    except ConfigError as error:
+        raise _located(config, resolved, error) from error
 
 
 def check_backend(config: Config, name: str | None = None) -> CheckedBackend:
@@ -143,6 +146,18 @@ def _dropped_settings(config: Config, checked: CheckedBackend) -> list[ConfigErr
         for outcome in checked.plan.unsupported
         if outcome.setting not in resolved.entry.allow_unsupported
     ]
+
+
+def _located(config: Config, resolved: ResolvedBackend, error: ConfigError) -> ConfigError:
+    """What a plugin says of one of an entry's keys, with the place in the file."""
+    if error.file is not None:
+        return error
+    keys = (error.path or "").split(".")
+    path: YamlPath = ("backend",) if resolved.name == config.backend else ()
+    if resolved.path:
+        path = (*resolved.path, *keys) if keys[0] in BackendEntry.model_fields else resolved.path
+    problem = config.source.redact(error.problem)
+    return _error(config, path, problem, expected=error.expected, suggestion=error.suggestion)
 
 
 def _error(

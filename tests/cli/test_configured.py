@@ -111,3 +111,10 @@ def test_checking_a_config_finds_the_problems_of_every_entry() -> None:
     problems = config_problems(config)
     assert [type(problem).__name__ for problem in problems] == ["ConfigError"] * 3 + ["BackendNotFound"]
     assert check_backend(config, "d").options.retries == 0
+
+
+def test_what_a_plugin_refuses_when_it_builds_is_told_with_its_place_in_the_file() -> None:
+    error = refusal("version: 1\nbackend: far\nbackends:\n  far:\n    kind: openai_http")
+    assert (error.file, error.line, error.path) == ("some.yaml", 4, "backends.far.url")
+    assert "needs the address of its server" in error.problem
+    assert (refusal("version: 1\nbackend: openai_http").line, error.expected) == (2, "http://...")
