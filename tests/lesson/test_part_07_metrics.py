@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from enginebay import GenerationRequest, SamplingParams, Text
 from enginebay.guard import GuardedBackend
-from enginebay.monitoring import Exporter, instrument
+from enginebay.monitoring import instrument
 from enginebay.testing import FakeBackend
 
 LESSON_NAMES = {
@@ -43,12 +43,11 @@ def test_the_server_publishes_the_names_of_the_lesson(server_url: str) -> None:
 def test_one_call_instruments_any_backend_in_plain_python() -> None:
     async def main() -> str:
         backend = instrument(GuardedBackend(FakeBackend()))
-        exporter = Exporter(backend)
         async with backend:
             request = GenerationRequest(request_id="1", prompt=Text("hello"), sampling=SamplingParams(max_tokens=3))
             async for _ in backend.generate(request):
                 pass
-            return (await exporter.text()).decode()
+            return (await backend.metrics_text()).decode()
 
     text = asyncio.run(main())
     assert published_names(text) >= LESSON_NAMES - {"llm_batch_size"}
