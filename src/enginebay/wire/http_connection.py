@@ -96,6 +96,11 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.deadline_at = self._clock.now() + self._keep_alive_s
         return self.is_open
 
+    @property
+    def is_usable(self) -> bool:
+        """Also false in the turn of the loop between a loss and the call of `connection_lost`."""
+        return self.is_open and self._transport is not None and not self._transport.is_closing()
+
     def send(self, stream: HttpStream, head: bytes, body: bytes, *, called_at: float, timeouts: HttpTimeouts) -> None:
         """Write a request whose answer goes to `stream`. The time-outs count from `called_at`."""
         assert self.is_open
@@ -191,7 +196,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self._has_begun = True
         if not self._has_head:
-            self._num_head_bytes += nbytes
+            self._num_head_bytes += nbytes  # an upper bound, until the parser knows where the head ended
         try:
             self._parser.feed_data(self._read_buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -199,7 +204,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             failure.__cause__ = error
             self.fail(failure)
             return
-        if not self._has_head and self._num_head_bytes > self._limits.max_head_bytes:
+        if self._num_head_bytes > self._limits.max_head_bytes:
             limit = self._limits.max_head_bytes
             self.fail(UpstreamError(f"{self._peer} sent a head of more than {limit} bytes", backend=self._backend))
             return
@@ -234,6 +239,9 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._owner.became_idle(self)
 
     def eof_received(self) -> bool:
+        if self._stream is None:
+            self._close()
+            return False
         self._is_unacknowledged = self._num_unacknowledged_bytes() >= self._num_request_bytes
         if self._transport is not None:
             self._transport.abort()
@@ -286,6 +294,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         assert self._parser is not None
         assert self._stream is not None
         status = self._parser.get_status_code()
+        self._num_head_bytes = sum(len(name) + len(value) for name, value in self._raw_headers)
         headers = decode_headers(self._raw_headers)
         self._raw_headers = []
         if self._is_complete or status < 200:

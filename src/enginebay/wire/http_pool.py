@@ -56,8 +56,9 @@ class HttpPool:
             connection = await self._wait(_Waiter(deadline_at=deadline_at, fresh=fresh))
             if connection is None:
                 return await self._connect()
-            if connection.is_open:
+            if connection.is_usable:
                 return connection
+            connection.abort()
 
     async def open(self, num_connections: int) -> None:
         """Connect until this many are open, so that no request pays for it."""
@@ -83,7 +84,7 @@ class HttpPool:
         now = self._clock.now()
         while self._idle:
             connection, _ = self._idle.popitem()  # the one used last: the others may expire
-            if not fresh and connection.deadline_at > now:
+            if not fresh and connection.deadline_at > now and connection.is_usable:
                 return connection
             connection.abort()
         return None

@@ -126,6 +126,11 @@ class HttpStream:
         finally:
             self._waiter = None
 
+    @property
+    def num_buffered_bytes(self) -> int:
+        """Arrived and not yet taken."""
+        return self._num_buffered_bytes
+
     # ---------------------------------------------------------------- for the connection
 
     def attach(self, source: Source) -> None:

@@ -23,7 +23,7 @@ def token_logprobs(
     tops = answer.top_logprobs or [None] * len(tokens)
     ids = _ids(token_ids, len(tokens))
     return tuple(
-        TokenLogprob(token_id, token, logprob, _alternatives(top, num_alternatives))
+        TokenLogprob(token_id, token, logprob, _alternatives(top, num_alternatives, own=(token, token_id)))
         for token, logprob, top, token_id in zip(tokens, logprobs, tops, ids, strict=False)
         if logprob is not None
     )
@@ -40,14 +40,27 @@ def prompt_echo(token_ids: Sequence[int] | None, logprobs: PromptLogprobs | None
 
 
 def _of_content(entry: ContentLogprob, token_id: int | None) -> TokenLogprob:
-    alternatives = tuple(TokenAlternative(top.id, top.token, top.logprob) for top in entry.top_logprobs or ())
-    return TokenLogprob(entry.id if token_id is None else token_id, entry.token, entry.logprob, alternatives)
+    own_id = entry.id if token_id is None else token_id
+    alternatives = tuple(
+        TokenAlternative(own_id if top.id is None and top.token == entry.token else top.id, top.token, top.logprob)
+        for top in entry.top_logprobs or ()
+    )
+    return TokenLogprob(own_id, entry.token, entry.logprob, alternatives)
 
 
-def _alternatives(top: Mapping[str, float] | None, num_alternatives: int | None) -> tuple[TokenAlternative, ...]:
-    """Best first. A completion lists the chosen token too where it is not among the best: one more than asked."""
+def _alternatives(
+    top: Mapping[str, float] | None, num_alternatives: int | None, *, own: tuple[str, int | None]
+) -> tuple[TokenAlternative, ...]:
+    """Best first. A completion lists the chosen token too where it is not among the best: one more than asked.
+
+    own: the chosen token and its id, the only one that is known.
+    """
+    own_token, own_id = own
     ranked = sorted((top or {}).items(), key=lambda item: -item[1])
-    return tuple(TokenAlternative(None, token, logprob) for token, logprob in ranked[:num_alternatives])
+    return tuple(
+        TokenAlternative(own_id if token == own_token else None, token, logprob)
+        for token, logprob in ranked[:num_alternatives]
+    )
 
 
 def _of_prompt(entry: dict[int, PromptTokenLogprob] | None, token_id: int) -> TokenLogprob | None:
