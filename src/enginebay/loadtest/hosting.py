@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from enginebay.backend import Backend
-from enginebay.errors import StartFailed
+from enginebay.errors import BackendError, StartFailed
 
 BACKLOG = 2048
 LOG_LINES = 200
@@ -91,6 +91,10 @@ class HostedServer:
             if not starting.done():
                 raise self._start_failed(f"it was not ready within {timeout_s:g} s")
             starting.result()
+        except BackendError as error:
+            if isinstance(error, StartFailed) and error.log_tail:
+                raise
+            raise self._start_failed(str(error)) from error
         finally:
             for task in (starting, ending):
                 task.cancel()

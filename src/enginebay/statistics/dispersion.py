@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def gaps_between(instants: Sequence[float]) -> list[float]:
-    return [later - earlier for earlier, later in zip(instants, instants[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(instants)]
 
 
 def counts_per_window(instants: Sequence[float], window_s: float) -> list[int]:
@@ -57,4 +58,4 @@ def lag_1_autocorrelation(values: Sequence[float]) -> float:
     variance = math.fsum(value * value for value in centred)
     if variance == 0:
         return 0.0
-    return math.fsum(a * b for a, b in zip(centred, centred[1:], strict=False)) / variance
+    return math.fsum(a * b for a, b in pairwise(centred)) / variance
