@@ -1,0 +1,180 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from enginebay.backends.reference.capabilities import capabilities
+from enginebay.backends.reference.launch_plan import compile_settings, engine_config
+from enginebay.backends.reference.options import ReferenceOptions
+from enginebay.backends.reference.plugin import enginebay_backend
+from enginebay.config.settings import EngineSettings
+from enginebay.engine.settings import EngineConfig
+from enginebay.errors import ConfigError
+from enginebay.plugins import find_backend, get_backend
+from enginebay.types import Feature
+
+
+def outcome(**setting):
+    [found] = compile_settings(setting, None).outcomes
+    return found
+
+
+def test_every_portable_setting_has_an_outcome_with_words():
+    values = {"dtype": "float32", "log_level": "info", "trust_remote_code": True, "enable_prefix_caching": True}
+    for name in EngineSettings.model_fields:
+        found = outcome(**{name: values.get(name, 2)})
+        assert (found.setting, found.value) == (name, values.get(name, 2))
+        if found.outcome == "mapped":
+            assert found.becomes
+        else:
+            assert found.why
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"tensor_parallel_size": 1},
+        {"pipeline_parallel_size": 1},
+        {"data_parallel": 1},
+        {"enable_prefix_caching": False},
+        {"kv_cache_dtype": "auto"},
+        {"trust_remote_code": False},
+    ],
+)
+def test_a_value_that_says_what_the_engine_does_anyway_is_mapped(setting):
+    assert outcome(**setting).outcome == "mapped"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"tensor_parallel_size": 2},
+        {"pipeline_parallel_size": 2},
+        {"data_parallel": 2},
+        {"enable_prefix_caching": True},
+        {"quantization": "fp8"},
+        {"kv_cache_dtype": "fp8"},
+        {"gpu_memory_fraction": 0.9},
+        {"speculative_ngram": 4},
+        {"speculative_draft_model": "m"},
+        {"speculative_eagle": "m"},
+    ],
+)
+def test_an_unsupported_setting_is_an_error_that_names_it_before_anything_starts(setting):
+    assert outcome(**setting).outcome == "unsupported"
+    [(name, value)] = setting.items()
+    with pytest.raises(ConfigError) as caught:
+        get_backend("reference", engine=setting)
+    assert caught.value.path == f"engine.{name}"
+    assert f"{name}={value!r}" in str(caught.value)
+    assert outcome(**setting).why in str(caught.value)
+
+
+def test_remote_code_is_approximated_since_it_is_never_run():
+    assert outcome(trust_remote_code=True).outcome == "approximated"
+
+
+def test_options_and_settings_arrive_in_the_engine(tmp_path):
+    options = ReferenceOptions(
+        policy="static",
+        device="cuda:1",
+        block_size=32,
+        num_blocks=9,
+        kv_cache_bytes=1000,
+        static_batch_timeout_s=0.5,
+        num_threads=3,
+    )
+    settings = {
+        "dtype": "float32",
+        "max_num_seqs": 5,
+        "max_model_len": 77,
+        "max_num_batched_tokens": 99,
+        "chunked_prefill": False,
+        "seed": 1,
+    }
+    assert engine_config(settings, options, tmp_path) == EngineConfig(
+        model_dir=str(tmp_path),
+        dtype="float32",
+        device="cuda:1",
+        policy="static",
+        max_num_seqs=5,
+        max_model_len=77,
+        max_num_batched_tokens=99,
+        chunked_prefill=False,
+        block_size=32,
+        num_blocks=9,
+        kv_cache_bytes=1000,
+        static_batch_timeout_s=0.5,
+        num_threads=3,
+    )
+
+
+def test_without_options_and_settings_the_engine_has_its_own_defaults(tmp_path):
+    assert engine_config({}, ReferenceOptions(), tmp_path) == EngineConfig(model_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [('{"torch_dtype": "float16"}', "float16"), ('{"dtype": "bfloat16"}', "bfloat16"), ("{}", "float32")],
+)
+def test_dtype_auto_is_that_of_the_weights(tmp_path, config, dtype):
+    (tmp_path / "config.json").write_text(config)
+    assert engine_config({"dtype": "auto"}, ReferenceOptions(), tmp_path).dtype == dtype
+
+
+def test_dtype_auto_needs_a_config_that_can_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        engine_config({"dtype": "auto"}, ReferenceOptions(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": "fastest"},
+        {"device": "tpu"},
+        {"block_size": 0},
+        {"kv_cache_bytes": "2 GiB"},
+        {"static_batch_timeout_s": -1.0},
+        {"static_batch_timeout_s": float("inf")},
+        {"threads": 2},
+    ],
+)
+def test_options_are_strict(options):
+    with pytest.raises(ValidationError):
+        ReferenceOptions.model_validate(options)
+
+
+def test_capabilities_leave_out_what_would_be_ignored():
+    plain = capabilities(None, ReferenceOptions())
+    for absent in (Feature.IMAGES, Feature.TOOLS, Feature.ADAPTER, Feature.RESPONSE_FORMAT, Feature.CHAT_TEMPLATE):
+        assert absent not in plain
+    for present in (Feature.SEED, Feature.MIN_TOKENS, Feature.RESUME, Feature.COUNT_TOKENS, Feature.PREFILL_ONLY):
+        assert present in plain
+    assert Feature.CHAT_TEMPLATE in capabilities(None, ReferenceOptions(trust_request_chat_template=True))
+    assert capabilities(None, ReferenceOptions(max_logprobs=3)).max_logprobs == 3
+
+
+def test_the_plugin_enters_by_the_public_door_and_is_in_process():
+    spec = find_backend("reference")
+    assert spec.kind == enginebay_backend().kind == "reference"
+    assert spec.modes == ("in_process",)
+    assert spec.evidence
+
+
+def test_finding_the_plugin_imports_neither_torch_nor_a_tokenizer():
+    code = (
+        "import sys; from enginebay.plugins import find_backend; find_backend('reference');"
+        "print([name for name in ('torch', 'tokenizers', 'jinja2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_building_the_backend_does_not_import_torch_in_this_process():
+    code = (
+        "import sys; from enginebay import get_backend; get_backend('reference');"
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False False"
