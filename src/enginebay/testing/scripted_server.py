@@ -127,7 +127,7 @@ class ScriptedServer:
     def answer(self, request: ReceivedRequest) -> Answer:
         self.received.append(request)
         if self.api_key is not None and not self._is_authorised(request):
-            return _at_once(error_response(400, "wrong API key", code="invalid_api_key"))
+            return _at_once(error_response(401, "wrong API key", code="invalid_api_key"))
         if request.path in _FORMS:
             return self._generate(request)
         return _at_once(self._answer_other(request))

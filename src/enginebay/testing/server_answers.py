@@ -14,7 +14,14 @@ from enginebay.testing.server_script import Fault, Script
 encode = msgspec.json.Encoder().encode
 Ending = Literal["keep_alive", "close", "stall"]
 _CREATED = 1_750_000_000
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error", 503: "Service Unavailable"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from enginebay.backends.openai_http.probing import JSON_HEADERS, PROBE_TIMEOUT_S
 from enginebay.backends.openai_http.server_stats import stats_from
 from enginebay.errors import (
     BackendTimeout,
-    BackendUnavailable,
     ConfigError,
     DeadlineExceeded,
+    EngineBayError,
     NotStarted,
     StartFailed,
     UnsupportedFeature,
@@ -81,7 +81,9 @@ class OpenAIHttpBackend:
         await self._wait_until_ready()
         try:
             found = await find_out(self._control, self._options, model=self._info.model, backend=self._name)
-        except (BackendUnavailable, BackendTimeout, UpstreamError) as error:
+        except StartFailed:
+            raise
+        except EngineBayError as error:
             raise StartFailed(f"{self._name}: {error}", backend=self._name) from error
         self._take_in(found)
         self._is_started = True
