@@ -146,6 +146,32 @@ def test_keys_that_left_the_window_are_not_read(tmp_path: Path) -> None:
     assert_same(runner.forward(StepPlan([chunk(sequence, 59, 60)])).sampled[0], before)
 
 
+@pytest.mark.parametrize("num_padding_tokens", [0, 5])
+def test_a_sequence_that_is_not_a_number_harms_neither_its_neighbours_nor_the_next_owners_of_its_blocks(
+    directory: Path, num_padding_tokens: int
+) -> None:
+    poison, runner = 77, tiny_runner(directory)
+    healthy = [token_id for token_id in prompt(60, seed=9) if token_id != poison][:33]
+    expected = whole_prompt_logits(tiny_runner(directory), new_sequence(healthy, range(1, 40)))
+    runner.model.embedding = runner.model.embedding.clone()
+    runner.model.embedding[poison] = float("nan")
+    broken, neighbour = (
+        new_sequence([*healthy[:3], poison, *healthy[4:20]], range(1, 40)),
+        new_sequence(healthy, range(40, 80)),
+    )
+    runner.forward(StepPlan([chunk(broken, 0, 9), chunk(neighbour, 0, 11)]))
+    first = chunk(broken, 9, 20, num_padding_tokens=num_padding_tokens)
+    second = chunk(neighbour, 11, 33, num_padding_tokens=num_padding_tokens)
+    logits = runner.forward(StepPlan([first, second]))
+    assert logits.sampled[0].isnan().all()
+    assert_same(logits.sampled[1], expected[-1])
+    again = runner.forward(StepPlan([chunk(broken, 19, 20), chunk(neighbour, 32, 33)]))
+    assert again.sampled[0].isnan().all()
+    assert_same(again.sampled[1], expected[-1])
+    heir = new_sequence(healthy, [90, 91, 92, 93, *reversed(broken.block_table)])
+    assert_same(whole_prompt_logits(runner, heir, [17, 1, 1]), expected)
+
+
 def test_a_step_without_sampled_rows_gives_no_logits(runner: ModelRunner) -> None:
     sequence = new_sequence(prompt(30), range(1, 40), num_prompt_logprobs=None)
     logits = runner.forward(StepPlan([chunk(sequence, 0, 10)]))

@@ -17,7 +17,7 @@ class DecodeGroup:
 
     rows: slice
     block_table: Tensor
-    """(num_rows, max_blocks): the blocks that the row sees, filled up with the scratch block."""
+    """(num_rows, max_blocks): the blocks that the row sees, filled up with any of its own."""
     mask: Tensor
     """(num_rows, 1, 1, max_blocks * block_size): 0 or -inf, added to the scores."""
 

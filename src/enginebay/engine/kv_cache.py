@@ -24,6 +24,10 @@ class LayerCache:
         self.keys.flatten(0, 1).index_copy_(0, slot_mapping, keys)
         self.values.flatten(0, 1).index_copy_(0, slot_mapping, values)
 
+    def clear(self, block: int) -> None:
+        self.keys[block].zero_()
+        self.values[block].zero_()
+
 
 @dataclass(frozen=True, slots=True)
 class KvCacheSize:

@@ -47,7 +47,7 @@ class ModelRunner:
         _set_num_threads(config)
         self.model_config: ModelConfig = read_model_config(Path(config.model_dir))
         self.max_model_len = _max_model_len(config, self.model_config)
-        self._model, weight_bytes = _load(config, self.model_config, dtype=self.dtype, device=self.device)
+        self.model, weight_bytes = _load(config, self.model_config, dtype=self.dtype, device=self.device)
         size = kv_cache_size(
             config,
             self.model_config,
@@ -59,6 +59,7 @@ class ModelRunner:
         """Usable blocks: their ids are 1 to num_blocks, block 0 is scratch."""
         self.memory_use = MemoryUse(weight_bytes, size)
         self.caches = allocate_kv_cache(self.model_config, size, dtype=self.dtype, device=self.device)
+        self._unusable_blocks: set[int] = set()
         self._step_inputs = StepInputBuilder(
             block_size=size.block_size,
             windows=dict.fromkeys(self.model_config.sliding_windows),
@@ -69,13 +70,31 @@ class ModelRunner:
     def forward(self, plan: StepPlan) -> StepLogits:
         with torch.inference_mode():
             step = self._step_inputs.build(plan)
-            hidden = self._model.forward(step, self.caches)
+            if self._unusable_blocks:
+                self._clear_reused_blocks(step)
+            hidden = self.model.forward(step, self.caches)
+            self._note_unusable(hidden, step)
             return self._logits(hidden, step)
+
+    def _note_unusable(self, hidden: Tensor, step: StepInput) -> None:
+        """Remember the blocks of rows that are not finite: their sequence goes on failing, the next owner must not."""
+        is_unusable = hidden.isfinite().all(dim=-1).logical_not_()
+        if is_unusable.any():
+            self._unusable_blocks.update((step.attention.slot_mapping[is_unusable] // self.block_size).tolist())
+
+    def _clear_reused_blocks(self, step: StepInput) -> None:
+        """A new owner starts at a block's first slot. It masks what lies behind, but NaN times 0 is NaN."""
+        slots = step.attention.slot_mapping
+        started = set((slots[slots % self.block_size == 0] // self.block_size).tolist())
+        for block in started & self._unusable_blocks:
+            for cache in self.caches:
+                cache.clear(block)
+        self._unusable_blocks -= started
 
     def _logits(self, hidden: Tensor, step: StepInput) -> StepLogits:
         return StepLogits(
-            sampled=self._model.logits(hidden.index_select(0, step.sampled_rows)),
-            prompt={index: self._model.logits(hidden[rows]) for index, rows in step.prompt_rows.items()},
+            sampled=self.model.logits(hidden.index_select(0, step.sampled_rows)),
+            prompt={index: self.model.logits(hidden[rows]) for index, rows in step.prompt_rows.items()},
         )
 
     def device_memory_bytes(self) -> int | None:

@@ -71,10 +71,13 @@ class StepInputBuilder:
     def _group(self, rows: list[_Rows], window: int | None) -> DecodeGroup:
         firsts = [first_visible(row.start, window) // self._block_size for row in rows]
         num_blocks = max(-(-row.end // self._block_size) - first for row, first in zip(rows, firsts, strict=True))
-        table = np.full((len(rows), num_blocks), SCRATCH_BLOCK, dtype=np.int64)
+        table = np.empty((len(rows), num_blocks), dtype=np.int64)
         for blocks, row, first in zip(table, rows, firsts, strict=True):
-            owned = row.block_table[first : first + num_blocks]
+            owned = row.block_table[first : first + num_blocks] or [SCRATCH_BLOCK]
             blocks[: len(owned)] = owned
+            # Filled up with a block of its own: what is masked is still read, and one sequence's NaN must not reach
+            # another, as it could through the scratch block.
+            blocks[len(owned) :] = owned[-1]
         positions = np.arange(num_blocks * self._block_size) + np.array(firsts)[:, None] * self._block_size
         current = np.array([[row.start] for row in rows])
         visible = positions <= current
@@ -148,21 +151,21 @@ class _Rows:
 
     def write_slots(self, block_size: int) -> NDArray[np.int64]:
         """Padding, and a finished sequence that is computed again, write into the scratch block."""
+        positions = np.arange(self.start, self.end)
         num_kept = 0 if self.item.is_idle else self.item.num_new_tokens
-        return self._slots(self.start, self.start + num_kept, block_size)
+        blocks = np.full(self.num_rows, SCRATCH_BLOCK, dtype=np.int64)
+        blocks[:num_kept] = self._blocks_of(positions[:num_kept], block_size)
+        return blocks * block_size + positions % block_size
 
     def context_slots(self, first: int, block_size: int) -> NDArray[np.int64]:
-        return self._slots(first, self.start + self.item.num_new_tokens, block_size)
+        """Of [first, self.end). Padding reads the newest token again: as much work, and nobody else's values."""
+        newest = max(self.start + self.item.num_new_tokens - 1, 0)
+        positions = np.minimum(np.arange(first, self.end), newest)
+        return self._blocks_of(positions, block_size) * block_size + positions % block_size
 
-    def _slots(self, first: int, end: int, block_size: int) -> NDArray[np.int64]:
-        """Slots of [first, end) in the sequence's blocks, then of [end, self.end) in the scratch block."""
-        positions = np.arange(first, self.end)
-        num_owned = end - first
-        blocks = np.full(len(positions), SCRATCH_BLOCK, dtype=np.int64)
-        if num_owned > 0:
-            table = np.asarray(self.block_table, dtype=np.int64)
-            blocks[:num_owned] = table[positions[:num_owned] // block_size]
-        return blocks * block_size + positions % block_size
+    def _blocks_of(self, positions: NDArray[np.int64], block_size: int) -> NDArray[np.int64]:
+        table = np.array(self.block_table or [SCRATCH_BLOCK], dtype=np.int64)
+        return table[np.minimum(positions // block_size, len(table) - 1)]
 
 
 def _grouped(rows: list[_Rows], key: Callable[[_Rows], int]) -> list[list[_Rows]]:
