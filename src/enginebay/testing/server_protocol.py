@@ -121,6 +121,8 @@ class ServerConnection(asyncio.Protocol):
             at += wait_s  # from one instant to the next, so that lateness does not add up
             if wait_s:
                 await self._clock.sleep_until(at)
+            if self._transport.is_closing():
+                return  # the client is gone; `connection_lost` follows
             self._transport.write(data)
         self._end(answer)
 

@@ -447,18 +447,21 @@ def test_a_thousand_random_cancels_kills_and_stalls_leave_nothing_behind():
             raise
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
+    async def cancel_after(num_turns, task):
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        task.cancel()
+
     async def main():
         async with serving(lambda _: rng.choice(scripts), options={"max_connections": 32}) as (server, backend):
-            loop = asyncio.get_running_loop()
             tasks = []
             for number in range(1000):
                 task = asyncio.create_task(consume(backend, number))
-                loop.call_later(rng.random() * 0.2, task.cancel)
-                tasks.append(task)
+                tasks += [task, asyncio.create_task(cancel_after(rng.choice((2, 5, 10, 20, 200)), task))]
                 if number % 100 == 99:
                     server.disconnect_all()
                 if number % 10 == 0:
-                    await asyncio.sleep(0.003)
+                    await asyncio.sleep(0.002)
             await asyncio.wait(tasks)
             await settled(lambda: connections(backend)[0] == connections(backend)[1])
             assert connections(backend)[2] == 0
@@ -468,8 +471,9 @@ def test_a_thousand_random_cancels_kills_and_stalls_leave_nothing_behind():
         assert not left
 
     run(main)
-    assert outcomes["ok"] > 20
-    assert outcomes["cancelled"] > 100
+    assert sum(outcomes.values()) == 1000
+    assert outcomes["ok"] > 0
+    assert outcomes["cancelled"] > 0
     assert outcomes.keys() <= {
         "ok", "cancelled", "BackendUnavailable", "BackendOverloaded", "EngineStepFailed", "EngineDied", "UpstreamError",
     }  # fmt: skip
