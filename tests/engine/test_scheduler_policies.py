@@ -42,6 +42,16 @@ def test_decoding_goes_first_and_prompts_share_what_is_left_in_order_of_arrival(
     ]
 
 
+def test_nobody_is_given_a_slot_to_wait_in_it_for_tokens():
+    under_test = make_engine(max_num_batched_tokens=8)
+    for name in ("a", "b", "c"):
+        under_test.engine.add(make_request(name, 8, 1))
+    under_test.step()
+    assert (under_test.engine.counters.num_admitted, under_test.engine.counters.num_waiting) == (1, 2)
+    under_test.run()
+    assert under_test.engine.counters.batch_wait_s == 0 + 1 + 2
+
+
 def test_without_chunked_prefill_a_prompt_waits_until_it_fits_into_one_step():
     under_test = make_engine(max_num_batched_tokens=12, max_model_len=12, chunked_prefill=False)
     for name in ("a", "b"):
