@@ -47,7 +47,7 @@ def assert_same(first: torch.Tensor, second: torch.Tensor) -> None:
     assert float((first - second).abs().max()) < TOLERANCE
 
 
-@pytest.mark.parametrize("sizes", [[1] * 60, [16, 16, 16], [1, 2, 3, 4, 5, 6, 7, 8, 9], [59], [21, 19]])
+@pytest.mark.parametrize("sizes", [[31, *[1] * 20], [16, 16, 16], [1, 2, 3, 4, 5, 6, 7, 8, 9], [59]])
 def test_a_prompt_in_chunks_gives_the_same_logits_as_at_once(runner: ModelRunner, sizes: list[int]) -> None:
     whole = whole_prompt_logits(runner, new_sequence(prompt(60), range(1, 40)))
     assert_same(whole_prompt_logits(runner, new_sequence(prompt(60), range(50, 90)), sizes), whole)
@@ -57,8 +57,8 @@ def test_scattered_blocks_give_the_same_tokens_as_contiguous_ones(runner: ModelR
     contiguous, scattered = new_sequence(prompt(37), range(1, 40)), new_sequence(prompt(37), range(1, 40))
     contiguous.block_table = list(range(1, 30))
     scattered.block_table = torch.randperm(128, generator=torch.Generator().manual_seed(3)).add(1).tolist()
-    expected = greedy_tokens(runner, contiguous, num_tokens=30)
-    assert greedy_tokens(runner, scattered, num_tokens=30) == expected
+    expected = greedy_tokens(runner, contiguous, num_tokens=15)
+    assert greedy_tokens(runner, scattered, num_tokens=15) == expected
 
 
 def mixed_batch() -> list[ScheduledSequence]:
@@ -131,7 +131,7 @@ def test_a_sliding_window_is_exact_on_either_side_of_its_boundary(num_tokens: in
     with torch.no_grad():
         expected = model(torch.tensor([token_ids])).logits[0]
     runner = tiny_runner(tmp_path)
-    for sizes in ([], [1] * num_tokens, [WINDOW - 2, 3]):
+    for sizes in ([], [WINDOW - 2, *[1] * 8, 3]):
         computed = whole_prompt_logits(runner, new_sequence(token_ids, range(1, 40)), sizes)
         assert_same(computed, expected)
 
@@ -169,7 +169,7 @@ def test_a_sequence_that_is_not_a_number_harms_neither_its_neighbours_nor_the_ne
     assert again.sampled[0].isnan().all()
     assert_same(again.sampled[1], expected[-1])
     heir = new_sequence(healthy, [90, 91, 92, 93, *reversed(broken.block_table)])
-    assert_same(whole_prompt_logits(runner, heir, [17, 1, 1]), expected)
+    assert_same(whole_prompt_logits(runner, heir, [17, *[1] * 9]), expected)
 
 
 def test_a_step_without_sampled_rows_gives_no_logits(runner: ModelRunner) -> None:
