@@ -13,6 +13,11 @@ def options(**fields: object) -> ResponseOptions:
     return ResponseOptions(response_id="cmpl-1", created=17, model="tiny", **fields)
 
 
+def opened(encoder: CompletionEncoder | ChatEncoder) -> CompletionEncoder | ChatEncoder:
+    encoder.opening()
+    return encoder
+
+
 def events(data: bytes) -> list[dict]:
     assert data.endswith(b"\n\n")
     return [json.loads(event.removeprefix(b"data: ")) for event in data.split(b"\n\n")[:-1]]
@@ -21,8 +26,8 @@ def events(data: bytes) -> list[dict]:
 def test_the_fast_path_writes_what_the_slow_path_would() -> None:
     chunk = GenerationChunk(text='a "quote" \\ \n ünïcode \u2028 \x00', received_at=0.0)
     for continuous in (None, Usage(3, 2, 1)):
-        fast = CompletionEncoder(options()).piece(0, chunk, continuous)
-        slow = CompletionEncoder(options(wants_token_ids=True)).piece(0, chunk, continuous)
+        fast = opened(CompletionEncoder(options())).piece(0, chunk, continuous)
+        slow = opened(CompletionEncoder(options(wants_token_ids=True))).piece(0, chunk, continuous)
         [quick], [careful] = events(fast), events(slow)
         for choice in careful["choices"]:
             del choice["token_ids"], choice["prompt_token_ids"]
@@ -32,8 +37,8 @@ def test_the_fast_path_writes_what_the_slow_path_would() -> None:
 
 def test_the_fast_path_of_a_chat_writes_what_the_slow_path_would() -> None:
     chunk = GenerationChunk(text='{"a": "\u2029"}', received_at=0.0)
-    [quick] = events(ChatEncoder(options()).piece(0, chunk, None))
-    [careful] = events(ChatEncoder(options(wants_token_ids=True)).piece(0, chunk, None))
+    [quick] = events(opened(ChatEncoder(options())).piece(0, chunk, None))
+    [careful] = events(opened(ChatEncoder(options(wants_token_ids=True))).piece(0, chunk, None))
     del careful["choices"][0]["token_ids"], careful["prompt_token_ids"]
     assert quick == careful
 
@@ -62,7 +67,7 @@ def test_tokens_are_counted_until_the_engine_tells() -> None:
 
 
 def test_prompt_token_ids_stand_once_at_the_top_of_a_chat_stream() -> None:
-    encoder = ChatEncoder(options(wants_token_ids=True))
+    encoder = opened(ChatEncoder(options(wants_token_ids=True)))
     first = GenerationChunk(text="a", token_ids=(1,), prompt=PromptEcho((7, 8)), received_at=0.0)
     second = GenerationChunk(text="b", token_ids=(2,), received_at=0.0)
     [one], [two] = events(encoder.piece(0, first, None)), events(encoder.piece(0, second, None))
@@ -74,7 +79,7 @@ def test_prompt_token_ids_stand_once_at_the_top_of_a_chat_stream() -> None:
 def test_reasoning_and_tool_calls_have_their_own_members() -> None:
     call = ToolCallDelta(index=0, id="c1", name="f", arguments='{"a":')
     chunk = GenerationChunk(reasoning_text="hm", tool_call_deltas=(call,), received_at=0.0)
-    [event] = events(ChatEncoder(options()).piece(0, chunk, None))
+    [event] = events(opened(ChatEncoder(options())).piece(0, chunk, None))
     function = {"name": "f", "arguments": '{"a":'}
     assert event["choices"][0]["delta"] == {
         "reasoning": "hm",

@@ -63,7 +63,8 @@ async def answer_streaming(
             raise
         served.log.error("stream failed", request_id=exchange.request_id, code=wire_form(error).code, exc_info=error)
         if not exchange.has_ended:
-            await exchange.write(error_event(error) + DONE, is_last=True)
+            async with exchange.while_client_listens():
+                await exchange.write(error_event(error) + DONE, is_last=True)
 
 
 class EventWriter:
@@ -85,13 +86,13 @@ class EventWriter:
             return
         self._tally.add(index, ready)
         usage = self._tally.of_choice(index) if self._options.continuous_usage else None
-        data = self._encoder.piece(index, ready, usage)
+        data = b"" if self._exchange.has_begun else self._encoder.opening()
+        data += self._encoder.piece(index, ready, usage)
         if ready.finish_reason is not None:
             self._num_open -= 1
             if not self._num_open:
                 data += self._ending()
         if not self._exchange.has_begun:
-            data = self._encoder.opening() + data
             await self._exchange.begin(200, EVENT_STREAM_HEADERS)
         await self._exchange.write(data, is_last=not self._num_open)
 

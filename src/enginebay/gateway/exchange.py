@@ -16,6 +16,7 @@ EVENT_STREAM_HEADERS: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # asks nginx not to hold tokens back
 ]
+TOO_SLOW = "reads too slowly"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -29,6 +30,8 @@ class Exchange:
         "_send",
         "has_begun",
         "has_ended",
+        "is_writing",
+        "num_writes",
         "request_id",
         "scope",
         "why_gone",
@@ -45,6 +48,8 @@ class Exchange:
         self.has_begun = False
         self.has_ended = False
         self.why_gone = "disconnected"
+        self.is_writing = False
+        self.num_writes = 0
 
     @property
     def path(self) -> str:
@@ -65,39 +70,55 @@ class Exchange:
         )
 
     async def respond(self, status: int, body: bytes, headers: Headers) -> None:
-        """A whole answer at once."""
-        await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self.write(body, is_last=True)
+        """A whole answer at once. Raises ClientGone."""
+        try:
+            async with asyncio.timeout(self._limits.write_timeout_s):
+                await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
+                await self.write(body, is_last=True)
+        except TimeoutError:  # only where earlier answers on this connection still wait to be read
+            abort_connection(self._send)
+            raise ClientGone(TOO_SLOW) from None
 
     async def begin(self, status: int, headers: Headers) -> None:
         self.has_begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._base_headers]})
 
     async def write(self, data: bytes, *, is_last: bool = False) -> None:
-        """Waits while the client's buffer is full; a client that takes nothing for write_timeout_s is cut off."""
-        message = {"type": "http.response.body", "body": data, "more_body": not is_last}
+        """Waits while the client's buffer is full. Use it inside `while_client_listens`, which bounds that wait."""
         self.has_ended = is_last
-        try:
-            async with asyncio.timeout(self._limits.write_timeout_s):
-                await self._send(message)
-        except TimeoutError:
-            self.why_gone = "reads too slowly"
-            if abort_connection(self._send):
-                await self._send(message)  # returns when the server has noticed that the connection is gone
-            raise ClientGone(self.why_gone) from None
+        self.is_writing = True
+        self.num_writes += 1
+        await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
+        self.is_writing = False
 
     def while_client_listens(self) -> CancelWhenClientLeaves:
-        """For the time after the body was read: a client that leaves cancels what runs inside."""
-        return CancelWhenClientLeaves(self, self._receive)
+        """For the time after the body was read: a client that leaves, or reads nothing, cancels what runs inside."""
+        return CancelWhenClientLeaves(self, self._receive, self._send, write_timeout_s=self._limits.write_timeout_s)
 
 
 class CancelWhenClientLeaves:
-    """Cancels the task inside it when the client disconnects, and turns that into ClientGone, as a time-out would."""
+    """Cancels the task inside it when the client is gone, and turns that into ClientGone, as a time-out would.
 
-    __slots__ = ("_exchange", "_has_left", "_num_cancellations_before", "_receive", "_task", "_watcher")
+    A client that takes nothing off a full buffer for write_timeout_s to twice that is cut off: one timer for the
+    whole stream looks whether the same write still waits, so that a write that need not wait costs nothing.
+    """
 
-    def __init__(self, exchange: Exchange, receive: Receive) -> None:
-        self._exchange, self._receive = exchange, receive
+    __slots__ = (
+        "_exchange",
+        "_has_left",
+        "_loop",
+        "_num_cancellations_before",
+        "_receive",
+        "_send",
+        "_task",
+        "_timer",
+        "_watcher",
+        "_write_timeout_s",
+    )
+
+    def __init__(self, exchange: Exchange, receive: Receive, send: Send, *, write_timeout_s: float) -> None:
+        self._exchange, self._receive, self._send = exchange, receive, send
+        self._write_timeout_s = write_timeout_s
         self._has_left = False
 
     async def __aenter__(self) -> None:
@@ -105,12 +126,15 @@ class CancelWhenClientLeaves:
         assert task is not None
         self._task = task
         self._num_cancellations_before = task.cancelling()
-        self._watcher = asyncio.create_task(self._watch())
+        self._loop = asyncio.get_running_loop()
+        self._watcher = self._loop.create_task(self._watch())
+        self._look_later()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._watcher.cancel()
+        self._timer.cancel()
         if not self._has_left:
             return
         is_ours_alone = self._task.uncancel() <= self._num_cancellations_before
@@ -121,5 +145,20 @@ class CancelWhenClientLeaves:
         while (await self._receive())["type"] != "http.disconnect":
             continue
         if not self._exchange.has_ended:  # servers report an answered request the same way
-            self._has_left = True
-            self._task.cancel()
+            self._leave()
+
+    def _look_later(self) -> None:
+        waiting_write = self._exchange.num_writes if self._exchange.is_writing else None
+        self._timer = self._loop.call_later(self._write_timeout_s, self._look, waiting_write)
+
+    def _look(self, waiting_before: int | None) -> None:
+        if not (self._exchange.is_writing and self._exchange.num_writes == waiting_before):
+            self._look_later()
+            return
+        self._exchange.why_gone = TOO_SLOW
+        if not abort_connection(self._send):  # else the server now reports the disconnect to the watcher
+            self._leave()
+
+    def _leave(self) -> None:
+        self._has_left = True
+        self._task.cancel()

@@ -11,7 +11,7 @@ class Limits:
     read_timeout_s: float = 30.0
     """For the whole body to arrive."""
     write_timeout_s: float = 30.0
-    """For a reader that lags to take what is buffered for it (64 KiB); then it is cut off."""
+    """For a reader that lags to take what is buffered for it (64 KiB); after that to twice that it is cut off."""
     max_choices: int = 128
     """Prompts times n of one request."""
     default_max_tokens: int = 1024

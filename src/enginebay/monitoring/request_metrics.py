@@ -40,23 +40,27 @@ class TokenRate:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._slots: deque[tuple[int, int]] = deque()  # (second, tokens), ascending
+        self._past: deque[tuple[int, int]] = deque()  # (second, tokens) before the running one, ascending
+        self._second = int(clock.now())
+        self._num_tokens = 0
 
     def add(self, num_tokens: int) -> None:
         second = int(self._clock.now())
-        if self._slots and self._slots[-1][0] == second:
-            num_tokens += self._slots.pop()[1]
-        self._slots.append((second, num_tokens))
-        self._drop_old(second)
+        if second != self._second:
+            self._turn_to(second)
+        self._num_tokens += num_tokens
 
     def per_second(self) -> float:
         """The running second counts in full, so a steady rate is overstated by at most a tenth."""
-        self._drop_old(int(self._clock.now()))
-        return sum(num_tokens for _, num_tokens in self._slots) / TOKEN_RATE_WINDOW_S
+        self._turn_to(int(self._clock.now()))
+        return (self._num_tokens + sum(num_tokens for _, num_tokens in self._past)) / TOKEN_RATE_WINDOW_S
 
-    def _drop_old(self, second: int) -> None:
-        while self._slots and self._slots[0][0] <= second - TOKEN_RATE_WINDOW_S:
-            self._slots.popleft()
+    def _turn_to(self, second: int) -> None:
+        if second != self._second:
+            self._past.append((self._second, self._num_tokens))
+            self._second, self._num_tokens = second, 0
+        while self._past and self._past[0][0] <= second - TOKEN_RATE_WINDOW_S:
+            self._past.popleft()
 
 
 class RequestRecorder:

@@ -72,22 +72,17 @@ class ChatResponse(msgspec.Struct, kw_only=True):
 class ChatEncoder:
     def __init__(self, options: ResponseOptions) -> None:
         self._options = options
-        self._envelope = StreamEnvelope(options, "chat.completion.chunk")
-        self._heads = [
-            self._envelope.head + b'{"index":%d,"delta":{"content":' % index for index in range(options.num_choices)
-        ]
-        self._plain_choice_tail = b'},"logprobs":null,"finish_reason":null,"stop_reason":null}'
-        self._plain_tail = self._plain_choice_tail + self._envelope.tail()
         self._is_first = True
 
     def opening(self) -> bytes:
         """For each choice a chunk with the role alone: it is no token."""
-        return b"".join(
-            self._envelope.head
-            + b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}' % index
-            + self._envelope.tail()
-            for index in range(self._options.num_choices)
-        )
+        self._envelope = StreamEnvelope(self._options, "chat.completion.chunk")
+        head, tail, choices = self._envelope.head, self._envelope.tail(), range(self._options.num_choices)
+        self._heads = [head + b'{"index":%d,"delta":{"content":' % index for index in choices]
+        self._plain_choice_tail = b'},"logprobs":null,"finish_reason":null,"stop_reason":null}'
+        self._plain_tail = self._plain_choice_tail + tail
+        role = b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
+        return b"".join(head + role % index + tail for index in choices)
 
     def piece(self, index: int, chunk: GenerationChunk, usage: Usage | None) -> bytes:
         if self._is_bare_text(chunk):

@@ -39,15 +39,16 @@ class CompletionEncoder:
 
     def __init__(self, options: ResponseOptions, *, echoed: Sequence[str | None] = (), backend: str = "") -> None:
         self._options, self._echoed, self._backend = options, tuple(echoed), backend
-        self._envelope = StreamEnvelope(options, "text_completion")
         self._is_plain = options.is_plain and not self._echoed
-        self._heads = [self._envelope.head + b'{"index":%d,"text":' % index for index in range(options.num_choices)]
-        self._plain_choice_tail = b',"logprobs":null,"finish_reason":null,"stop_reason":null}'
-        self._plain_tail = self._plain_choice_tail + self._envelope.tail()
         self._offsets = [0] * options.num_choices  # characters sent of each choice
         self._begun = [False] * options.num_choices
 
     def opening(self) -> bytes:
+        self._envelope = StreamEnvelope(self._options, "text_completion")
+        head = self._envelope.head
+        self._heads = [head + b'{"index":%d,"text":' % index for index in range(self._options.num_choices)]
+        self._plain_choice_tail = b',"logprobs":null,"finish_reason":null,"stop_reason":null}'
+        self._plain_tail = self._plain_choice_tail + self._envelope.tail()
         return b""
 
     def piece(self, index: int, chunk: GenerationChunk, usage: Usage | None) -> bytes:

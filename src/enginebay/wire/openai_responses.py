@@ -43,10 +43,10 @@ class ResponseOptions:
 
 
 class ResponseEncoder(Protocol):
-    """One for each response; a stream calls `opening`, then `piece` for each chunk, then `usage_piece`."""
+    """One for each response: either `final`, or for a stream first `opening`, `piece` for each chunk, `usage_piece`."""
 
     def opening(self) -> bytes:
-        """Sent together with the first chunk."""
+        """Makes ready for a stream; what it returns goes before the first chunk."""
         ...
 
     def piece(self, index: int, chunk: GenerationChunk, usage: Usage | None) -> bytes:
@@ -111,6 +111,8 @@ class ModelEntry(msgspec.Struct, kw_only=True):
     root: str | None = None
     parent: str | None = None
     max_model_len: int | None = None
+    features: list[str] | None = None
+    """Beyond the OpenAI API: what the backend can do, by the names of `enginebay.types.Feature`."""
 
 
 class ModelList(msgspec.Struct, kw_only=True):

@@ -51,8 +51,15 @@ def completion_requests(body: CompletionBody, target: Target, *, request_id: str
     max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest("max_tokens is 0: without echo there is nothing to answer", field="max_tokens")
-    shared = _shared_request(body, target, prompt=prompts[0], max_tokens=max_tokens, request_id=request_id)
-    shared = replace(shared, logprobs=body.logprobs, prompt_logprobs=_prompt_logprobs(body, prompts, target))
+    shared = _shared_request(
+        body,
+        target,
+        prompt=prompts[0],
+        max_tokens=max_tokens,
+        request_id=request_id,
+        logprobs=body.logprobs,
+        prompt_logprobs=_prompt_logprobs(body, prompts, target),
+    )
     return _fan_out(shared, prompts, body.n, target)
 
 
@@ -77,9 +84,12 @@ def chat_requests(body: ChatBody, prompt: Chat, target: Target, *, request_id: s
         raise InvalidRequest("top_logprobs needs logprobs: true", field="top_logprobs")
     if max_tokens == 0:
         raise InvalidRequest("max_tokens must be at least 1 for a chat", field="max_tokens")
-    shared = _shared_request(body, target, prompt=prompt, max_tokens=max_tokens, request_id=request_id)
-    shared = replace(
-        shared,
+    shared = _shared_request(
+        body,
+        target,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        request_id=request_id,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,
     )
@@ -124,7 +134,14 @@ def completion_prompts(body: CompletionBody) -> list[Prompt]:
 
 
 def _shared_request(
-    body: CompletionBody | ChatBody, target: Target, *, prompt: Prompt, max_tokens: int, request_id: str
+    body: CompletionBody | ChatBody,
+    target: Target,
+    *,
+    prompt: Prompt,
+    max_tokens: int,
+    request_id: str,
+    logprobs: int | None,
+    prompt_logprobs: int | None,
 ) -> GenerationRequest:
     _check_delivery(body)
     return GenerationRequest(
@@ -132,6 +149,8 @@ def _shared_request(
         prompt=prompt,
         sampling=_sampling(body, target, max_tokens=max_tokens),
         response_format=response_format(body.response_format, body.structured_outputs, backend=target.info),
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
         truncate_prompt_tokens=body.truncate_prompt_tokens,
         priority=body.priority or 0,
         cache_salt=body.cache_salt,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -75,9 +75,10 @@ def usage_json(usage: Usage) -> bytes:
     )
 
 
-def total_usage(chunks: Iterable[GenerationChunk], *, choices_per_prompt: int) -> Usage:
+def total_usage(answers: Sequence[GenerationChunk], *, choices_per_prompt: int) -> Usage:
     """Of complete answers, in the order of the choices."""
-    answers = list(chunks)
+    if len(answers) == 1 and answers[0].usage is not None:
+        return answers[0].usage
     tally = UsageTally(num_choices=len(answers), choices_per_prompt=choices_per_prompt)
     for index, answer in enumerate(answers):
         tally.add(index, answer)

@@ -19,5 +19,9 @@ async def retrieve_model(served: Served, exchange: Exchange) -> None:
 def _entry(served: Served) -> ModelEntry:
     info = served.backend.info
     return ModelEntry(
-        id=served.model_name, created=served.started_at_unix, root=info.model, max_model_len=info.max_model_len
+        id=served.model_name,
+        created=served.started_at_unix,
+        root=info.model,
+        max_model_len=info.max_model_len,
+        features=sorted(feature.value for feature in info.capabilities.features),
     )
