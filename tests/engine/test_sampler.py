@@ -22,6 +22,11 @@ EOS = (2, 3)
 PROMPT = [5, 6, 7, 5]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # two that fight for a busy core are many times slower than one
+
+
 def sequence_of(*, outputs: list[int] | None = None, prompt: list[int] | None = None, **fields: object) -> Sequence:
     values: dict[str, object] = {"request_id": "test", "max_tokens": 100, "seed": 1, **fields}
     request = EngineRequest(prompt_token_ids=prompt or PROMPT, **values)  # type: ignore[arg-type]
