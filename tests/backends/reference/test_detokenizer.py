@@ -22,7 +22,7 @@ every_tokenizer = pytest.mark.parametrize("name", TOKENIZERS)
 
 def pieces(name, token_ids, skip_special_tokens=True):
     detokenizer = Detokenizer(MODEL_TOKENIZERS[name].bytes, skip_special_tokens=skip_special_tokens)
-    return [detokenizer.push(token_id) for token_id in token_ids] + [detokenizer.flush()]
+    return [detokenizer.push(token_id) for token_id in token_ids]
 
 
 @every_tokenizer
@@ -36,10 +36,12 @@ def test_the_pieces_of_a_text_add_up_to_a_decode_of_the_whole(name, text, skip):
 @pytest.mark.parametrize("name", ["byte_level", "metaspace", "metaspace_never"])
 @given(data=st.data(), skip=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_any_token_ids_at_all_add_up_to_a_decode_of_the_whole(name, data, skip):
+def test_any_token_ids_at_all_add_up_to_a_decode_of_the_whole_without_half_a_character_at_its_end(name, data, skip):
     vocab_size = TOKENIZERS[name].get_vocab_size()
     token_ids = data.draw(st.lists(st.integers(0, vocab_size + 5), max_size=40))
-    assert "".join(pieces(name, token_ids, skip)) == TOKENIZERS[name].decode(token_ids, skip_special_tokens=skip)
+    text = "".join(pieces(name, token_ids, skip))
+    whole = TOKENIZERS[name].decode(token_ids, skip_special_tokens=skip)
+    assert whole in (text, text + "\ufffd")
 
 
 @given(text=st.text(alphabet="你好🙂👩‍👩‍👧‍👦é the", max_size=20))
@@ -52,13 +54,16 @@ def test_no_piece_holds_half_a_character(text):
 def test_an_emoji_is_sent_whole_with_the_token_of_its_last_byte():
     token_ids = byte_level().encode("🙂").ids
     assert len(token_ids) > 1
-    assert pieces("byte_level", token_ids) == [""] * (len(token_ids) - 1) + ["🙂", ""]
+    assert pieces("byte_level", token_ids) == [""] * (len(token_ids) - 1) + ["🙂"]
 
 
-def test_a_character_that_never_becomes_whole_is_one_replacement_at_the_end():
-    token_ids = byte_level().encode("a🙂").ids[:-1]
-    assert pieces("byte_level", token_ids)[-1] == "\ufffd"
-    assert "".join(pieces("byte_level", token_ids)) == "a\ufffd"
+def test_a_character_that_is_cut_at_the_end_is_left_out():
+    assert "".join(pieces("byte_level", byte_level().encode("a🙂").ids[:-1])) == "a"
+
+
+def test_a_character_that_is_cut_in_the_middle_is_a_replacement():
+    token_ids = [*byte_level().encode("a🙂").ids[:-1], *byte_level().encode("b").ids]
+    assert "".join(pieces("byte_level", token_ids)) == "a\ufffdb" == byte_level().decode(token_ids)
 
 
 def test_byte_tokens_stream_character_by_character():

@@ -12,11 +12,12 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
-    """The text of one stream. The pieces that `push` and `flush` return add up to the text of all tokens.
+    """The text of one stream: the pieces that `push` returns add up to the text of all tokens.
 
-    Bytes of a character that is not complete yet are kept back. Bytes that can't become a character any more are
-    U+FFFD, as in a decode of the whole. (One difference: of a malformed run of byte-fallback tokens a decode of the
-    whole gives up every byte; here the characters before the flaw are already delivered.)
+    Bytes of a character that is not complete yet are kept back; at the end of an output that was cut there they are
+    left out, so that a stream that resumes it sends the character whole. Bytes that can't become a character any
+    more are U+FFFD, as in a decode of the whole. (One difference: of a malformed run of byte-fallback tokens a decode
+    of the whole gives up every byte; here the characters before the flaw are already delivered.)
     """
 
     __slots__ = ("_bytes", "_has_started", "_num_leading_spaces", "_skip_special_tokens", "_utf8")
@@ -36,10 +37,6 @@ class Detokenizer:
             self._has_started = True
             piece = self._bytes.first_piece(token_id)
         return self._without_leading_spaces(self._utf8.decode(piece))
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that never became whole."""
-        return self._without_leading_spaces(self._utf8.decode(b"", final=True))
 
     def _without_leading_spaces(self, text: str) -> str:
         while self._num_leading_spaces and text:

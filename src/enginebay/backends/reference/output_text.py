@@ -67,7 +67,7 @@ class OutputText:
                 return "".join([*pieces, step.text]), index + 1, step
             pieces.append(step)
         if output.finish_reason is not None:
-            pieces.append(self._rest())
+            pieces.append(self._stops.flush())
         return "".join(pieces), len(output.token_ids), None
 
     def _push_token(self, token_id: int, *, num_before: int, is_stop: bool) -> str | StopMatch:
@@ -77,10 +77,6 @@ class OutputText:
         num_tokens = self._num_resumed + self._num_output_tokens + num_before + 1
         piece = self._detokenizer.push(token_id)
         return self._stops.push(piece, may_stop=num_tokens > self._sampling.min_tokens)
-
-    def _rest(self) -> str:
-        """What was kept back. Half a character is U+FFFD here, which no stop string is looked for in any more."""
-        return self._stops.flush() + self._detokenizer.flush()
 
     def _resume(self, token_ids: Sequence[int]) -> None:
         """Bring both stages to where they stood when these tokens were delivered; their text is not sent again."""
