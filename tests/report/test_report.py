@@ -8,6 +8,8 @@ import pytest
 from report_fakes import save_three_policies
 from rich.console import Console
 
+from enginebay.loadtest.metrics import run_metrics
+from enginebay.loadtest.records import Arrival, read_records, write_records
 from enginebay.loadtest.result import save_result
 from enginebay.report.data import Report, load_report
 from enginebay.report.html import plotly_js, render_html
@@ -189,3 +191,28 @@ def test_both_reports_are_written_beside_the_results(tmp_path, report) -> None:
     paths = write_reports(report, tmp_path)
     assert [path.name for path in paths] == ["report.md", "report.html"]
     assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_answers_that_came_all_at_once_or_never_can_be_reported(tmp_path) -> None:
+    result = save_three_policies(tmp_path)
+    lines = read_records(tmp_path / "records.jsonl")
+    for number, line in enumerate(lines):
+        line.record.arrivals = [] if number % 2 else [Arrival(line.record.sent_at, 1)] * 3
+    write_records(tmp_path / "records.jsonl", lines)
+    runs = [
+        msgspec.structs.replace(
+            run, metrics=run_metrics([line.record for line in lines if line.run == run.key], result.slo)
+        )
+        for run in result.runs
+    ]
+    save_result(msgspec.structs.replace(result, runs=runs), tmp_path / "result.json")
+    assert Page(render_html(load_report(tmp_path))).open_tags == []
+    assert "static" in render_markdown(load_report(tmp_path))
+
+
+def test_a_result_without_any_answer_can_be_reported(tmp_path) -> None:
+    result = save_three_policies(tmp_path)
+    runs = [msgspec.structs.replace(run, metrics=run_metrics([], result.slo)) for run in result.runs]
+    save_result(msgspec.structs.replace(result, runs=runs), tmp_path / "result.json")
+    write_records(tmp_path / "records.jsonl", [])
+    assert "naive" in Page(render_html(load_report(tmp_path))).words

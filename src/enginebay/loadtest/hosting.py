@@ -32,7 +32,12 @@ def serve_command(config: Path, name: str) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def hosted(
-    command: Sequence[str], *, name: str, connect: Callable[[str], Backend], start_timeout_s: float
+    command: Sequence[str],
+    *,
+    name: str,
+    connect: Callable[[str], Backend],
+    start_timeout_s: float,
+    stop_timeout_s: float = STOP_TIMEOUT_S,
 ) -> AsyncGenerator[Backend, None]:
     """Run `command --fd N`, start `connect(url)` against it, and leave no process behind.
 
@@ -47,7 +52,7 @@ async def hosted(
         finally:
             await backend.aclose()
     finally:
-        await child.stop()
+        await child.stop(stop_timeout_s)
 
 
 class HostedServer:
@@ -100,9 +105,9 @@ class HostedServer:
                 task.cancel()
             await asyncio.gather(starting, ending, return_exceptions=True)
 
-    async def stop(self) -> None:
+    async def stop(self, timeout_s: float) -> None:
         """SIGTERM, then SIGKILL to the whole group; returns when the process is gone, also when cancelled."""
-        stopping = asyncio.ensure_future(self._stop())
+        stopping = asyncio.ensure_future(self._stop(timeout_s))
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:
@@ -110,10 +115,10 @@ class HostedServer:
             await stopping
             raise
 
-    async def _stop(self) -> None:
+    async def _stop(self, timeout_s: float) -> None:
         self._signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+            await asyncio.wait_for(self._process.wait(), timeout_s)
         except TimeoutError:
             self._signal(signal.SIGKILL)
             await self._process.wait()

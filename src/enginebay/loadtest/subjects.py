@@ -21,6 +21,12 @@ def subject_of(config: Config, config_path: Path, name: str, *, clock: Clock) ->
     checked = check_backend(config, name)
     served_model = checked.resolved.engine.served_model_name or checked.resolved.model
 
+    def connect(url: str) -> Backend:
+        # The load test bounds the start and each request itself, with its own settings.
+        unbounded = {"first_byte_timeout_s": None, "idle_timeout_s": None}
+        options = {"start_timeout_s": config.bench.start_timeout_s, **unbounded}
+        return get_backend("openai_http", name=name, model=served_model, url=url, clock=clock, options=options)
+
     def open_own() -> AbstractAsyncContextManager[Backend]:
         return _started(configured_backend(config, name, clock=clock))
 
@@ -28,7 +34,7 @@ def subject_of(config: Config, config_path: Path, name: str, *, clock: Clock) ->
         return hosted(
             serve_command(config_path, name),
             name=name,
-            connect=lambda url: get_backend("openai_http", name=name, model=served_model, url=url, clock=clock),
+            connect=connect,
             start_timeout_s=config.bench.start_timeout_s,
         )
 

@@ -182,7 +182,7 @@ def _shares(values: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _latency_axis(values: Sequence[float], *, is_log: bool) -> Figure:
-    if not values:
+    if not values or max(values) <= 0:
         return {"visible": False}
     low, high = min(values), max(values)
     if is_log:
