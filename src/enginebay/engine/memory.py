@@ -15,14 +15,29 @@ def available_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     available = psutil.virtual_memory().available
-    limit, used = _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
-    return available if limit is None or used is None else min(available, limit - used)
+    limit, used = _cgroup_number("memory.max"), _cgroup_number("memory.current")
+    if limit is None or used is None:
+        return available
+    return min(available, limit - used + _reclaimable_bytes())
 
 
-def _cgroup_bytes(name: str) -> int | None:
+def _cgroup_number(name: str) -> int | None:
     """None where there is no control group (version 2), or no limit."""
-    try:
-        text = (CGROUP / name).read_text(encoding="ascii").strip()
-    except OSError:
-        return None
+    text = _cgroup_text(name).strip()
     return int(text) if text.isdigit() else None
+
+
+def _reclaimable_bytes() -> int:
+    """Files in the page cache count as used, but give way: the weights that were just read are among them."""
+    for line in _cgroup_text("memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            return int(value)
+    return 0
+
+
+def _cgroup_text(name: str) -> str:
+    try:
+        return (CGROUP / name).read_text(encoding="ascii")
+    except OSError:
+        return ""
