@@ -26,7 +26,7 @@ from enginebay.plugins import find_backend, list_backends
 
 _EXTRAS = {
     "engine": ("torch", "jinja2", "tokenizers", "safetensors"),
-    "gateway": ("starlette", "uvicorn", "structlog"),
+    "gateway": ("uvicorn", "structlog"),
     "models": ("gguf", "huggingface_hub"),
     "report": ("plotly", "jinja2"),
 }

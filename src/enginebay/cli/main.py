@@ -50,7 +50,7 @@ _GROUPS = {
 }
 _EXTRAS = {
     "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "openai": "openai", "plotly": "report",
-    "safetensors": "models", "starlette": "gateway", "structlog": "gateway", "tokenizers": "models",
+    "safetensors": "models", "structlog": "gateway", "tokenizers": "models",
     "torch": "engine", "uvicorn": "gateway",
 }  # fmt: skip
 
