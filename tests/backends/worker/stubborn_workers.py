@@ -44,3 +44,11 @@ def leave_a_child(channel: ChildChannel) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     channel.send(str(child.pid).encode())
     os._exit(0)
+
+
+def leave_a_daemon(channel: ChildChannel) -> None:
+    """Out of reach of a signal to the worker's group, and it holds the pipe of the log."""
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child = subprocess.Popen(command, start_new_session=True)
+    channel.send(str(child.pid).encode())
+    os._exit(0)

@@ -137,6 +137,17 @@ def test_children_of_a_worker_that_ended_are_killed(run: Run):
     run(main())
 
 
+def test_the_end_is_told_though_a_daemon_of_the_worker_holds_on_to_its_log(run: Run):
+    async def main() -> None:
+        watched = Watched("leave_a_daemon")
+        await watched.process.launch()
+        daemon = int(await watched.frames.get())
+        await asyncio.wait_for(watched.ended.wait(), 20)
+        os.kill(daemon, signal.SIGKILL)
+
+    run(main())
+
+
 def test_an_interpreter_that_is_not_there_is_a_failed_start(run: Run):
     async def main() -> None:
         watched = Watched("echo", python="/nowhere/bin/python")

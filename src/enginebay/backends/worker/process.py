@@ -17,6 +17,8 @@ from enginebay.errors import StartFailed
 
 _END_S = 30.0
 """How long a worker that lost its channel may take to end by itself: it may be in the middle of a long step."""
+_LAST_WORDS_S = 1.0
+"""How long the log of an ended process is read: a child of its own that left its session may keep the pipe open."""
 
 
 class WorkerProcess:
@@ -132,12 +134,15 @@ class WorkerProcess:
 
     def _channel_closed(self) -> None:
         """A worker without its channel has to end; one that does not, or whose children hold on, is killed."""
-        self._killing = asyncio.get_running_loop().call_later(_END_S, self.kill)
+        if not self._has_ended:
+            self._killing = asyncio.get_running_loop().call_later(_END_S, self.kill)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         collecting = asyncio.create_task(self._log.collect(), name=f"log of {self._name}")
         await process.wait()
         self.kill()  # children that outlived it: they keep the pipe of the log open
+        await asyncio.wait({collecting}, timeout=_LAST_WORDS_S)
+        self._log.close()
         await collecting
         self._has_ended = True
         self._channel.close()
