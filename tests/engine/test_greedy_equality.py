@@ -136,9 +136,11 @@ def test_chunked_and_preempted_requests_give_the_tokens_of_transformers(model_di
 
 
 def test_padded_static_batches_give_the_tokens_of_transformers(model_dir: Path, reference: Reference):
-    outputs, counters = engine_outputs(
-        model_dir, reference.prompts, policy="static", max_num_seqs=16, max_num_batched_tokens=512
-    )
-    demand_equal(reference, outputs)
+    """Without the longest: padding fifteen others to each of them only takes time."""
+    kept = [index for index, prompt in enumerate(reference.prompts) if len(prompt) <= 40]
+    assert len(kept) >= 60
+    prompts, expected = [reference.prompts[i] for i in kept], [reference.outputs[i] for i in kept]
+    outputs, counters = engine_outputs(model_dir, prompts, policy="static", max_num_seqs=16, max_num_batched_tokens=256)
+    demand_equal(Reference(reference.model, prompts, expected), outputs)
     assert counters.num_padding_tokens > 0
     assert counters.num_idle_slot_steps > 0
