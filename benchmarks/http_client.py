@@ -45,6 +45,7 @@ def main() -> None:
     report = {
         "what": "HTTP client and openai_http backend against an instant scripted server on loopback, closed loop",
         "machine": {"cpu": platform.processor() or platform.machine(), "num_cpus": os.cpu_count()},
+        "load_average_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "event_loop": f"uvloop {uvloop.__version__}",
         "users": arguments.users,

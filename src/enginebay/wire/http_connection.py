@@ -137,7 +137,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._set_deadline(self._total_at)
 
     def resume(self) -> None:
-        if self._transport is not None and self.is_open:
+        if self._transport is not None and self.is_usable:
             self._transport.resume_reading()
             self._set_idle_deadline(self._clock.now())
 

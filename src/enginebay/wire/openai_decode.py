@@ -84,10 +84,7 @@ class AnswerDecoder:
         self._add(self._decode(body), received_at)
         if self._last is None:
             raise UpstreamError(f"the answer has no finish_reason: {_snippet(body)}", backend=self._backend)
-        last = self._finish(received_at)
-        if last.usage is not None and last.num_tokens is None:
-            return replace(last, num_tokens=last.usage.num_output_tokens)
-        return last
+        return self._finish(received_at, is_whole=True)
 
     # ---------------------------------------------------------------- one event
 
@@ -198,7 +195,8 @@ class AnswerDecoder:
             )
             yield replace(last, finish_reason=None, stop_reason=None)
 
-    def _finish(self, received_at: float) -> GenerationChunk:
+    def _finish(self, received_at: float, *, is_whole: bool = False) -> GenerationChunk:
+        """is_whole: the usage counts the tokens of this one chunk."""
         if self._last is None:
             raise UpstreamError("the server ended the stream without a finish_reason", backend=self._backend)
         self.is_finished = True
@@ -206,7 +204,10 @@ class AnswerDecoder:
         if usage is None:
             problem = "the server ended the stream without usage, which was asked for (stream_options.include_usage)"
             raise UpstreamError(problem, backend=self._backend)
-        return replace(self._last, usage=usage, received_at=received_at)
+        num_tokens = self._last.num_tokens
+        if is_whole and num_tokens is None:
+            num_tokens = usage.num_output_tokens
+        return replace(self._last, usage=usage, received_at=received_at, num_tokens=num_tokens)
 
     def _counted_usage(self) -> Usage | None:
         """Where no usage came but every token did, by its id."""
