@@ -1,7 +1,8 @@
 """The plots of one load, as Plotly figures without colours of their own.
 
 A colour is a word such as `@run0` or `@grid`; the page puts in those of the light, dark or print palette. Built as
-plain JSON: the library's own classes take longer to import than a report takes to make.
+plain JSON: the library's own classes take longer to import than a report takes to make. Lines that cross each other are
+named in the page's legend, bars and time lines where they stand.
 """
 
 from __future__ import annotations
@@ -110,23 +111,16 @@ def timeline(run: RunReport, *, until_s: float) -> Figure:
 
 
 def tokens_over_time(load: LoadReport) -> Figure:
-    totals = {index: points for index, run in enumerate(load.runs) if (points := _token_totals(run))}
-    labels: list[Figure] = []
-    # The steepest line is named at its top, each flatter one further down: names of neighbours stay apart.
-    for rank, index in enumerate(sorted(totals, key=lambda index: totals[index][-1][0])):
-        points = totals[index]
-        at, total = points[int((len(points) - 1) * (1 - 0.8 * rank / len(totals)))]
-        labels.append(_label(load.runs[index], at, total, xanchor="left", yanchor="top", xshift=8))
     return _figure(
         [
-            _line(load.runs[index], _thinned(points, MAX_POINTS), "%{y} tokens after %{x:.1f} s")
-            for index, points in totals.items()
+            _line(run, _thinned(points, MAX_POINTS), "%{y} tokens after %{x:.1f} s")
+            for run in load.runs
+            if (points := _token_totals(run))
         ],
-        height=300,
-        margin={"l": 8, "r": 16, "t": 16, "b": 28},
+        height=280,
+        margin={"l": 8, "r": 16, "t": 8, "b": 28},
         xaxis=_seconds(_until_s(load)),
         yaxis={"automargin": True, "rangemode": "tozero", "tickformat": ",d"},
-        annotations=labels,
     )
 
 
@@ -156,7 +150,7 @@ def until_s(load: LoadReport) -> float:
 
 
 def _curves(load: LoadReport, latency: Callable[[Record], float | None]) -> Figure:
-    """Share of the requests that had it sooner, over the latency. Narrow: the page names the curves in a legend."""
+    """Share of the requests that had it sooner, over the latency."""
     present = [(run, values) for run in load.runs if (values := _sorted_latencies(run, latency))]
     everything = [value for _, values in present for value in values]
     is_log = bool(everything) and min(everything) > 0 and max(everything) > WIDE_RANGE * min(everything)
@@ -212,7 +206,6 @@ def _sorted_latencies(run: RunReport, latency: Callable[[Record], float | None])
 
 
 def _samples(load: LoadReport, value: Callable[[Sample], float | None]) -> Figure:
-    """Steps that cross each other: the page names these lines in a legend, not beside them."""
     return _figure(
         [
             _line(run, _thinned(points, MAX_POINTS), "%{y:.0f} after %{x:.1f} s", shape="hv")
@@ -263,18 +256,7 @@ def _line(run: RunReport, points: Sequence[tuple[float, float]], hover: str, *, 
     }
 
 
-def _label(run: RunReport, x: float, y: float, **position: Any) -> Figure:
-    return {
-        "x": x,
-        "y": y,
-        "text": _text(run),
-        "font": {"color": _color(run), "size": 13},
-        "showarrow": False,
-        **position,
-    }
-
-
-def _figure(data: list[Figure], *, height: float, annotations: Sequence[Figure] = (), **layout: Any) -> Figure:
+def _figure(data: list[Figure], *, height: float, **layout: Any) -> Figure:
     for axis in ("xaxis", "yaxis"):
         layout[axis] = {
             "gridcolor": "@grid",
@@ -293,7 +275,6 @@ def _figure(data: list[Figure], *, height: float, annotations: Sequence[Figure] 
             "plot_bgcolor": "@clear",
             "font": {"family": "system-ui, sans-serif", "size": 12.5, "color": "@muted"},
             "hoverlabel": {"bgcolor": "@panel", "bordercolor": "@grid", "font": {"color": "@ink"}},
-            "annotations": list(annotations),
             **layout,
         },
     }
