@@ -51,32 +51,32 @@ def required_features(request: GenerationRequest) -> Iterator[Feature]:
     """Every feature that this request makes use of; a field at its neutral value asks for nothing."""
     yield from _prompt_features(request)
     sampling = request.sampling
-    asked = {
-        Feature.TOP_K: sampling.top_k > 0,
-        Feature.MIN_P: sampling.min_p > 0,
-        Feature.REPETITION_PENALTY: sampling.repetition_penalty != 1.0,
-        Feature.PRESENCE_PENALTY: sampling.presence_penalty != 0.0,
-        Feature.FREQUENCY_PENALTY: sampling.frequency_penalty != 0.0,
-        Feature.LOGIT_BIAS: bool(sampling.logit_bias),
-        Feature.STOP: bool(sampling.stop),
-        Feature.STOP_IN_OUTPUT: sampling.include_stop_str_in_output and bool(sampling.stop),
-        Feature.STOP_TOKEN_IDS: bool(sampling.stop_token_ids),
-        Feature.IGNORE_EOS: sampling.ignore_eos,
-        Feature.MIN_TOKENS: sampling.min_tokens > 0,
-        Feature.SEED: sampling.seed is not None,
-        Feature.KEEP_SPECIAL_TOKENS: not sampling.skip_special_tokens,
-        Feature.LOGPROBS: request.logprobs is not None,
-        Feature.PROMPT_LOGPROBS: request.prompt_logprobs is not None,
-        Feature.TRUNCATE_PROMPT: request.truncate_prompt_tokens is not None,
-        Feature.PRIORITY: request.priority != 0,
-        Feature.DEADLINE: request.deadline_at is not None,
-        Feature.CACHE_SALT: request.cache_salt is not None,
-        Feature.ADAPTER: request.adapter is not None,
-        Feature.RESPONSE_FORMAT: request.response_format is not None and request.response_format.type != "text",
-        Feature.RESUME: bool(request.resume_token_ids),
-        Feature.PREFILL_ONLY: sampling.max_tokens == 0,
-    }
-    yield from (feature for feature, is_asked in asked.items() if is_asked)
+    asked = (
+        (Feature.TOP_K, sampling.top_k > 0),
+        (Feature.MIN_P, sampling.min_p > 0),
+        (Feature.REPETITION_PENALTY, sampling.repetition_penalty != 1.0),
+        (Feature.PRESENCE_PENALTY, sampling.presence_penalty != 0.0),
+        (Feature.FREQUENCY_PENALTY, sampling.frequency_penalty != 0.0),
+        (Feature.LOGIT_BIAS, bool(sampling.logit_bias)),
+        (Feature.STOP, bool(sampling.stop)),
+        (Feature.STOP_IN_OUTPUT, sampling.include_stop_str_in_output and bool(sampling.stop)),
+        (Feature.STOP_TOKEN_IDS, bool(sampling.stop_token_ids)),
+        (Feature.IGNORE_EOS, sampling.ignore_eos),
+        (Feature.MIN_TOKENS, sampling.min_tokens > 0),
+        (Feature.SEED, sampling.seed is not None),
+        (Feature.KEEP_SPECIAL_TOKENS, not sampling.skip_special_tokens),
+        (Feature.LOGPROBS, request.logprobs is not None),
+        (Feature.PROMPT_LOGPROBS, request.prompt_logprobs is not None),
+        (Feature.TRUNCATE_PROMPT, request.truncate_prompt_tokens is not None),
+        (Feature.PRIORITY, request.priority != 0),
+        (Feature.DEADLINE, request.deadline_at is not None),
+        (Feature.CACHE_SALT, request.cache_salt is not None),
+        (Feature.ADAPTER, request.adapter is not None),
+        (Feature.RESPONSE_FORMAT, request.response_format is not None and request.response_format.type != "text"),
+        (Feature.RESUME, bool(request.resume_token_ids)),
+        (Feature.PREFILL_ONLY, sampling.max_tokens == 0),
+    )
+    yield from (feature for feature, is_asked in asked if is_asked)
 
 
 def _prompt_features(request: GenerationRequest) -> Iterator[Feature]:
