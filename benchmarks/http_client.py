@@ -78,9 +78,7 @@ async def measure(url: str, server: psutil.Process, *, seconds: float, users: in
             "backend, streamed": generated(backend),
             f"backend, streamed, {NUM_MANY_TOKENS} tokens": generated(backend, num_tokens=NUM_MANY_TOKENS),
         }
-        figures = {
-            name: await closed_loop(once, server, seconds=seconds, users=users) for name, once in cases.items()
-        }
+        figures = {name: await closed_loop(once, server, seconds=seconds, users=users) for name, once in cases.items()}
     await client.aclose()
     return figures
 
