@@ -11,6 +11,7 @@ from enginebay.engine.policies import build_policy
 from enginebay.engine.sampler import Sampler
 from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.settings import EngineConfig
+from enginebay.engine.warm_up import warm_up
 
 
 def build_engine(config: EngineConfig, clock: Clock) -> Engine:
@@ -21,6 +22,8 @@ def build_engine(config: EngineConfig, clock: Clock) -> Engine:
 def assemble(config: EngineConfig, runner: ModelRunner, clock: Clock) -> Engine:
     """Raises ConfigError. Apart from `build_engine` so that the caller can ask the runner what it found."""
     model = runner.model_config
+    sampler = Sampler(vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids, device=runner.device)
+    warm_up(runner, sampler, max_model_len=runner.max_model_len, block_size=runner.block_size)
     return Engine(
         scheduler=Scheduler(
             build_policy(config, max_model_len=runner.max_model_len),
@@ -28,7 +31,7 @@ def assemble(config: EngineConfig, runner: ModelRunner, clock: Clock) -> Engine:
             block_size=runner.block_size,
         ),
         runner=runner,
-        sampler=Sampler(vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids, device=runner.device),
+        sampler=sampler,
         limits=EngineLimits(
             max_model_len=runner.max_model_len,
             num_blocks=runner.num_blocks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,10 @@ from enginebay.errors import BackendError, EngineDied, InvalidRequest, NotStarte
 from enginebay.types import Health, HealthState
 
 _WORKER = "enginebay.backends.reference.engine_loop:main"
+_SPIN_COUNT = "20000"
+"""How often a thread of GNU OpenMP looks whether there is work before it sleeps. By its own choice it looks for
+milliseconds, and at every one of the hundreds of parallel regions of a step: where the server, a load test or another
+engine wants the same cores, that was seen to cost most of the speed."""
 
 
 class EngineProcess:
@@ -57,7 +62,7 @@ class EngineProcess:
             on_frame=self._on_frame,
             on_ended=self._on_ended,
             python=python,
-            environment=environment,
+            environment={**_thread_environment(), **(environment or {})},
             log_file=log_file,
         )
         self._ready: EngineReady | None = None
@@ -198,3 +203,9 @@ class EngineProcess:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(make_error())
+
+
+def _thread_environment() -> dict[str, str]:
+    """What the user has set stands."""
+    is_chosen = "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ
+    return {} if is_chosen else {"GOMP_SPINCOUNT": _SPIN_COUNT}
