@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 from collections.abc import Callable
@@ -145,6 +146,8 @@ def result(model: str, batches: list[dict[str, object]]) -> dict[str, object]:
         "num_input_tokens": NUM_INPUT_TOKENS,
         "num_output_tokens": NUM_OUTPUT_TOKENS,
         "num_threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "load_average_at_end": round(os.getloadavg()[0], 2),
         "environment": msgspec.to_builtins(describe_environment()),
         "batches": batches,
     }
