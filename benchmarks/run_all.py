@@ -1,0 +1,25 @@
+"""Run every benchmark of this folder, one after the other; each writes its JSON under `results/`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def main() -> int:
+    failed: list[str] = []
+    for script in sorted(FOLDER.glob("*.py")):
+        if script.name == Path(__file__).name:
+            continue
+        print(f"== {script.name}", flush=True)
+        if subprocess.run([sys.executable, str(script)], check=False).returncode != 0:
+            failed.append(script.name)
+    print(f"failed: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
