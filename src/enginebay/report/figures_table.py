@@ -59,8 +59,8 @@ HEADLINE = (
     ),
     _latency("First token, median", "ttft_s", "p50", "from sending to the first token"),
     _latency("First token, p95", "ttft_s", "p95", "95 of 100 requests had it sooner"),
-    _latency("Time per output token, median", "tpot_s", "p50", "after the first"),
-    _latency("Time per output token, p95", "tpot_s", "p95", "after the first"),
+    _latency("Per output token, median", "tpot_s", "p50", "after the first"),
+    _latency("Per output token, p95", "tpot_s", "p95", "after the first"),
     _latency("Whole answer, median", "e2e_s", "p50", "from sending to the last token"),
     _latency("Whole answer, p95", "e2e_s", "p95", "from sending to the last token"),
     Row(
