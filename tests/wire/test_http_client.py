@@ -565,7 +565,7 @@ def test_a_closed_client_is_freed_without_the_cycle_collector(run):
     gc.disable()
     try:
         run(main)
-        assert not [found for found in gc.get_objects() if isinstance(found, http_connection.HttpConnection)]
+        assert not [found for found in gc.get_objects() if type(found) is http_connection.HttpConnection]
     finally:
         gc.enable()
 
