@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-# One torch for everybody who runs this file: the engine's figures are comparable, and a CPU build is enough.
+# One torch for everybody who runs this file, so that figures are comparable. A CPU build is enough; where the package
+# index gives the CUDA build by default (gigabytes), name an index of CPU wheels: make demo TORCH_INDEX=...
 TORCH  ?= torch==2.13.0
+TORCH_INDEX ?=
 OUT    ?= out
 
 HEAVY   = weights or install or browser or slow
@@ -19,7 +21,7 @@ setup: $(VENV)/.dev  ## a virtual environment with everything: engine, server, t
 $(VENV)/.runtime: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --editable '.[all]'
 	touch $@
 

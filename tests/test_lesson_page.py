@@ -1,0 +1,30 @@
+"""Every row of the lesson has a verdict, and what it names exists."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (ROOT / "docs" / "lesson.md").read_text().splitlines()
+    if re.match(r"\| \d", line)
+]
+PARTS = {"1", "2", "3", "4", "5", "6", "7", "8.1", "8.2", "8.3", "8.4", "9", "10"}
+
+
+def test_every_part_of_the_lesson_has_a_row_with_a_verdict() -> None:
+    assert {row[0].split()[0] for row in ROWS} == PARTS
+    assert all(len(row) == 5 and row[4] for row in ROWS)
+
+
+def test_a_row_is_either_measured_or_says_that_it_is_not_built() -> None:
+    for row in ROWS:
+        is_built = row[2] != "not built yet"
+        assert is_built == bool(row[3]) == (row[4] != "not built yet"), row
+
+
+def test_no_figure_is_left_open_and_every_named_file_exists() -> None:
+    text = " ".join(cell for row in ROWS for cell in row)
+    assert "@" not in text
+    for path in re.findall(r"`?((?:tests|configs)/[\w./-]+\.(?:py|yaml))", text):
+        assert (ROOT / path).is_file(), path
