@@ -144,7 +144,8 @@ def test_static_waits_for_a_full_batch_and_starts_at_once_when_it_is_full():
     assert under_test.step() == []
     assert under_test.runner.plans == []
     under_test.engine.add(make_request("c", 2, 1))
-    under_test.step()
+    assert under_test.engine.next_step_at() == under_test.clock.now()
+    under_test.run()
     assert [[name for name, *_ in step] for step in under_test.runner.plans] == [["a", "b", "c"]]
     assert under_test.engine.counters.batch_wait_s == 2 + 1 + 0
 

@@ -47,7 +47,7 @@ class Policy(ABC):
         return [sequence for sequence in running if sequence.status is SequenceStatus.FINISHED]
 
     def next_admission_at(self, waiting: list[Sequence]) -> float | None:
-        """When the oldest of those waiting may be admitted though nobody else comes; None is at once.
+        """When somebody who waits may be admitted though nobody else comes; None is at once.
 
         Asked only while nothing runs.
         """

@@ -41,7 +41,8 @@ class StaticPolicy(Policy):
     def admissible(self, waiting: list[Sequence], running: list[Sequence], now: float) -> list[Sequence]:
         if running or not waiting:
             return []
-        if len(waiting) < self.num_slots and now < self.next_admission_at(waiting):
+        admission_at = self.next_admission_at(waiting)
+        if admission_at is not None and now < admission_at:
             return []
         return waiting[: self._num_members(waiting)]
 
@@ -60,7 +61,9 @@ class StaticPolicy(Policy):
         has_ended = all(sequence.status is SequenceStatus.FINISHED for sequence in running)
         return list(running) if has_ended else []
 
-    def next_admission_at(self, waiting: list[Sequence]) -> float:
+    def next_admission_at(self, waiting: list[Sequence]) -> float | None:
+        if len(waiting) >= self.num_slots:
+            return None
         return min(sequence.arrived_at for sequence in waiting) + self._timeout_s
 
     def _num_members(self, waiting: list[Sequence]) -> int:
