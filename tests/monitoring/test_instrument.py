@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from enginebay.errors import EngineStepFailed, InvalidRequest, NotStarted
 from enginebay.guard import GuardedBackend
 from enginebay.monitoring import InstrumentedBackend, instrument
-from enginebay.monitoring.histogram import Histogram
 from enginebay.monitoring.request_metrics import TokenRate
+from enginebay.statistics.histogram import Histogram
 from enginebay.types import (
     BackendInfo,
     Capabilities,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from enginebay.clock import Clock
-from enginebay.monitoring.histogram import Histogram
 from enginebay.quantities import INTER_TOKEN_LATENCY, REQUEST_LATENCY, TIME_TO_FIRST_TOKEN
+from enginebay.statistics.histogram import Histogram
 
 TOKEN_RATE_WINDOW_S = 10
 CANCELLED, REFUSED, ERROR = "cancelled", "refused", "error"

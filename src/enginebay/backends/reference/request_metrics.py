@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from enginebay.backends.reference.histogram import Histogram
 from enginebay.quantities import LATENCY_BUCKETS_S, TOKEN_GAP_BUCKETS_S
+from enginebay.statistics.histogram import Histogram
 from enginebay.types import GenerationChunk
 
 
@@ -77,7 +77,7 @@ class RequestTimes:
         else:
             metrics.inter_token_s.observe(received_at - self._last_token_at)
         if num_together:
-            metrics.inter_token_s.observe(0.0, times=num_together)
+            metrics.inter_token_s.observe(0.0, num_times=num_together)
         self._last_token_at = received_at
         self._num_tokens += num_tokens
         metrics.num_output_tokens += num_tokens
