@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -250,6 +251,10 @@ def test_an_unknown_keyword_names_the_nearest_one(monkeypatch):
         ({"pace": "fast"}, "mine.options.pace"),
         ({"options": {"paces": 1}}, "mine.options.paces"),
         ({"mode": "docker"}, "mode"),
+        ({"url": "http://x"}, "url"),
+        ({"venv": ".venv"}, "venv"),
+        ({"mode": "external", "image": "some:1"}, "image"),
+        ({"mode": "external", "environment": {"A": "b"}}, "environment"),
     ],
 )
 def test_a_wrong_value_names_its_place(monkeypatch, arguments, path):
@@ -284,6 +289,28 @@ def test_a_foreign_error_while_building_is_wrapped_and_a_typed_one_is_not(monkey
 def test_a_mode_that_the_plugin_has_is_handed_on(monkeypatch):
     install_kind(monkeypatch, "mine")
     assert context_of(get_backend("mine", mode="external")).mode == "external"
+
+
+def test_a_backend_in_process_takes_a_venv_where_it_launches_another_interpreter(monkeypatch):
+    wide = dataclasses.replace(spec("mine"), launches_interpreter=True)
+    install(monkeypatch, entry_point("mine", module=plugin(monkeypatch, "wide", wide), distribution="mine"))
+    assert context_of(get_backend("mine", venv=".venv", environment={"A": "b"})).venv == ".venv"
+    with pytest.raises(ConfigError, match="url"):
+        get_backend("mine", venv=".venv", url="http://x")
+
+
+def test_what_a_plugin_checks_is_checked_before_it_builds(monkeypatch):
+    def check(context):
+        raise error
+
+    strict = dataclasses.replace(spec("mine"), check=check)
+    install(monkeypatch, entry_point("mine", module=plugin(monkeypatch, "strict", strict), distribution="mine-dist"))
+    error = ConfigError("no such place", path="url")
+    with pytest.raises(ConfigError, match="no such place"):
+        get_backend("mine")
+    error = OSError("no device")
+    with pytest.raises(BrokenPlugin, match=r"check\(\) failed: OSError: no device"):
+        get_backend("mine")
 
 
 def test_the_example_package_answers(monkeypatch):

@@ -122,6 +122,10 @@ class BackendContext:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+def _accept(context: BackendContext) -> None:
+    """The check of a kind that has nothing to add."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSpec:
     """The answer to the hook `enginebay_backend`: enough to plan with before anything starts."""
@@ -136,5 +140,12 @@ class BackendSpec:
     create: Callable[[BackendContext], Backend]
     modes: tuple[Mode, ...] = ("external",)
     """First is the default."""
+    check: Callable[[BackendContext], None] = _accept
+    """Raise ConfigError for what `create` would refuse; starts and opens nothing, so that a config can be validated.
+
+    `settings` has none that `compile` calls unsupported.
+    """
+    launches_interpreter: bool = False
+    """In mode `in_process` the engine runs in an interpreter of its own: `venv` and `environment` are taken there."""
     evidence: str = "unverified"
     """What this adapter was checked against, in words: shown by `enginebay backends`."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from enginebay.backend import BackendSpec, LaunchPlan
-from enginebay.clock import Clock
+from enginebay.backend import BackendContext, BackendSpec, LaunchPlan
+from enginebay.clock import Clock, MonotonicClock
 from enginebay.config.diagnostics import as_one_error, describe
 from enginebay.config.known_keys import nearest
 from enginebay.config.models import BackendEntry, Config
@@ -20,7 +20,16 @@ from enginebay.config.secret import revealed
 from enginebay.config.source import YamlPath, dotted
 from enginebay.errors import ConfigError, EngineBayError
 from enginebay.guard import GuardedBackend
-from enginebay.plugins import PACKAGES, canonical_kind, find_backend, get_backend, list_backends
+from enginebay.plugins import (
+    PACKAGES,
+    build_backend,
+    canonical_kind,
+    check_context,
+    find_backend,
+    list_backends,
+    model_or_default,
+    unused_places,
+)
 
 __all__ = ["CheckedBackend", "check_backend", "config_problems", "configured_backend", "entry_names"]
 
@@ -34,6 +43,8 @@ class CheckedBackend:
     options: Any
     """An instance of the plugin's options_model."""
     plan: LaunchPlan
+    context: BackendContext
+    """What the plugin builds from; settings that it cannot honour are not among them."""
 
 
 def configured_backend(config: Config, name: str | None = None, *, clock: Clock | None = None) -> GuardedBackend:
@@ -41,39 +52,47 @@ def configured_backend(config: Config, name: str | None = None, *, clock: Clock 
 
     Raises ConfigError where the config asks for what the kind cannot do, PluginError where the kind cannot be loaded.
     """
-    checked = check_backend(config, name)
+    checked = check_backend(config, name, clock=clock)
     if problems := _dropped_settings(config, checked):
         raise as_one_error(problems)
-    resolved, entry = checked.resolved, checked.resolved.entry
-    allowed = {outcome.setting for outcome in checked.plan.unsupported}
-    engine = {key: value for key, value in _plain_settings(resolved).items() if key not in allowed}
     try:
-        return get_backend(
-            checked.spec.kind,
-            model=_plain(resolved.model),
-            name=resolved.name,
-            mode=entry.mode,
-            url=_plain(entry.url),
-            venv=_plain(entry.venv),
-            image=_plain(entry.image),
-            engine=engine,
-            options={key: revealed(value) for key, value in entry.options.items()},
-            environment={key: str(value) for key, value in entry.environment.items()},
-            clock=clock,
-            seed=resolved.engine.seed or 0,
-        )
+        return build_backend(checked.spec, checked.context)
     except ConfigError as error:
-        raise _located(config, resolved, error) from error
+        raise _located(config, checked.resolved, error) from error
 
 
-def check_backend(config: Config, name: str | None = None) -> CheckedBackend:
-    """Resolve a name, load its plugin and validate its mode and options; build nothing."""
+def check_backend(config: Config, name: str | None = None, *, clock: Clock | None = None) -> CheckedBackend:
+    """Resolve a name, load its plugin and let it check mode, options and address; build nothing."""
     resolved = resolve_backend(config, name)
     spec = find_backend(_known_kind(config, resolved, name))
     _check_mode(config, resolved, spec)
     options = _checked_options(config, resolved, spec)
-    return CheckedBackend(
-        resolved=resolved, spec=spec, options=options, plan=spec.compile(_plain_settings(resolved), None)
+    plan = spec.compile(_plain_settings(resolved), None)
+    context = _context(resolved, spec, plan=plan, clock=clock or MonotonicClock())
+    if unused := unused_places(spec, context):
+        raise as_one_error([_error(config, (*resolved.path, key), problem) for key, problem in unused.items()])
+    try:
+        check_context(spec, context)
+    except ConfigError as error:
+        raise _located(config, resolved, error) from error
+    return CheckedBackend(resolved=resolved, spec=spec, options=options, plan=plan, context=context)
+
+
+def _context(resolved: ResolvedBackend, spec: BackendSpec, *, plan: LaunchPlan, clock: Clock) -> BackendContext:
+    entry = resolved.entry
+    unsupported = {outcome.setting for outcome in plan.unsupported}
+    return BackendContext(
+        name=resolved.name,
+        model=model_or_default(_plain(resolved.model)),
+        options=spec.options_model.model_validate({key: revealed(value) for key, value in entry.options.items()}),
+        settings={key: value for key, value in _plain_settings(resolved).items() if key not in unsupported},
+        clock=clock,
+        mode=entry.mode,
+        url=_plain(entry.url),
+        venv=_plain(entry.venv),
+        image=_plain(entry.image),
+        seed=resolved.engine.seed or 0,
+        environment={key: str(value) for key, value in entry.environment.items()},
     )
 
 

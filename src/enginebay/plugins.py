@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
@@ -56,11 +56,9 @@ def get_backend(
     engine_settings, plugin_options = _sort_keywords(settings, spec)
     engine_settings.update(engine or {})
     plugin_options.update(options or {})
-    if mode is not None and mode not in spec.modes:
-        raise ConfigError(f"backend {spec.kind!r} has no mode {mode!r}", path="mode", expected=" or ".join(spec.modes))
     context = BackendContext(
         name=name or spec.kind,
-        model=model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL,
+        model=model_or_default(model),
         options=_validated(spec.options_model, plugin_options, path=(spec.kind, "options")),
         settings=_validated_settings(engine_settings),
         clock=clock or MonotonicClock(),
@@ -71,7 +69,57 @@ def get_backend(
         seed=seed,
         environment=dict(environment or {}),
     )
+    return build_backend(spec, context)
+
+
+def build_backend(spec: BackendSpec, context: BackendContext) -> GuardedBackend:
+    """Build from a whole context. Raises ConfigError for one that the kind does not take."""
+    check_context(spec, context)
     return GuardedBackend(_created(spec, context))
+
+
+def check_context(spec: BackendSpec, context: BackendContext) -> None:
+    """Raise ConfigError for a mode, a place or settings that the kind does not take; build nothing."""
+    if context.mode is not None and context.mode not in spec.modes:
+        raise ConfigError(
+            f"backend {spec.kind!r} has no mode {context.mode!r}", path="mode", expected=" or ".join(spec.modes)
+        )
+    for key, problem in unused_places(spec, context).items():
+        raise ConfigError(problem, path=key)
+    try:
+        spec.check(context)
+    except EngineBayError:
+        raise
+    except Exception as error:
+        problem = f"check() failed: {type(error).__name__}: {error}"
+        raise BrokenPlugin(spec.kind, distribution=_distributions_of(spec.kind), problem=problem) from error
+
+
+def unused_places(spec: BackendSpec, context: BackendContext) -> dict[str, str]:
+    """The keys that say where the engine is, but that this mode would drop, each with what to do about it."""
+    mode = context.mode or spec.modes[0]
+    used = _INTERPRETER if mode == "in_process" and spec.launches_interpreter else _PLACES[mode]
+    given = {"url": context.url, "image": context.image, "venv": context.venv, "environment": context.environment}
+    return {key: _unused(spec, key, mode=mode, used=used) for key, value in given.items() if value and key not in used}
+
+
+_INTERPRETER = ("venv", "environment")
+_PLACES: Mapping[Mode, tuple[str, ...]] = {
+    "external": ("url",),
+    "docker": ("image", "environment"),
+    "managed": _INTERPRETER,
+    "in_process": (),
+}
+
+
+def _unused(spec: BackendSpec, key: str, *, mode: Mode, used: Sequence[str]) -> str:
+    problem = f"{spec.kind!r} in mode {mode!r} has no use for this: leave it out"
+    others = [other for other in spec.modes if other != mode and key in _PLACES[other]]
+    if others:
+        return f"{problem}, or set the mode to {' or '.join(others)}"
+    if key == "url" and spec.kind != "openai_http":
+        return f"{problem}, or reach a server that runs there with kind: openai_http"
+    return problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +156,10 @@ def find_backend(kind: str) -> BackendSpec:
         raise DuplicateBackend(wanted, distributions=sorted(candidates))
     [(distribution, entry_point)] = candidates.items()
     return _load(entry_point, kind=wanted, distribution=distribution)
+
+
+def model_or_default(model: str | None) -> str:
+    return model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
 
 
 def canonical_kind(kind: str) -> str:

@@ -358,3 +358,17 @@ def test_doctor_says_when_the_port_is_taken(written, capsys: pytest.CaptureFixtu
         port = taken.getsockname()[1]
         run(["doctor", written(f"version: 1\nserver: {{port: {port}}}")])
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in capsys.readouterr().out
+
+
+def test_validate_plan_and_doctor_find_an_address_that_serve_would_refuse(
+    written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written("version: 1\nbackend: reference\nbackends:\n  far:\n    kind: openai_http\n    url: ftp://x\n")
+    words = f"error: {path}:6: backends.far.url: 'ftp://x' is no URL of a server"
+    assert run(["config", "validate", path]) == 2
+    assert words in capsys.readouterr().err
+    assert run(["plan", path, "--all"]) == 2
+    captured = capsys.readouterr()
+    assert f"error: far: {words.removeprefix('error: ')}" in captured.err
+    assert "reference (kind reference)" in captured.out
+    assert run(["doctor", path]) == 1

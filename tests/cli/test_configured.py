@@ -16,7 +16,7 @@ backends:
   mine:
     kind: Echo
     mode: managed
-    url: http://${HOST}:1
+    venv: /opt/${HOST}
     engine: {max_model_len: 128}
     options: {api_key: "${KEY}", retries: 2}
     environment: {A: "${KEY}"}
@@ -37,9 +37,9 @@ def test_an_entry_becomes_a_backend_with_all_that_was_configured() -> None:
     assert (backend.info.name, backend.info.kind, context.model, context.mode) == ("mine", "echo", "top", "managed")
     assert dict(context.settings) == {"dtype": "float32", "seed": 5, "max_model_len": 128}
     assert (context.options.api_key, context.options.retries) == ("sk-4711", 2)
-    assert (context.url, context.environment, context.seed) == ("http://127.0.0.1:1", {"A": "sk-4711"}, 5)
+    assert (context.venv, context.environment, context.seed) == ("/opt/127.0.0.1", {"A": "sk-4711"}, 5)
     # codecs such as msgspec take no subclass of str
-    assert {type(context.url), type(context.environment["A"]), type(context.options.api_key)} == {str}
+    assert {type(context.venv), type(context.environment["A"]), type(context.options.api_key)} == {str}
 
 
 def test_a_bare_kind_needs_no_entry() -> None:
@@ -84,7 +84,7 @@ def test_a_mode_that_the_kind_does_not_have_is_refused() -> None:
 
 
 def test_more_than_one_replica_is_refused_where_one_engine_is_built() -> None:
-    assert refusal(TEXT.replace("mode: managed", "replicas: 2")).path == "backends.mine.replicas"
+    assert refusal(TEXT.replace("mode: managed", "mode: managed\n    replicas: 2")).path == "backends.mine.replicas"
 
 
 def test_a_setting_that_the_kind_cannot_honour_is_an_error_unless_it_is_allowed_by_name() -> None:
@@ -94,7 +94,7 @@ def test_a_setting_that_the_kind_cannot_honour_is_an_error_unless_it_is_allowed_
     assert "echoes have no batches" in str(error)
     own = TEXT.replace("max_model_len: 128", "max_num_seqs: 4")
     assert refusal(own).path == "backends.mine.engine.max_num_seqs"
-    allowed = given.replace("mode: managed", "allow_unsupported: [max_num_seqs]")
+    allowed = given.replace("mode: managed", "mode: managed\n    allow_unsupported: [max_num_seqs]")
     backend = configured_backend(parse_config(allowed, environment=ENVIRONMENT))
     assert "max_num_seqs" not in backend.inner.context.settings  # type: ignore[attr-defined]
     unset = given.replace("max_model_len: 128", "max_num_seqs: null")
@@ -118,3 +118,38 @@ def test_what_a_plugin_refuses_when_it_builds_is_told_with_its_place_in_the_file
     assert (error.file, error.line, error.path) == ("some.yaml", 4, "backends.far.url")
     assert "needs the address of its server" in error.problem
     assert (refusal("version: 1\nbackend: openai_http").line, error.expected) == (2, "http://...")
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "words"),
+    [
+        ("kind: reference\n    url: http://x", "url", "with kind: openai_http"),
+        ("kind: reference\n    venv: .venv", "venv", "leave it out"),
+        ("kind: reference\n    environment: {A: b}", "environment", "'in_process' has no use for this"),
+        ("kind: openai_http\n    image: some:1", "image", "'external' has no use for this"),
+        ("kind: echo\n    venv: .venv", "venv", "or set the mode to managed"),
+        ("kind: openai_http\n    url: ftp://x", "url", "'ftp://x' is no URL of a server"),
+        ("kind: openai_http\n    url: not a url", "url", "'not a url' is no URL of a server"),
+    ],
+)
+def test_an_address_or_a_place_that_the_backend_would_not_use_is_refused(entry: str, key: str, words: str) -> None:
+    text = f"version: 1\nbackend: mine\nbackends:\n  mine:\n    {entry}"
+    error = refusal(text)
+    assert (error.file, error.line, error.path) == ("some.yaml", 6, f"backends.mine.{key}")
+    assert words in error.problem
+    [problem] = config_problems(parse_config(text, file="some.yaml"))
+    assert str(problem) == str(error)
+
+
+def test_checking_a_config_finds_a_server_without_an_address_and_tells_no_secret() -> None:
+    text = "version: 1\nbackend: far\nbackends:\n  far: {kind: openai_http, url: '${ADDRESS:-}'}"
+    [problem] = config_problems(parse_config(text, file="some.yaml", environment={}))
+    assert "needs the address of its server" in str(problem)
+    [problem] = config_problems(parse_config(text, file="some.yaml", environment={"ADDRESS": "ftp://hidden/v1"}))
+    assert "hidden" not in str(problem)
+
+
+def test_every_place_that_is_not_used_is_told_at_once() -> None:
+    text = "version: 1\nbackend: a\nbackends:\n  a: {kind: openai_http, url: 'http://x', image: i, venv: v}"
+    problems = config_problems(parse_config(text))
+    assert [getattr(problem, "path", None) for problem in problems] == ["backends.a.image", "backends.a.venv"]

@@ -215,6 +215,11 @@ class _Origin:
         self.peer = f"{parts.scheme}://{host}:{self.port}"
 
 
+def check_url(base_url: str) -> None:
+    """Raise ConfigError for what is no address of an HTTP server."""
+    _Origin(base_url)
+
+
 def check_header(name: str, value: str) -> str | None:
     """What is wrong with it; None when it may be sent."""
     if not _HEADER_NAME.fullmatch(name):
