@@ -97,6 +97,7 @@ class ScriptedBackend:
     simulated: bool = False
     features: frozenset[Feature] = frozenset(Feature)
     max_model_len: int | None = None
+    effective_settings: dict[str, object] = field(default_factory=dict)
     seen: list[tuple[float, GenerationRequest]] = field(default_factory=list)
     num_running: int = 0
     is_closed: bool = False
@@ -110,6 +111,7 @@ class ScriptedBackend:
             capabilities=Capabilities(features=self.features),
             simulated=self.simulated,
             max_model_len=self.max_model_len,
+            effective_settings=self.effective_settings,
         )
 
     async def start(self) -> None: ...

@@ -19,6 +19,7 @@ from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Load, Plan, load_plan
 from enginebay.loadtest.records import read_records
 from enginebay.loadtest.result import Result, load_result
+from enginebay.loadtest.run_checks import settings_differ
 from enginebay.loadtest.session import Bench
 from enginebay.loadtest.timeseries import read_samples
 from enginebay.types import Feature
@@ -128,6 +129,21 @@ def test_a_complete_run_as_planned_is_valid(tmp_path) -> None:
     [run] = asyncio.run(bench(small_plan(4), tmp_path, ScriptedBackend(VirtualClock())).run()).runs
     assert run.valid
     assert run.status == "complete"
+
+
+def test_an_engine_that_runs_with_other_settings_than_configured_makes_the_run_invalid(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock(), effective_settings={"max_num_seqs": 1, "policy": "naive"})
+    [run] = asyncio.run(bench(small_plan(4), tmp_path, backend).run()).runs
+    assert run.effective_settings == {"max_num_seqs": 1, "policy": "naive"}
+    [reason] = run.invalid_reasons
+    assert (run.valid, reason.code) == (False, "settings_differ")
+    assert reason.detail == "the engine runs with other settings: max_num_seqs is 1, not 2"
+
+
+def test_settings_that_one_side_leaves_open_do_not_differ() -> None:
+    configured = {"dtype": "auto", "seed": 3, "max_model_len": None, "max_num_seqs": 2}
+    effective = {"dtype": "float32", "max_model_len": 64, "max_num_seqs": 2}
+    assert list(settings_differ(configured, effective)) == []
 
 
 def test_a_simulated_backend_is_marked_in_its_run(tmp_path) -> None:

@@ -16,7 +16,7 @@ from enginebay.loadtest.plan import PlannedLoad
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
 from enginebay.loadtest.records import Record, RunKey
 from enginebay.loadtest.result import Run, Status
-from enginebay.loadtest.run_checks import invalid_reasons
+from enginebay.loadtest.run_checks import invalid_reasons, settings_differ
 from enginebay.loadtest.runner import Runner
 from enginebay.loadtest.timeseries import Sample, Sampler
 from enginebay.loadtest.tokenizer import TextTokenizer
@@ -121,8 +121,11 @@ class Measurement:
             for record in self.records:
                 record.num_retokenized_tokens = len(tokenizer.encode_plain(record.text))
         metrics = run_metrics(self.records, self._settings.slo, policy=self._policy())
-        reasons = list(invalid_reasons(self._planned_load, self.records, metrics, status=status))
         info = self._backend.info
+        reasons = [
+            *invalid_reasons(self._planned_load, self.records, metrics, status=status),
+            *settings_differ(self._subject.configured_settings, info.effective_settings),
+        ]
         return Run(
             backend=self._subject.kind,
             label=self.key.label,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from enginebay.errors import ContextTooLong
 from enginebay.loadtest.metrics import Metrics, output_tokens
@@ -41,6 +41,14 @@ def invalid_reasons(
         detail = f"{metrics.num_missing_usage} answers came without the engine's count of tokens"
         yield InvalidReason(code="usage_missing", detail=detail)
     yield from _other_lengths(planned_load, [record for record in records if record.is_finished])
+
+
+def settings_differ(configured: Mapping[str, object], effective: Mapping[str, object]) -> Iterator[InvalidReason]:
+    """What both tell must be equal; `auto` leaves the choice to the engine, and so does None."""
+    told = {name: asked for name, asked in configured.items() if asked not in (None, "auto") and name in effective}
+    others = [f"{name} is {effective[name]}, not {asked}" for name, asked in told.items() if effective[name] != asked]
+    if others:
+        yield InvalidReason(code="settings_differ", detail=f"the engine runs with other settings: {', '.join(others)}")
 
 
 def _other_lengths(planned_load: PlannedLoad, finished: Sequence[Record]) -> Iterator[InvalidReason]:

@@ -112,7 +112,12 @@ class ModelEntry(msgspec.Struct, kw_only=True):
     parent: str | None = None
     max_model_len: int | None = None
     features: list[str] | None = None
-    """Beyond the OpenAI API: what the backend can do, by the names of `enginebay.types.Feature`."""
+    """Beyond the OpenAI API, as the following: what the backend can do, by the names of `enginebay.types.Feature`."""
+    kind: str | None = None
+    """Of the backend that serves."""
+    engine_version: str | None = None
+    effective_settings: dict[str, object] | None = None
+    """What the engine says it runs with."""
 
 
 class ModelList(msgspec.Struct, kw_only=True):

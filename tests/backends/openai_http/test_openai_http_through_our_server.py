@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 import pytest
 import uvicorn
@@ -91,6 +93,23 @@ def test_a_request_arrives_as_it_was_sent_and_its_answer_as_it_was_given(prompt,
             assert [token for chunk in chunks for token in chunk.token_ids] == [0, 1, 2, 3]
             assert sum(chunk.num_tokens for chunk in chunks) == 4
             assert (chunks[-1].finish_reason, chunks[-1].usage) == (FinishReason.LENGTH, Usage(2, 4))
+
+    run(main)
+
+
+def test_our_own_server_tells_what_the_engine_behind_it_runs_with():
+    fake = FakeBackend()
+    settings = {"policy": "static", "max_num_seqs": 4, "folder": PurePosixPath("weights")}
+    fake.info = replace(fake.info, engine_version="1.2.3", effective_settings=settings)
+
+    async def main():
+        async with through(fake) as backend:
+            info = backend.info
+            assert info.engine_version == "1.2.3"
+            assert info.effective_settings == {
+                "policy": "static", "max_num_seqs": 4, "folder": "weights", "kind": "fake", "dialect": "enginebay",
+                "owned_by": "enginebay",
+            }  # fmt: skip
 
     run(main)
 

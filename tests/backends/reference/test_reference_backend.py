@@ -9,9 +9,12 @@ from tiny_tokenizers import byte_level
 
 from enginebay.backend import BackendContext
 from enginebay.backends.reference.backend import ReferenceBackend
+from enginebay.backends.reference.effective_settings import effective_settings
+from enginebay.backends.reference.engine_messages import EngineReady
 from enginebay.backends.reference.options import ReferenceOptions
 from enginebay.clock import MonotonicClock
 from enginebay.engine.request import EngineOutput, PositionLogprobs
+from enginebay.engine.settings import EngineConfig
 from enginebay.errors import (
     ContextTooLong,
     DeadlineExceeded,
@@ -431,9 +434,26 @@ def test_the_info_tells_the_context_and_the_effective_settings_after_start(model
             assert (process.config.policy, process.config.dtype) == ("naive", "bfloat16")
             assert info.effective_settings["policy"] == "naive"
             assert info.effective_settings["dtype"] == "float32", "what the engine says goes before what was asked"
+            assert "max_num_seqs" not in info.effective_settings, "the naive policy has one slot, whatever was asked"
+            assert not any(str(model_dir) in str(value) for value in info.effective_settings.values())
             assert (await backend.health()).state is HealthState.READY
 
     asyncio.run(main())
+
+
+def test_the_effective_settings_are_those_the_engine_says_it_has():
+    ready = EngineReady(
+        max_model_len=64, vocab_size=9, eos_token_ids=(1,), num_blocks=7, block_size=8, architecture="Tiny",
+        dtype="float32", device="cpu", policy="static", max_num_seqs=4, max_num_batched_tokens=99, num_threads=2,
+        kernels="plain", torch_version="2", memory="much",
+    )  # fmt: skip
+    asked = EngineConfig(model_dir="/weights", policy="static", dtype="bfloat16", max_num_seqs=5)
+    assert effective_settings(asked, ready) == {
+        "policy": "static", "dtype": "float32", "device": "cpu", "kernels": "plain", "max_num_seqs": 4,
+        "max_model_len": 64, "max_num_batched_tokens": 99, "chunked_prefill": True, "static_batch_timeout_s": 0.2,
+        "block_size": 8, "num_blocks": 7, "num_threads": 2, "torch_version": "2", "architecture": "Tiny",
+        "num_slots": 4,
+    }  # fmt: skip
 
 
 def test_a_start_that_fails_closes_the_process(model_dir):

@@ -207,7 +207,7 @@ class OpenAIHttpBackend:
 
     def _take_in(self, found: Found) -> None:
         self._dialect = found.dialect
-        settings: dict[str, object] = {"dialect": found.dialect.name}
+        settings: dict[str, object] = {**found.engine_settings, "dialect": found.dialect.name}
         if found.owned_by is not None:
             settings["owned_by"] = found.owned_by
         if found.max_model_len is not None:

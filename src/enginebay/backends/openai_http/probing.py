@@ -32,6 +32,10 @@ class ModelCard(msgspec.Struct):
     max_model_len: int | None = None
     features: list[str] | None = None
     """Our own server tells what the backend behind it can do."""
+    kind: object = None
+    """This and the following are read from our own server alone; another may mean anything by these names."""
+    engine_version: object = None
+    effective_settings: object = None
 
 
 class _ModelList(msgspec.Struct):
@@ -56,6 +60,8 @@ class Found:
     engine_version: str | None
     simulated: bool
     owned_by: str | None
+    engine_settings: Mapping[str, object]
+    """What our own server tells of the engine behind it; empty for any other."""
 
 
 async def read_health(client: HttpClient, options: OpenAIHttpOptions) -> Health:
@@ -82,9 +88,10 @@ async def find_out(client: HttpClient, options: OpenAIHttpOptions, *, model: str
         dialect=dialect,
         capabilities=_capabilities(dialect, card),
         max_model_len=card.max_model_len,
-        engine_version=await _read_version(client),
+        engine_version=_told_version(card, dialect) or await _read_version(client),
         simulated=response.headers.get(SIMULATED_HEADER) == "1" or await _says_simulated(client),
         owned_by=card.owned_by,
+        engine_settings=_told_settings(card, dialect),
     )
     if Feature.COUNT_TOKENS in found.capabilities and not await _can_tokenize(client, card.id):
         return replace(found, capabilities=_without(found.capabilities, Feature.COUNT_TOKENS))
@@ -136,6 +143,17 @@ def _capabilities(dialect: Dialect, card: ModelCard) -> Capabilities:
         return dialect.capabilities
     told = {feature for feature in dialect.capabilities.features if feature.value in card.features}
     return replace(dialect.capabilities, features=frozenset(told | {Feature.DEADLINE}))
+
+
+def _told_version(card: ModelCard, dialect: Dialect) -> str | None:
+    return card.engine_version if dialect is ENGINEBAY and isinstance(card.engine_version, str) else None
+
+
+def _told_settings(card: ModelCard, dialect: Dialect) -> dict[str, object]:
+    if dialect is not ENGINEBAY or not isinstance(card.effective_settings, dict):
+        return {}
+    told = msgspec.convert(card.effective_settings, dict[str, object])
+    return told | ({"kind": card.kind} if isinstance(card.kind, str) else {})
 
 
 def _without(capabilities: Capabilities, feature: Feature) -> Capabilities:

@@ -11,12 +11,11 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from enginebay import __version__
 from enginebay.backend import BackendContext
 from enginebay.backends.reference.capabilities import capabilities
-from enginebay.backends.reference.engine_port import MakeProcess, ProcessPort, described
+from enginebay.backends.reference.effective_settings import effective_settings
+from enginebay.backends.reference.engine_port import MakeProcess, ProcessPort
 from enginebay.backends.reference.engine_requests import engine_request, refuse_impossible
 from enginebay.backends.reference.engine_stats import engine_stats
 from enginebay.backends.reference.launch_plan import engine_config
@@ -84,8 +83,8 @@ class ReferenceBackend:
         self._process = process
         await process.start()
         ready = process.ready
-        effective_settings: dict[str, object] = {**msgspec.structs.asdict(config), **described(ready)}
-        self._info = replace(self._info, max_model_len=ready.max_model_len, effective_settings=effective_settings)
+        settings = effective_settings(config, ready)
+        self._info = replace(self._info, max_model_len=ready.max_model_len, effective_settings=settings)
 
     async def aclose(self) -> None:
         self._is_closed = True

@@ -38,10 +38,12 @@ def _build(config: EngineConfig, clock: Clock) -> tuple[Engine, EngineReady]:
     import torch
 
     from enginebay.engine.factory import assemble
+    from enginebay.engine.kernels.packed import packing_is_available
     from enginebay.engine.model_runner import ModelRunner
 
     runner = ModelRunner(config)
     engine = assemble(config, runner, clock)
+    is_packed = config.kernels == "auto" and packing_is_available(runner.device, runner.dtype)
     ready = EngineReady(
         max_model_len=runner.max_model_len,
         vocab_size=runner.model_config.vocab_size,
@@ -55,6 +57,7 @@ def _build(config: EngineConfig, clock: Clock) -> tuple[Engine, EngineReady]:
         max_num_seqs=engine.scheduler.policy.num_slots,
         max_num_batched_tokens=config.max_num_batched_tokens,
         num_threads=torch.get_num_threads(),
+        kernels="packed" if is_packed else "plain",
         torch_version=str(torch.__version__),
         memory=str(runner.memory_use),
     )

@@ -41,6 +41,8 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     max_num_seqs: int
     max_num_batched_tokens: int
     num_threads: int
+    kernels: str
+    """packed or plain: the form of the layers that was chosen."""
     torch_version: str
     memory: str
     """Weights and KV cache, with the arithmetic."""

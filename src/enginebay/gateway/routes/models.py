@@ -24,4 +24,12 @@ def _entry(served: Served) -> ModelEntry:
         root=info.model,
         max_model_len=info.max_model_len,
         features=sorted(feature.value for feature in info.capabilities.features),
+        kind=info.kind,
+        engine_version=info.engine_version,
+        effective_settings={key: _plain(value) for key, value in info.effective_settings.items()},
     )
+
+
+def _plain(value: object) -> object:
+    """A plugin may put anything into its settings; what JSON has no form of goes out as its text."""
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

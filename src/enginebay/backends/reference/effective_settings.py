@@ -1,0 +1,30 @@
+"""What the engine runs with, for `BackendInfo.effective_settings`: plain values, and no path of this machine."""
+
+from __future__ import annotations
+
+import msgspec
+
+from enginebay.backends.reference.engine_port import ReadyPort, described
+from enginebay.engine.settings import EngineConfig
+
+TOLD = (
+    "policy", "dtype", "device", "kernels", "max_num_seqs", "max_model_len", "max_num_batched_tokens",
+    "chunked_prefill", "static_batch_timeout_s", "block_size", "num_blocks", "num_threads", "torch_version",
+    "architecture",
+)  # fmt: skip
+
+
+def effective_settings(config: EngineConfig, ready: ReadyPort) -> dict[str, object]:
+    """What the engine says goes before what it was asked for.
+
+    num_slots is the size of the batch. The naive policy has one slot whatever max_num_seqs is, so there is no
+    max_num_seqs in force then.
+    """
+    told = described(ready)
+    found = {**msgspec.structs.asdict(config), **told}
+    settings = {name: found[name] for name in TOLD if found.get(name) is not None}
+    if "max_num_seqs" in told:
+        settings["num_slots"] = told["max_num_seqs"]
+    if config.policy == "naive":
+        settings.pop("max_num_seqs", None)
+    return settings
