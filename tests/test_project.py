@@ -53,3 +53,14 @@ def test_the_version_is_told_by_the_package_and_its_metadata() -> None:
     import enginebay
 
     assert enginebay.__version__ == version("enginebay")
+
+
+def test_no_page_of_the_documentation_stands_twice_in_its_navigation() -> None:
+    pages = re.findall(r"[\w/-]+\.md", (ROOT / ".ci" / "mkdocs.yml").read_text())
+    assert sorted(pages) == sorted(set(pages))
+
+
+def test_no_file_points_to_a_home_on_the_web_that_the_project_does_not_have() -> None:
+    guessed = "github.com/" + "enginebay"
+    done = subprocess.run(["git", "grep", "-lF", guessed], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == ""
