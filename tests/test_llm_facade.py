@@ -171,6 +171,13 @@ def test_sampling_is_handed_on_and_requests_ask_for_one_final_chunk(llm_of):
     assert asked.request_id != default.request_id
 
 
+@pytest.mark.parametrize("stop", ["END", ["END"], ("END",)])
+def test_a_stop_string_may_be_written_as_it_is(llm_of, stop):
+    backend = Scripted()
+    llm_of(backend).generate("p", SamplingParams(max_tokens=5, stop=stop))
+    assert [request.sampling.stop for request in backend.requests] == [("END",)]
+
+
 def test_each_of_n_outputs_has_a_seed_of_its_own(llm_of):
     backend = Scripted(lambda request: f"seed {request.sampling.seed}")
     llm = llm_of(backend)

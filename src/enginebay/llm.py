@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from enginebay.chunks import joined
 from enginebay.errors import EngineBayError, InvalidRequest
@@ -179,7 +179,7 @@ class LLM:
         return GenerationRequest(
             request_id=f"llm-{next(self._numbers)}",
             prompt=prompt,
-            sampling=sampling,
+            sampling=_with_stop_tuple(sampling),
             delivery=delivery,
             logprobs=logprobs,
         )
@@ -231,6 +231,14 @@ def _of_output(sampling: SamplingParams, index: int) -> SamplingParams:
     if sampling.seed is None or index == 0:
         return sampling
     return replace(sampling, seed=sampling.seed + index)
+
+
+def _with_stop_tuple(sampling: SamplingParams) -> SamplingParams:
+    """A script may write one stop string as it is, or a list of them."""
+    stop: object = sampling.stop
+    if isinstance(stop, str):
+        return replace(sampling, stop=(stop,))
+    return replace(sampling, stop=tuple(cast(list[str], stop))) if isinstance(stop, list) else sampling
 
 
 async def _whole(chunks: AsyncGenerator[GenerationChunk, None]) -> GenerationChunk:

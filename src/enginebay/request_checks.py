@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from enginebay.errors import InvalidRequest, UnsupportedFeature
+from enginebay.request_types import check_types
 from enginebay.types import (
     BackendInfo,
     Chat,
@@ -25,6 +26,7 @@ MAX_SEED = 2**63 - 1
 
 def check_request(request: GenerationRequest, info: BackendInfo) -> None:
     """Raise InvalidRequest or UnsupportedFeature, naming the field, or return."""
+    check_types(request)
     _check_values(request)
     _check_sampling(request.sampling)
     capabilities = info.capabilities

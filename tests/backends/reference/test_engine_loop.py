@@ -129,3 +129,15 @@ def test_all_that_one_step_made_goes_in_one_message():
     _, told = messages_of([submit(name, 3) for name in ("a", "b", "c")], {3: close})
     assert [[output.request_id for output in message.outputs] for message in told] == [["a", "b", "c"]] * 3
     assert [message.counters.num_steps for message in told] == [1, 2, 3]
+
+
+def test_a_message_that_cannot_be_read_costs_its_own_request_and_no_other():
+    wrong = {
+        "type": "submit",
+        "request": {"request_id": "wrong", "prompt_token_ids": [1], "max_tokens": "x", "seed": 0},
+    }
+    _, told = messages_of([encode(wrong), b"\xc1", encode({"type": "new"}), submit("fits", 2)], {2: close})
+    refused, first = told[0].outputs
+    assert (refused.request_id, refused.finish_reason) == ("wrong", "error")
+    assert "max_tokens" in (refused.error or "")
+    assert (first.request_id, first.token_ids) == ("fits", [7])

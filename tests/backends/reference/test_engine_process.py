@@ -176,6 +176,34 @@ def test_what_does_not_fit_is_refused_at_the_call(shared: Shared):
     shared.run(main)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ignore_eos": 1},
+        {"seed": 1.5},
+        {"top_k": 2.5},
+        {"max_tokens": "8"},
+        {"num_logprobs": True},
+        {"top_k": 2**64},
+        {"stop_token_ids": ["a"]},
+        {"logit_bias": {5: object()}},
+        {"request_id": "a\ud800"},
+    ],
+)
+def test_a_value_that_the_engine_cannot_read_is_refused_and_costs_no_other_request(
+    shared: Shared, fields: dict[str, object]
+):
+    async def main(process: EngineProcess) -> None:
+        neighbour = process.submit(make_request("neighbour", 20))
+        num_streams = len(process._streams)  # pyright: ignore[reportPrivateUsage]
+        with pytest.raises(InvalidRequest):
+            process.submit(make_request(**{"request_id": "wrong", **fields}))  # type: ignore[arg-type]
+        assert len(process._streams) == num_streams  # pyright: ignore[reportPrivateUsage]
+        assert len(await tokens_of(neighbour)) == 20
+
+    shared.run(main)
+
+
 def test_a_static_batch_starts_by_its_timeout_without_another_message(model_dir: Path):
     async def main() -> None:
         async with started(model_dir, policy="static", max_num_seqs=4, static_batch_timeout_s=0.1) as process:

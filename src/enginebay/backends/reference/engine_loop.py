@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
+
+import msgspec
 
 from enginebay.backends.reference.engine_messages import (
     Cancel,
@@ -91,7 +94,11 @@ class EngineLoop:
         """Take every message that has come; wait for one as long as there is nothing to compute."""
         frames = self._channel.receive(self._idle_s())
         for frame in frames:
-            message = decode_to_engine(frame)
+            try:
+                message = decode_to_engine(frame)
+            except msgspec.DecodeError as error:
+                self._refuse(frame, str(error))
+                continue
             if isinstance(message, Submit):
                 self._add(message)
             elif isinstance(message, Cancel):
@@ -110,11 +117,28 @@ class EngineLoop:
         try:
             self._engine.add(message.request)
         except RequestError as error:
-            request_id = message.request.request_id
-            self._refused.append(
-                EngineOutput(request_id=request_id, token_ids=[], finish_reason="error", error=str(error))
-            )
+            self._refused.append(_refusal(message.request.request_id, str(error)))
+
+    def _refuse(self, frame: bytes, problem: str) -> None:
+        """One message that cannot be read costs its own request, where it names one, and no other."""
+        sys.stderr.write(f"a message to the engine cannot be read: {problem}\n")
+        match _decoded_loosely(frame):
+            case {"request": {"request_id": str(request_id)}}:
+                self._refused.append(_refusal(request_id, f"the request cannot be read: {problem}"))
+            case _:
+                pass
 
     def _tell(self, outputs: list[EngineOutput]) -> None:
         outputs, self._refused = self._refused + outputs, []
         self._channel.send(encode(StepDone(outputs, self._engine.counters)))
+
+
+def _refusal(request_id: str, error: str) -> EngineOutput:
+    return EngineOutput(request_id=request_id, token_ids=[], finish_reason="error", error=error)
+
+
+def _decoded_loosely(frame: bytes) -> object:
+    try:
+        return msgspec.msgpack.decode(frame)
+    except msgspec.DecodeError:
+        return None

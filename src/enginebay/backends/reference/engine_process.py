@@ -16,6 +16,7 @@ from enginebay.backends.reference.engine_messages import (
     Start,
     Submit,
     decode_from_engine,
+    decode_to_engine,
     encode,
 )
 from enginebay.backends.reference.engine_stream import EngineStream
@@ -23,7 +24,7 @@ from enginebay.backends.worker.process import WorkerProcess
 from enginebay.clock import Clock
 from enginebay.engine.request import EngineCounters, EngineRequest
 from enginebay.engine.settings import EngineConfig
-from enginebay.errors import BackendError, EngineDied, InvalidRequest, NotStarted
+from enginebay.errors import NEW_BACKEND_NEEDED, BackendError, EngineDied, InvalidRequest, NotStarted
 from enginebay.types import Health, HealthState
 
 _WORKER = "enginebay.backends.reference.engine_loop:main"
@@ -124,7 +125,8 @@ class EngineProcess:
         if self._is_closed:
             return Health(HealthState.DEAD, "closed")
         if self._worker.returncode is not None:
-            return Health(HealthState.DEAD, f"the engine's process {self._worker.how_it_ended()}")
+            reason = f"the engine's process {self._worker.how_it_ended()}"
+            return Health(HealthState.DEAD, reason, is_final=True)
         if self._ready is None:
             return Health(HealthState.LOADING, "the engine loads its weights")
         silent_s = self._clock.now() - self._progressed_at
@@ -143,12 +145,13 @@ class EngineProcess:
             raise self._died()
         if request.request_id in self._streams:
             raise InvalidRequest(f"request id {request.request_id!r} is in use", field="request_id")
+        frame = _checked_frame(request)
         limits.check(request)
         if not self._streams:
             self._progressed_at = self._clock.now()
         stream = EngineStream(request.request_id, name=self._name, on_cancel=self._cancel)
         self._streams[request.request_id] = stream
-        self._worker.send(encode(Submit(request)))
+        self._worker.send(frame)
         return stream
 
     @property
@@ -190,7 +193,7 @@ class EngineProcess:
     def _died(self) -> EngineDied:
         tail = "".join(f"\n  {line}" for line in self._worker.log_tail())
         return EngineDied(
-            f"the engine's process {self._worker.how_it_ended()}; make a new backend"
+            f"the engine died: its process {self._worker.how_it_ended()}; {NEW_BACKEND_NEEDED}"
             + (f"\nlast lines of the engine:{tail}" if tail else ""),
             backend=self._name,
         )
@@ -203,6 +206,16 @@ class EngineProcess:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(make_error())
+
+
+def _checked_frame(request: EngineRequest) -> bytes:
+    """What the engine will decode, decoded here before: a struct takes values of any type. Raises InvalidRequest."""
+    try:
+        frame = encode(Submit(request))
+        decode_to_engine(frame)
+    except (msgspec.MsgspecError, TypeError, OverflowError, UnicodeEncodeError) as error:
+        raise InvalidRequest(f"the request cannot be sent to the engine: {error}") from error
+    return frame
 
 
 def _thread_environment() -> dict[str, str]:
