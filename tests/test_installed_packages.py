@@ -116,5 +116,5 @@ def test_two_distributions_with_one_kind_are_named_both(environment_with):
 def test_an_engine_whose_plugin_is_not_installed_names_the_package(environment_with):
     answers = ask(environment_with(), "vllm", "trtllm")["answers"]
     assert answers["vllm"].startswith("BackendNotFound")
-    assert "pip install enginebay-vllm[engine]" in answers["vllm"]
+    assert 'pip install "enginebay-vllm[engine]"' in answers["vllm"]
     assert "enginebay-tensorrt-llm" in answers["trtllm"]

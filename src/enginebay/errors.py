@@ -15,6 +15,7 @@ EngineBayError
 ├── RequestError                 the request is at fault (HTTP 4xx); names the field
 │   ├── InvalidRequest
 │   ├── BodyTooLarge
+│   ├── UnsupportedContentType
 │   ├── UnknownModel
 │   ├── ContextTooLong
 │   ├── UnsupportedFeature       the backend cannot do what a field asks
@@ -23,6 +24,7 @@ EngineBayError
 │   ├── NotStarted               used before start or after close
 │   ├── StartFailed              carries the engine's last log lines and a likely cause
 │   ├── BackendUnavailable       cannot be reached, or the transport broke
+│   │   └── ShuttingDown         the server ends before the request did
 │   ├── BackendOverloaded        refuses for load; `retry_after_s` where told
 │   ├── BackendTimeout
 │   ├── EngineDied               the engine went away with requests in flight
@@ -35,6 +37,9 @@ EngineBayError
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+NEW_BACKEND_NEEDED = "make a new backend with get_backend()"
+"""The remedy for a program; the clients of a server read that the server must be restarted instead."""
 
 
 class EngineBayError(Exception):
@@ -95,7 +100,7 @@ class BackendNotFound(PluginError):
         self.kind, self.installed, self.package = kind, tuple(installed), package
         message = f"no backend of kind {kind!r} is installed (installed: {', '.join(installed) or 'none'})"
         if package:
-            message += f"; install it with: pip install {package}"
+            message += f'; install it with: pip install "{package}"'
         elif suggestion:
             message += f". Did you mean {suggestion!r}?"
         super().__init__(message)
@@ -159,6 +164,10 @@ class BodyTooLarge(RequestError):
     def __init__(self, *, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         super().__init__(f"the request body is larger than {limit_bytes} bytes: send less")
+
+
+class UnsupportedContentType(RequestError):
+    pass
 
 
 class UnknownModel(RequestError):
@@ -225,6 +234,10 @@ class StartFailed(BackendError):
 
 class BackendUnavailable(BackendError):
     pass
+
+
+class ShuttingDown(BackendUnavailable):
+    """The server ends, and this request did not in the time that was left for it."""
 
 
 class BackendOverloaded(BackendError):

@@ -160,7 +160,9 @@ def test_a_backend_that_cannot_be_reached_is_an_error_without_a_traceback(tmp_pa
     [
         (["--users", "2", "--rate", "3"], "--users and --rate cannot be combined"),
         (["--backend", "one", "--backend", "one"], "--backend one is given twice"),
-        (["--requests", "0"], "bench.num_requests"),
+        (["--requests", "0"], "bench.num_requests: found the number 0; expected a number of at least 1"),
+        (["--seed", "-1"], "bench.seed: found the number -1; expected a number of at least 0"),
+        (["--users", "0"], "bench.users[0]: found the number 0; expected a number of at least 1"),
         (["--backend", "three"], "'three' is neither an entry"),
     ],
 )

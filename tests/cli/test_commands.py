@@ -85,6 +85,8 @@ def test_the_version_is_printed() -> None:
         (["plan", "configs/swap.yaml", "--backend", "a", "--all"], "exclude each other"),
         (["generate", "configs/serve-reference.yaml", "x", "--max-tokens", "many"], "max-tokens"),
         (["config", "validate"], "requires an argument"),
+        (["serve", "configs/serve-reference.yaml", "--port", "99999"], "server.port: found the number 99999"),
+        (["serve", "configs/serve-reference.yaml", "--port", "-1"], "expected a number of at least 0"),
     ],
 )
 def test_wrong_usage_gives_exit_code_2_one_message_and_no_traceback(
@@ -157,7 +159,7 @@ def test_validate_notes_an_engine_that_is_not_installed_and_may_insist_on_it(
 ) -> None:
     path = written("version: 1\nbackends: {tensorrt_llm: {}}")
     assert run(["config", "validate", path]) == 0
-    assert "pip install enginebay-tensorrt-llm[engine]" in capsys.readouterr().err
+    assert 'pip install "enginebay-tensorrt-llm[engine]"' in capsys.readouterr().err
     assert run(["config", "validate", path, "--require-installed"]) == 2
 
 

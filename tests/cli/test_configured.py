@@ -72,7 +72,7 @@ def test_an_entry_whose_kind_is_unknown_is_refused_where_it_stands() -> None:
 
 
 def test_a_kind_that_is_known_but_absent_says_what_to_install() -> None:
-    with pytest.raises(BackendNotFound, match=r"pip install enginebay-vllm\[engine\]"):
+    with pytest.raises(BackendNotFound, match=r'pip install "enginebay-vllm\[engine\]"'):
         configured_backend(parse_config("version: 1\nbackend: vllm"))
     with pytest.raises(BrokenPlugin, match="enginebay_no_such_module"):
         configured_backend(parse_config("version: 1\nbackend: broken"))

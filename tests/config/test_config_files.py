@@ -157,6 +157,16 @@ def test_a_list_item_is_named_by_its_index() -> None:
     assert (error.line, error.path) == (5, "bench.users[1]")
 
 
+@pytest.mark.parametrize(
+    ("bench", "path"),
+    [("users: [0]", "bench.users[0]"), ("rate_rps: [.inf]", "bench.rate_rps[0]"), ("seed: -1", "bench.seed")],
+)
+def test_one_wrong_number_is_one_problem(bench: str, path: str) -> None:
+    error = refusal(f"version: 1\nbench: {{{bench}}}")
+    assert error.path == path
+    assert "problems" not in str(error)
+
+
 def test_all_problems_of_a_file_are_reported_together_in_its_order() -> None:
     error = refusal(
         "version: 1\nengine: {seed: x}\nbackends:\n  v: {kind: a, kind: b, url: '${GONE}'}\n"

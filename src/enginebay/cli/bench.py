@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import uvloop
 from cyclopts import Parameter
-from pydantic import ValidationError
 from rich.console import Console
 
 from enginebay.cli.bench_progress import Progress
@@ -17,6 +16,7 @@ from enginebay.clock import MonotonicClock
 from enginebay.config.bench import BenchConfig
 from enginebay.config.loader import load_config
 from enginebay.config.models import Config
+from enginebay.config.overriding import overridden
 from enginebay.config.resolution import resolve_backend
 from enginebay.errors import ConfigError, EngineBayError
 from enginebay.loadtest.environment import describe_environment
@@ -110,12 +110,7 @@ def _overridden(
     elif rate or arrivals:
         default = settings.arrivals if settings.arrivals != "closed" else "poisson"
         changes |= {"users": None, "arrivals": arrivals or default}
-    values = {name: getattr(settings, name) for name in settings.model_fields_set} | changes
-    try:
-        return BenchConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(first["msg"], path=".".join(map(str, ("bench", *first["loc"])))) from error
+    return overridden(settings, changes, path="bench")
 
 
 def _distinct(names: list[str]) -> list[str]:

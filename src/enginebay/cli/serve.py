@@ -17,6 +17,7 @@ from cyclopts import Parameter
 
 from enginebay.cli.parent import die_with_parent as _die_with_parent
 from enginebay.config.loader import load_config
+from enginebay.config.overriding import overridden
 from enginebay.errors import ConfigError
 from enginebay.gateway.app import Gateway
 from enginebay.gateway.from_config import app_from_config
@@ -39,7 +40,9 @@ def serve(
     if die_with_parent:
         _die_with_parent()
     loaded = load_config(config)
-    listener = _listener(host or loaded.server.host, loaded.server.port if port is None else port, fd)
+    given = {"host": host, "port": port}
+    server = overridden(loaded.server, {key: value for key, value in given.items() if value is not None}, path="server")
+    listener = _listener(server.host, server.port, fd)
     gateway = app_from_config(loaded, backend, log=make_logger())
     return Serving(gateway, listener, shutdown_grace_s=loaded.server.shutdown_grace_s).run()
 

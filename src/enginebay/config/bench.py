@@ -64,7 +64,7 @@ class BenchConfig(BaseModel):
     output_tokens: TokenRange = Field(default=TokenRange(min=16, max=64), description="Length of the outputs.")
     ignore_eos: bool = Field(default=True, description="Generate the planned length, whatever the model wants.")
     sampling: BenchSampling = Field(default_factory=BenchSampling, description="Sampling of every request.")
-    seed: int = Field(default=0, description="Of prompts, lengths and arrivals.")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Of prompts, lengths and arrivals.")
     warmup_requests: Annotated[int, Field(ge=0)] = Field(default=4, description="Sent before the run and not counted.")
     starts: PositiveInt = Field(default=1, description="Fresh starts of each backend.")
     slo: ServiceLevels = Field(default_factory=ServiceLevels, description="Bounds for goodput.")

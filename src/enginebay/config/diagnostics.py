@@ -65,6 +65,8 @@ def describe(
     """
     places: dict[YamlPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
+        if _counts_wrong_items(details):
+            continue
         places.setdefault(_yaml_path(details, values), []).append(details)
     described = _Described(model, source, path)
     return [described.problem(place, details) for place, details in places.items() if (*path, *place) not in failed]
@@ -166,6 +168,14 @@ def _yaml_path(details: ErrorDetails, values: object) -> YamlPath:
             continue
         path.append(part)
     return tuple(path)
+
+
+def _counts_wrong_items(details: ErrorDetails) -> bool:
+    """pydantic counts the sound items alone: a list that is long enough, but has wrong ones, it calls too short."""
+    items = details["input"]
+    if details["type"] != "too_short" or not isinstance(items, list | tuple):
+        return False
+    return len(cast("Sequence[object]", items)) >= details.get("ctx", {})["min_length"]
 
 
 def _expected(details: ErrorDetails) -> str:
