@@ -5,8 +5,7 @@ One place for all backends, so that no adapter drops a field silently or words a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.request_types import check_types
@@ -21,7 +20,21 @@ from enginebay.types import (
     TokenIds,
 )
 
-MAX_SEED = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
+"""Of every integer field: engines hold them in 64 bits."""
+MAX_SEED = MAX_INTEGER
+MAX_TEMPERATURE = 100.0
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
+"""Logits are multiplied or divided by it: within these bounds they stay finite in float32."""
+MAX_LOGIT_BIAS = 100.0
+"""As in the OpenAI API."""
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    {
+        "add_generation_prompt", "add_special_tokens", "chat_template", "continue_final_message", "conversation",
+        "messages", "tokenize", "tool_choice", "tools",
+    }
+)  # fmt: skip
+"""What a chat template is rendered with, or how: fields of the request itself say these."""
 
 
 def check_request(request: GenerationRequest, info: BackendInfo) -> None:
@@ -32,7 +45,7 @@ def check_request(request: GenerationRequest, info: BackendInfo) -> None:
     capabilities = info.capabilities
     for feature in required_features(request):
         if feature not in capabilities.features:
-            raise UnsupportedFeature(field=feature.value, backend=info.name)
+            raise UnsupportedFeature(field=_field_of(feature, request), backend=info.name)
     if capabilities.max_logprobs is not None:
         for field in ("logprobs", "prompt_logprobs"):
             if (getattr(request, field) or 0) > capabilities.max_logprobs:
@@ -92,8 +105,23 @@ def _prompt_features(request: GenerationRequest) -> Iterator[Feature]:
         yield from _chat_features(prompt)
 
 
+def _field_of(feature: Feature, request: GenerationRequest) -> str:
+    """The feature's own field, or the place in a message that makes use of tools where none are offered."""
+    if feature is Feature.TOOLS and isinstance(request.prompt, Chat) and not request.prompt.tools:
+        return next(_tool_fields(request.prompt))
+    return feature.value
+
+
+def _tool_fields(chat: Chat) -> Iterator[str]:
+    for index, message in enumerate(chat.messages):
+        if message.tool_calls:
+            yield f"messages[{index}].tool_calls"
+        if message.tool_call_id is not None:
+            yield f"messages[{index}].tool_call_id"
+
+
 def _chat_features(chat: Chat) -> Iterator[Feature]:
-    if chat.tools:
+    if chat.tools or any(_tool_fields(chat)):
         yield Feature.TOOLS
     if chat.template_kwargs:
         yield Feature.TEMPLATE_KWARGS
@@ -111,31 +139,38 @@ def _check_values(request: GenerationRequest) -> None:
     if isinstance(request.prompt, TokenIds):
         if not request.prompt.token_ids:
             raise InvalidRequest("the prompt has no tokens", field="prompt")
-        if min(request.prompt.token_ids) < 0:
-            raise InvalidRequest("a token id is negative", field="prompt")
-    if isinstance(request.prompt, Chat) and not request.prompt.messages:
-        raise InvalidRequest("there are no messages", field="messages")
-    for field in ("logprobs", "prompt_logprobs"):
+        _check_token_ids("prompt", request.prompt.token_ids)
+    if isinstance(request.prompt, Chat):
+        _check_chat(request.prompt)
+    for field, low in (("logprobs", 0), ("prompt_logprobs", 0), ("truncate_prompt_tokens", 1)):
         value = getattr(request, field)
-        if value is not None and value < 0:
-            raise InvalidRequest(f"{field} must be 0 or more, not {value}", field=field)
-    truncate = request.truncate_prompt_tokens
-    if truncate is not None and truncate < 1:
+        if value is not None:
+            _check_number(field, value, low, MAX_INTEGER)
+    _check_number("priority", request.priority, -MAX_INTEGER, MAX_INTEGER)
+    _check_token_ids("resume_token_ids", request.resume_token_ids)
+
+
+def _check_chat(chat: Chat) -> None:
+    if not chat.messages:
+        raise InvalidRequest("there are no messages", field="messages")
+    reserved = sorted(RESERVED_TEMPLATE_KWARGS & chat.template_kwargs.keys())
+    if reserved:
         raise InvalidRequest(
-            f"truncate_prompt_tokens must be 1 or more, not {truncate}", field="truncate_prompt_tokens"
+            f"chat_template_kwargs may not set {', '.join(reserved)}: the request has fields of its own for them",
+            field="chat_template_kwargs",
         )
 
 
 def _check_sampling(sampling: SamplingParams) -> None:
-    _check_number("max_tokens", sampling.max_tokens, 0, math.inf)
-    _check_number("temperature", sampling.temperature, 0, math.inf)
+    _check_number("max_tokens", sampling.max_tokens, 0, MAX_INTEGER)
+    _check_number("temperature", sampling.temperature, 0, MAX_TEMPERATURE)
     _check_number("top_p", sampling.top_p, 0, 1, open_below=True)
     _check_number("min_p", sampling.min_p, 0, 1)
-    _check_number("top_k", sampling.top_k, 0, math.inf)
-    _check_number("repetition_penalty", sampling.repetition_penalty, 0, math.inf, open_below=True)
+    _check_number("top_k", sampling.top_k, 0, MAX_INTEGER)
+    _check_number("repetition_penalty", sampling.repetition_penalty, MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
     _check_number("presence_penalty", sampling.presence_penalty, -2, 2)
     _check_number("frequency_penalty", sampling.frequency_penalty, -2, 2)
-    _check_number("min_tokens", sampling.min_tokens, 0, math.inf)
+    _check_number("min_tokens", sampling.min_tokens, 0, MAX_INTEGER)
     if sampling.min_tokens > sampling.max_tokens:
         raise InvalidRequest(
             f"min_tokens ({sampling.min_tokens}) is more than max_tokens ({sampling.max_tokens})", field="min_tokens"
@@ -144,18 +179,26 @@ def _check_sampling(sampling: SamplingParams) -> None:
         _check_number("seed", sampling.seed, -MAX_SEED, MAX_SEED)
     if any(not stop for stop in sampling.stop):
         raise InvalidRequest("a stop string is empty", field="stop")
-    for token_id, bias in sampling.logit_bias.items():
-        if token_id < 0 or not math.isfinite(bias):
-            raise InvalidRequest(
-                f"logit_bias for token {token_id} is {bias}: both must be finite, the id not negative",
-                field="logit_bias",
-            )
+    _check_token_ids("stop_token_ids", sampling.stop_token_ids)
+    _check_token_ids("logit_bias", sampling.logit_bias)
+    for bias in sampling.logit_bias.values():
+        _check_number("logit_bias", bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+
+
+def _check_token_ids(field: str, token_ids: Collection[int]) -> None:
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) <= MAX_INTEGER):
+        raise InvalidRequest(f"{field}: a token id is negative or beyond 64 bits", field=field)
 
 
 def _check_number(field: str, value: float, low: float, high: float, *, open_below: bool = False) -> None:
-    is_sound = math.isfinite(value) and value <= high and (value > low if open_below else value >= low)
-    if not is_sound:
-        bounds = f"{'more than' if open_below else 'at least'} {low:g}"
-        if math.isfinite(high):
-            bounds += f" and at most {high:g}"
-        raise InvalidRequest(f"{field} must be {bounds}, not {value}", field=field)
+    """Comparisons alone: an integer may be too large to be made a float."""
+    if not (value <= high and (value > low if open_below else value >= low)):
+        bounds = f"{'more than' if open_below else 'at least'} {_shown(low)} and at most {_shown(high)}"
+        raise InvalidRequest(f"{field} must be {bounds}, not {_shown(value)}", field=field)
+
+
+def _shown(value: float) -> str:
+    """Python refuses to write out an integer of thousands of digits."""
+    if isinstance(value, int):
+        return str(value) if abs(value) < 2**128 else f"an integer of {value.bit_length()} bits"
+    return f"{value:g}"

@@ -79,7 +79,7 @@ def test_an_emoji_is_sent_whole_with_its_last_token_even_over_two_streams():
         async with backend_with() as backend:
             token_ids = await backend.count_tokens(Text("🦄", add_special_tokens=False))
             assert len(token_ids) > 1
-            forced = greedy(len(token_ids), logit_bias={token_ids[-1]: 1e4})
+            forced = greedy(len(token_ids), logit_bias={token_ids[-1]: 100.0})
             [chunk] = await collect(backend, request("Say it:", forced, resume_token_ids=token_ids[:-1]))
             assert (chunk.text, chunk.token_ids) == ("🦄", token_ids[-1:])
 
