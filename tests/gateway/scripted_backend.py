@@ -70,7 +70,10 @@ class ScriptedBackend:
         num_prompt_tokens = len(prompt_words(request.prompt))
         if num_prompt_tokens + request.sampling.max_tokens > MAX_MODEL_LEN:
             raise ContextTooLong(
-                num_tokens=num_prompt_tokens, limit=MAX_MODEL_LEN, max_tokens=request.sampling.max_tokens
+                num_tokens=num_prompt_tokens,
+                limit=MAX_MODEL_LEN,
+                max_tokens=request.sampling.max_tokens,
+                field="prompt" if num_prompt_tokens >= MAX_MODEL_LEN else "max_tokens",
             )
         if request.sampling.stop_token_ids == (666,):
             raise InvalidRequest("no such token", field="stop_token_ids")

@@ -46,4 +46,7 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
         num_positions = Sequence(request, arrived_at=0.0).max_num_computed_tokens(self.max_model_len)
         capacity = self.num_blocks * self.block_size
         if num_positions > capacity:
-            raise ContextTooLong(num_tokens=num_prompt_tokens, limit=capacity, max_tokens=request.max_tokens)
+            field = "prompt" if num_prompt_tokens >= capacity else "max_tokens"
+            raise ContextTooLong(
+                num_tokens=num_prompt_tokens, limit=capacity, max_tokens=request.max_tokens, field=field
+            )
