@@ -4,7 +4,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from enginebay.backends.reference.chat_template import ChatTemplate
-from enginebay.errors import InvalidRequest
+from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.types import Chat, ImagePart, Message, TextPart
 
 CHATML = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}<|im_start|>system
@@ -145,3 +145,21 @@ def test_an_image_and_broken_tool_arguments_are_refused():
 def test_the_template_cannot_be_replaced_through_its_keywords():
     given = chat(("user", "x"), template_kwargs={"messages": [], "add_generation_prompt": False})
     assert "user\nx" in ChatTemplate(CHATML, special_tokens={}).render(given)
+
+
+WITH_NAMES = (
+    "{% for m in messages %}{{ m.role }}{% if m.role == 'user' %} {{ m.name | upper }}{% endif %}: x {% endfor %}"
+)
+
+
+def test_a_name_that_the_template_shows_is_taken():
+    given = Chat((Message("user", "x", name="ann"), Message("user", "y", name="bob")))
+    assert ChatTemplate(WITH_NAMES, special_tokens={}).render(given) == "user ANN: x user BOB: x "
+
+
+def test_a_name_that_the_template_drops_is_refused_by_its_place():
+    given = Chat((Message("user", "x", name="ann"), Message("assistant", "y", name="bob")))
+    for template, place in ((CHATML, 0), (WITH_NAMES, 1)):
+        with pytest.raises(UnsupportedFeature, match="leaves it out") as caught:
+            ChatTemplate(template, special_tokens={}).render(given)
+        assert caught.value.field == f"messages[{place}].name"

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from enginebay.backends.reference.template_messages import template_messages
-from enginebay.errors import InvalidRequest
+from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.types import Chat
 
 _CONTINUES_HERE = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -30,18 +30,37 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
 
     def render(self, chat: Chat) -> str:
-        """Raises InvalidRequest for whatever the template objects to."""
+        """Raises InvalidRequest for whatever the template objects to, UnsupportedFeature for a name that it drops."""
         source = chat.template or self._source
         if source is None:
             raise InvalidRequest(
                 "the model has no chat template: send a plain prompt, or a chat_template", field="messages"
             )
-        field = "messages" if chat.template is None else "chat_template"
         messages = template_messages(chat.messages)
         if chat.continue_final_message:
             _mark_end(messages, chat)
+        text = self._rendered(source, chat, messages)
+        if any(message.name is not None for message in chat.messages):
+            self._demand_names_shown(source, chat, messages)
+        return _cut_at_mark(text) if chat.continue_final_message else text
+
+    def _demand_names_shown(self, source: str, chat: Chat, messages: list[dict[str, Any]]) -> None:
+        """Most templates know no names: what the client wrote there would vanish without a word."""
+        marks = {index: f"enginebayname{index}x" for index, message in enumerate(messages) if "name" in message}
+        marked = [
+            message | {"name": marks[index]} if index in marks else message for index, message in enumerate(messages)
+        ]
+        shown = self._rendered(source, chat, marked).lower()
+        for index, mark in marks.items():
+            if mark not in shown:
+                raise UnsupportedFeature(
+                    field=f"messages[{index}].name", backend="reference", detail="the chat template leaves it out"
+                )
+
+    def _rendered(self, source: str, chat: Chat, messages: list[dict[str, Any]]) -> str:
+        field = "messages" if chat.template is None else "chat_template"
         try:
-            text = _compiled(source).render(
+            return _compiled(source).render(
                 **{
                     **self._special_tokens,
                     "documents": None,
@@ -55,7 +74,6 @@ class ChatTemplate:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", field=field) from error
         except (TypeError, ValueError, KeyError, ArithmeticError, RecursionError, AttributeError) as error:
             raise InvalidRequest(f"the chat template fails on these messages: {error}", field=field) from error
-        return _cut_at_mark(text) if chat.continue_final_message else text
 
 
 def _mark_end(messages: list[dict[str, Any]], chat: Chat) -> None:
