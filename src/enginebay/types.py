@@ -295,6 +295,8 @@ class HealthState(StrEnum):
 class Health:
     state: HealthState
     reason: str = ""
+    is_final: bool = False
+    """Dead for good: only a new backend, or a restart of the server around it, helps."""
 
 
 # ---------------------------------------------------------------- statistics

@@ -47,7 +47,12 @@ def test_a_temperature_that_is_no_number_is_refused_by_name(server: RunningServe
     [
         ({"prompt": "a", "max_tokens": -5}, "max_tokens"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
-        ({"prompt": "a", "max_tokens": 10**30}, "prompt"),
+        ({"prompt": "a", "max_tokens": 10**30}, "max_tokens"),
+        ({"prompt": "a", "max_tokens": 10**6}, "max_tokens"),
+        ({"prompt": "a", "priority": -(2**70)}, "priority"),
+        ({"prompt": "a", "top_k": 10**30}, "top_k"),
+        ({"prompt": "a", "repetition_penalty": 1e-45}, "repetition_penalty"),
+        ({"prompt": "a", "logit_bias": {"5": 1e308}}, "logit_bias"),
         ({"prompt": "a", "max_tokens": "5"}, "max_tokens"),
         ({"prompt": "a", "max_tokens": 1.5}, "max_tokens"),
         ({"prompt": "a", "temprature": 1}, "temprature"),
@@ -141,8 +146,8 @@ def test_a_chunked_body_is_bounded_too(server: RunningServer) -> None:
 
 def test_a_body_of_another_type_is_refused(server: RunningServer) -> None:
     status, error = refused(server, b'{"prompt": "a"}', content_type="text/plain")
-    assert status == 400
-    assert "content-type" in error["message"]
+    assert (status, error["code"]) == (415, "unsupported_content_type")
+    assert "send the body with content-type application/json" in error["message"]
 
 
 def test_unknown_paths_and_methods_get_an_error_of_the_same_form(server: RunningServer) -> None:
@@ -183,9 +188,14 @@ def test_a_client_that_vanishes_in_the_middle_frees_the_engine(server: RunningSe
 
 
 def test_a_client_that_vanishes_while_it_sends_its_body_leaves_nothing(server: RunningServer) -> None:
+    logged = len(server.log.getvalue())
     with server.connection() as connection:
         connection.sendall(http_request("POST", "/v1/completions", b'{"prompt": "a"}')[:-3])
         reset(connection)
+    while "client gone" not in server.log.getvalue()[logged:]:
+        assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
+    assert server.app.served.backend.metrics.num_in_flight == 0
+    assert server.backend.num_running == 0
 
 
 def test_a_slow_reader_holds_the_engine_back_and_is_cut_off() -> None:

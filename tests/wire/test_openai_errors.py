@@ -10,12 +10,14 @@ from enginebay.wire.openai_errors import TABLE, error_body, error_from_response,
 SAMPLES: list[errors.EngineBayError] = [
     errors.InvalidRequest("top_p must be at most 1", field="top_p"),
     errors.BodyTooLarge(limit_bytes=1048576),
+    errors.UnsupportedContentType("the content-type is text/plain"),
     errors.UnknownModel("nope", available=["tiny"]),
     errors.ContextTooLong(num_tokens=9001, limit=8192),
     errors.ContextTooLong(num_tokens=9001, limit=8192, max_tokens=16, field="messages"),
     errors.UnsupportedFeature(field="tools", backend="there"),
     errors.DeadlineExceeded("too late"),
     errors.BackendUnavailable("cannot reach it", backend="there"),
+    errors.ShuttingDown("the server ends", backend="there"),
     errors.BackendOverloaded("queue is full", backend="there", retry_after_s=2.5),
     errors.BackendTimeout("no token within 5 s", backend="there"),
     errors.EngineDied("killed", backend="there"),
@@ -45,6 +47,12 @@ def test_overload_says_when_to_come_back() -> None:
     error = errors.BackendOverloaded("full", retry_after_s=2.1)
     assert error_headers(error) == [(b"retry-after", b"3")]
     assert error_headers(errors.BackendTimeout("slow")) == []
+
+
+def test_a_dead_engine_asks_clients_for_no_new_backend_and_shows_them_no_log() -> None:
+    died = errors.EngineDied(f"it was killed; {errors.NEW_BACKEND_NEEDED}\nlast lines of the engine:\n  a secret path")
+    message = json.loads(error_body(died))["error"]["message"]
+    assert message == "it was killed; the server must be restarted"
 
 
 def test_a_bug_of_ours_tells_nothing_of_itself() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from enginebay.errors import BodyTooLarge, DeadlineExceeded, InvalidRequest
+from enginebay.errors import BodyTooLarge, DeadlineExceeded, InvalidRequest, UnsupportedContentType
 from enginebay.gateway.asgi import Receive
 
 
@@ -45,8 +45,8 @@ async def _collect(receive: Receive, max_bytes: int) -> bytes:
 
 
 def demand_json(content_type: bytes | None) -> None:
-    """Raises InvalidRequest for anything but `application/json`, with or without parameters."""
+    """Raises UnsupportedContentType for anything but `application/json`, with or without parameters."""
     media_type = (content_type or b"").split(b";", 1)[0].strip().lower()
     if media_type != b"application/json":
         shown = media_type.decode("latin-1")[:80] or "missing"
-        raise InvalidRequest(f"the content-type must be application/json, it is {shown}")
+        raise UnsupportedContentType(f"the content-type is {shown}: send the body with content-type application/json")

@@ -31,6 +31,7 @@ TABLE: Mapping[type[errors.EngineBayError], WireForm] = {
     errors.RequestError: WireForm(400, INVALID, "bad_request"),
     errors.InvalidRequest: WireForm(400, INVALID, "invalid_request"),
     errors.BodyTooLarge: WireForm(413, INVALID, "body_too_large"),
+    errors.UnsupportedContentType: WireForm(415, INVALID, "unsupported_content_type"),
     errors.UnknownModel: WireForm(404, INVALID, "model_not_found"),
     errors.ContextTooLong: WireForm(400, INVALID, "context_length_exceeded"),
     errors.UnsupportedFeature: WireForm(400, INVALID, "unsupported_feature"),
@@ -39,6 +40,7 @@ TABLE: Mapping[type[errors.EngineBayError], WireForm] = {
     errors.NotStarted: WireForm(503, "service_unavailable_error", "not_ready"),
     errors.StartFailed: WireForm(503, "service_unavailable_error", "start_failed"),
     errors.BackendUnavailable: WireForm(502, SERVER, "backend_unavailable"),
+    errors.ShuttingDown: WireForm(503, "service_unavailable_error", "shutting_down"),
     errors.BackendOverloaded: WireForm(503, "overloaded_error", "overloaded"),
     errors.BackendTimeout: WireForm(504, "timeout_error", "backend_timeout"),
     errors.EngineDied: WireForm(502, SERVER, "engine_died"),
@@ -81,10 +83,9 @@ def error_body(error: BaseException) -> bytes:
 
 
 def public_message(error: BaseException) -> str:
-    if isinstance(error, errors.StartFailed):
-        return str(error).split("\nlast lines of the engine:", 1)[0]  # the engine's log is not for clients
     if isinstance(error, errors.EngineBayError):
-        return str(error)
+        without_log = str(error).split("\nlast lines of the engine:", 1)[0]  # that is not for clients
+        return without_log.replace(errors.NEW_BACKEND_NEEDED, "the server must be restarted")
     return "internal error; see the server's log"
 
 
@@ -185,8 +186,8 @@ def _build(
         return errors.UnsupportedFeature(field=param, backend=backend)
     if cls is errors.BodyTooLarge and (size := _BYTES.search(message)) is not None:
         return errors.BodyTooLarge(limit_bytes=int(size.group(1)))
-    if cls is errors.DeadlineExceeded:
-        return errors.DeadlineExceeded(message, field=param)
+    if cls is errors.DeadlineExceeded or cls is errors.UnsupportedContentType:
+        return cls(message, field=param)
     return errors.InvalidRequest(message, field=param)
 
 

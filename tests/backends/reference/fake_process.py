@@ -61,6 +61,7 @@ class FakeProcess:
         self.streams: list[FakeStream] = []
         self.config: EngineConfig | None = None
         self.is_closed = False
+        self.health_now = Health(HealthState.READY)
         self.at_end = asyncio.Event()
         """Set when a stream waits for more than its script has."""
 
@@ -77,7 +78,7 @@ class FakeProcess:
         return stream
 
     def health(self) -> Health:
-        return Health(HealthState.READY)
+        return self.health_now
 
     async def aclose(self) -> None:
         self.is_closed = True

@@ -309,6 +309,7 @@ def test_when_the_process_is_killed_every_stream_says_so_and_health_is_dead(mode
             health = process.health()
             assert health.state is HealthState.DEAD
             assert "SIGKILL" in health.reason
+            assert health.is_final
             with pytest.raises(EngineDied):
                 process.submit(make_request("late"))
 

@@ -26,10 +26,12 @@ from enginebay.errors import (
     UnsupportedFeature,
 )
 from enginebay.guard import GuardedBackend
+from enginebay.monitoring import instrument
 from enginebay.types import (
     Chat,
     FinishReason,
     GenerationRequest,
+    Health,
     HealthState,
     Message,
     SamplingParams,
@@ -477,6 +479,37 @@ def test_before_start_it_is_loading_and_refuses_requests(model_dir):
         with pytest.raises(NotStarted):
             inner.generate(request())
         await inner.aclose()
+
+    asyncio.run(main())
+
+
+def test_the_statistics_of_a_dead_engine_are_none(model_dir):
+    async def main():
+        async with started(model_dir, says(*ids("the fox"))) as (backend, process):
+            exporter = instrument(backend)
+            assert b"enginebay_engine_stats_up" in (up := await exporter.metrics_text())
+            assert b"} 1.0" in next(line for line in up.splitlines() if line.startswith(b"enginebay_engine_stats_up{"))
+            process.health_now = Health(HealthState.DEAD, "the engine's process was killed by SIGKILL")
+            with pytest.raises(EngineDied, match="SIGKILL"):
+                await backend.stats()
+            text = await exporter.metrics_text()
+            assert b"} 0.0" in next(
+                line for line in text.splitlines() if line.startswith(b"enginebay_engine_stats_up{")
+            )
+
+    asyncio.run(main())
+
+
+def test_an_output_that_does_not_fit_behind_its_prompt_names_max_tokens(model_dir):
+    async def main():
+        async with started(model_dir, says(*ids("the fox"))) as (backend, _):
+            for max_tokens, field in ((64, "max_tokens"), (10**6, "max_tokens")):
+                with pytest.raises(ContextTooLong) as caught:
+                    await collect(backend, request("hello", max_tokens=max_tokens))
+                assert caught.value.field == field
+            with pytest.raises(ContextTooLong) as caught:
+                await collect(backend, request("hello " * 80, max_tokens=1))
+            assert caught.value.field == "prompt"
 
     asyncio.run(main())
 

@@ -98,7 +98,12 @@ class ReferenceBackend:
         return self._process.health()
 
     async def stats(self) -> EngineStats:
-        return engine_stats(self._started_process.counters, self._metrics)
+        """Raises EngineDied: the last counters of an engine that is gone would pass for those of a living one."""
+        process = self._started_process
+        health = process.health()
+        if health.state is HealthState.DEAD:
+            raise EngineDied(health.reason, backend=self._info.name)
+        return engine_stats(process.counters, self._metrics)
 
     # ---------------------------------------------------------------- requests
 
