@@ -146,3 +146,20 @@ def test_tokenize_gives_the_engines_token_ids(server: RunningServer) -> None:
 def test_an_unknown_model_is_not_found(server: RunningServer) -> None:
     status, answer = server.get("/v1/models/other")
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "problem"),
+    [
+        ("prompt=a", b'{"prompt": "a"}', "both"),
+        ("prompt=a&prompt=b", b"", "'prompt' was given twice"),
+        ("prompt=%ff", b"", "UTF-8"),
+        ("&".join(f"a{number}=1" for number in range(100)), b"", "more than 64"),
+    ],
+)
+def test_generate_refuses_what_it_would_have_to_choose_from(
+    server: RunningServer, query: str, body: bytes, problem: str
+) -> None:
+    status, _, answer = server.exchange("POST", f"/generate?{query}", body)
+    assert status == 400
+    assert problem in json.loads(answer)["detail"]
