@@ -32,6 +32,7 @@ EngineBayError
 │   └── UpstreamError            the engine answered with an error of its own
 ├── StreamContractViolated       an adapter broke the stream rules: a bug in the adapter
 └── LoadTestError                a plan, workload or result file is unusable
+    └── NotComparable            two results that nothing can be concluded from
 """
 
 from __future__ import annotations
@@ -271,4 +272,8 @@ class StreamContractViolated(EngineBayError):
 
 
 class LoadTestError(EngineBayError):
+    pass
+
+
+class NotComparable(LoadTestError):
     pass

@@ -374,3 +374,31 @@ def test_validate_plan_and_doctor_find_an_address_that_serve_would_refuse(
     assert f"error: far: {words.removeprefix('error: ')}" in captured.err
     assert "reference (kind reference)" in captured.out
     assert run(["doctor", path]) == 1
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["models", "pull", "nosuch"],
+        ["models", "pull", "hf:"],
+        ["compare", "nope", "nope"],
+        ["compare", "pyproject.toml", "pyproject.toml"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_or_a_file_that_is_none_is_wrong_usage(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tokens) == 2
+    assert tokens[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "generate"])
+def test_a_config_with_an_unknown_model_is_wrong_usage(command: str, written) -> None:
+    path = written("version: 1\nmodel: nosuch\nserver: {port: 0}\n")
+    done = enginebay(command, path, *(["hello"] if command == "generate" else []))
+    assert done.returncode == 2
+    assert "no model is called 'nosuch'" in done.stderr
+
+
+def test_the_exit_codes_are_told_by_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["--help"])
+    assert "3 invalid, or no verdict" in " ".join(capsys.readouterr().out.split())

@@ -47,13 +47,13 @@ def test_on_a_terminal_pull_draws_bars_with_amounts(
     assert "1/2 tensors" in captured.err
 
 
-def test_a_source_that_means_nothing_ends_with_one_line_and_code_1(capsys: pytest.CaptureFixture[str]):
-    assert run(["models", "pull", "smollm2-135"]) == 1
+def test_a_source_that_means_nothing_ends_with_one_line_and_code_2(capsys: pytest.CaptureFixture[str]):
+    assert run(["models", "pull", "smollm2-135"]) == 2
     assert capsys.readouterr().err == "error: no model is called 'smollm2-135'. Did you mean 'smollm2-135m'?\n"
 
 
-def test_offline_and_not_here_ends_with_code_1_and_what_to_run(capsys: pytest.CaptureFixture[str]):
-    assert run(["models", "pull", "smollm2-135m", "--offline"]) == 1
+def test_offline_and_not_here_ends_with_code_2_and_what_to_run(capsys: pytest.CaptureFixture[str]):
+    assert run(["models", "pull", "smollm2-135m", "--offline"]) == 2
     assert "enginebay models pull smollm2-135m" in capsys.readouterr().err
 
 

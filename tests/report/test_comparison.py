@@ -6,7 +6,7 @@ from report_fakes import save_three_policies
 from rich.console import Console
 
 from enginebay.cli.main import run as enginebay
-from enginebay.errors import LoadTestError
+from enginebay.errors import NotComparable
 from enginebay.loadtest.result import InvalidReason, Result, save_result
 from enginebay.report.comparison import INVALID, SIMULATED, UNDECIDED, paired_runs, print_comparison
 
@@ -34,18 +34,18 @@ def test_two_labels_are_paired_where_each_side_has_one(result) -> None:
 
 def test_results_of_different_plans_are_not_compared(result) -> None:
     other = msgspec.structs.replace(result, plan_sha256="cd" * 32)
-    with pytest.raises(LoadTestError, match="abababababab and cdcdcdcdcdcd"):
+    with pytest.raises(NotComparable, match="abababababab and cdcdcdcdcdcd"):
         paired_runs(result, other)
 
 
 def test_runs_over_different_transports_are_not_compared(result) -> None:
-    with pytest.raises(LoadTestError, match="different transports"):
+    with pytest.raises(NotComparable, match="different transports"):
         paired_runs(only(result, "static"), only(result, "static", transport="in_process"))
 
 
 def test_nothing_in_common_is_said(result) -> None:
     several = msgspec.structs.replace(result, runs=result.runs[:2])
-    with pytest.raises(LoadTestError, match="no run in common"):
+    with pytest.raises(NotComparable, match="no run in common"):
         paired_runs(several, only(result, "continuous"))
 
 
@@ -65,6 +65,14 @@ def test_the_table_gives_both_sides_and_their_ratio(result) -> None:
     assert "undecided" in console.file.getvalue()
 
 
+def test_the_table_gives_no_ratio_where_there_is_no_verdict(result) -> None:
+    pairs = paired_runs(only(result, "naive"), only(result, "continuous", valid=False))
+    console = Console(file=io.StringIO(), width=140)
+    print_comparison(pairs, console, names=("a", "b"), has_levels=False)
+    assert "×" not in console.file.getvalue()
+    assert "no verdict (invalid)" in console.file.getvalue()
+
+
 def test_the_command_reads_folders_or_files_and_ends_with_no_verdict(tmp_path, result, capsys) -> None:
     assert enginebay(["compare", str(tmp_path), str(tmp_path / "result.json")]) == 3
     assert "undecided" in capsys.readouterr().out
@@ -73,7 +81,7 @@ def test_the_command_reads_folders_or_files_and_ends_with_no_verdict(tmp_path, r
 def test_the_command_names_what_it_cannot_compare(tmp_path, result, capsys) -> None:
     (tmp_path / "other").mkdir()
     save_result(msgspec.structs.replace(result, plan_sha256="cd" * 32), tmp_path / "other" / "result.json")
-    assert enginebay(["compare", str(tmp_path), str(tmp_path / "other")]) == 1
+    assert enginebay(["compare", str(tmp_path), str(tmp_path / "other")]) == 3
     assert "different plans" in capsys.readouterr().err
-    assert enginebay(["compare", str(tmp_path), str(tmp_path / "nowhere.json")]) == 1
+    assert enginebay(["compare", str(tmp_path), str(tmp_path / "nowhere.json")]) == 2
     assert "nowhere.json: cannot be read" in capsys.readouterr().err

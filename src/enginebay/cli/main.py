@@ -1,8 +1,6 @@
 """The commands, and what becomes of their errors.
 
-A command's module is imported when the command is called, so that `enginebay --help` stays quick. Exit codes: 0 fine,
-1 a gate or the work failed, 2 usage, config or something that is not installed, 3 invalid or no verdict,
-130 interrupted, 141 the reader of the output went away.
+A command's module is imported when the command is called, so that `enginebay --help` stays quick.
 """
 
 from __future__ import annotations
@@ -18,9 +16,18 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import enginebay
-from enginebay.errors import ConfigError, EngineBayError, PluginError, RequestError
+from enginebay.errors import (
+    ConfigError,
+    EngineBayError,
+    LoadTestError,
+    ModelNotFound,
+    NotComparable,
+    PluginError,
+    RequestError,
+    UnsupportedModel,
+)
 
-FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+FAILED, USAGE, NO_VERDICT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 
 _COMMANDS = {
     "init": ("init:init", "Write a commented config for what this machine has."),
@@ -59,6 +66,9 @@ def build_app() -> App:
     app = App(
         name="enginebay",
         help="Swap the engine that serves your language model with one line of YAML, and prove which one is better.",
+        help_epilogue="Exit codes: 0 fine; 1 a gate or the work failed; 2 usage, config, a file or model that cannot "
+        "be used, or something that is not installed; 3 invalid, or no verdict; 130 interrupted; 141 the reader of "
+        "the output went away.",
         version=enginebay.__version__,
         help_format="plaintext",
         suppress_keyboard_interrupt=False,
@@ -121,6 +131,19 @@ class _Invocation:
 _EXPLAINED = (CycloptsError, EngineBayError, ImportError, KeyboardInterrupt, BrokenPipeError, SystemExit)
 
 
+_EXIT_CODES: tuple[tuple[type[EngineBayError], int], ...] = (
+    (NotComparable, NO_VERDICT),
+    (ConfigError, USAGE),
+    (PluginError, USAGE),
+    (RequestError, USAGE),
+    (ModelNotFound, USAGE),
+    (UnsupportedModel, USAGE),
+    (LoadTestError, USAGE),
+    (EngineBayError, FAILED),
+)
+"""The first that fits."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Ending:
     exit_code: int
@@ -132,10 +155,9 @@ def _ending(error: BaseException) -> _Ending | None:
     match error:
         case CycloptsError():
             return _Ending(USAGE, _usage_message(error))
-        case ConfigError() | PluginError() | RequestError():
-            return _Ending(USAGE, str(error))
         case EngineBayError():
-            return _Ending(FAILED, str(error))
+            code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+            return _Ending(code, str(error))
         case ImportError() if package := _missing_extra(error):
             return _Ending(USAGE, f"{package} is not installed: pip install 'enginebay[{_EXTRAS[package]}]'")
         case KeyboardInterrupt():

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from enginebay.errors import LoadTestError
+from enginebay.errors import NotComparable
 from enginebay.loadtest.result import Result, Run
 from enginebay.report.figures_table import headline_rows
 from enginebay.report.numbers import times
@@ -37,7 +37,7 @@ class Pair:
 def paired_runs(first: Result, second: Result) -> list[Pair]:
     """Runs of the same load, label, start and repeat; where each side has one label alone, labels may differ.
 
-    Raises LoadTestError where nothing can be compared: other plans, other transports, no load in common.
+    Raises NotComparable where nothing can be compared: other plans, other transports, no load in common.
     """
     _demand_one_plan(first, second)
     has_one_label_each = all(len({run.label for run in result.runs}) == 1 for result in (first, second))
@@ -48,7 +48,7 @@ def paired_runs(first: Result, second: Result) -> list[Pair]:
         if (partner := partners.get(_pairing_key(run, with_label=not has_one_label_each)))
     ]
     if not pairs:
-        raise LoadTestError(f"no run in common: {_labels(first)} against {_labels(second)}")
+        raise NotComparable(f"no run in common: {_labels(first)} against {_labels(second)}")
     for pair in pairs:
         _demand_one_transport(pair)
     return pairs
@@ -73,15 +73,15 @@ def _table(pair: Pair, *, names: tuple[str, str], has_levels: bool) -> Table:
     table.add_column("verdict")
     first, second = pair.first.metrics, pair.second.metrics
     for row in headline_rows([first, second], has_levels=has_levels):
-        ratio = row.ratio(second, first)
+        ratio = times(row.ratio(second, first)) if row.has_ratio and pair.outcome == UNDECIDED else ""
         verdict = pair.outcome if row.has_ratio else ""
-        table.add_row(row.title, row.text(first), row.text(second), times(ratio) if row.has_ratio else "", verdict)
+        table.add_row(row.title, row.text(first), row.text(second), ratio, verdict)
     return table
 
 
 def _demand_one_plan(first: Result, second: Result) -> None:
     if first.plan_sha256 != second.plan_sha256:
-        raise LoadTestError(
+        raise NotComparable(
             f"the two results replayed different plans ({first.plan_sha256[:12]} and {second.plan_sha256[:12]}): "
             "measure both with the same config, seed and model"
         )
@@ -89,7 +89,7 @@ def _demand_one_plan(first: Result, second: Result) -> None:
 
 def _demand_one_transport(pair: Pair) -> None:
     if pair.first.transport != pair.second.transport:
-        raise LoadTestError(
+        raise NotComparable(
             f"{pair.first.label} was reached over {pair.first.transport}, {pair.second.label} over "
             f"{pair.second.transport}: runs of different transports are not compared"
         )
