@@ -172,6 +172,21 @@ def test_a_sequence_that_is_not_a_number_harms_neither_its_neighbours_nor_the_ne
     assert_same(whole_prompt_logits(runner, heir, [17, *[1] * 9]), expected)
 
 
+def test_a_reserved_block_that_still_holds_a_dead_sequence_is_not_read_before_it_is_written(directory: Path) -> None:
+    poison, runner = 77, tiny_runner(directory)
+    healthy = [token_id for token_id in prompt(60, seed=9) if token_id != poison][:33]
+    expected = whole_prompt_logits(tiny_runner(directory), new_sequence(healthy[:5], range(1, 40)))[-1]
+    runner.model.embedding = runner.model.embedding.clone()
+    runner.model.embedding[poison] = float("nan")
+    dead = new_sequence([poison] * 40, range(50, 70))
+    runner.forward(StepPlan([chunk(dead, 0, 40)]))
+    heir, longer = new_sequence(healthy[:5], range(1, 40)), new_sequence(healthy, range(20, 40))
+    heir.block_table += dead.block_table
+    runner.forward(StepPlan([chunk(heir, 0, 4), chunk(longer, 0, 32)]))
+    logits = runner.forward(StepPlan([chunk(heir, 4, 5), chunk(longer, 32, 33)]))
+    assert_same(logits.sampled[0], expected)
+
+
 def test_a_step_without_sampled_rows_gives_no_logits(runner: ModelRunner) -> None:
     sequence = new_sequence(prompt(30), range(1, 40), num_prompt_logprobs=None)
     logits = runner.forward(StepPlan([chunk(sequence, 0, 10)]))

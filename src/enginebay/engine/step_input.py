@@ -73,10 +73,12 @@ class StepInputBuilder:
         num_blocks = max(-(-row.end // self._block_size) - first for row, first in zip(rows, firsts, strict=True))
         table = np.empty((len(rows), num_blocks), dtype=np.int64)
         for blocks, row, first in zip(table, rows, firsts, strict=True):
-            owned = row.block_table[first : first + num_blocks] or [SCRATCH_BLOCK]
+            # What is masked is still read, and one sequence's NaN must not reach another: neither through the scratch
+            # block nor through a block that is reserved, but still holds what its last owner wrote. So the row is
+            # filled up with a block that it has written itself.
+            num_written = min(first + num_blocks, -(-row.end // self._block_size))
+            owned = row.block_table[first:num_written] or [SCRATCH_BLOCK]
             blocks[: len(owned)] = owned
-            # Filled up with a block of its own: what is masked is still read, and one sequence's NaN must not reach
-            # another, as it could through the scratch block.
             blocks[len(owned) :] = owned[-1]
         positions = np.arange(num_blocks * self._block_size) + np.array(firsts)[:, None] * self._block_size
         current = np.array([[row.start] for row in rows])
