@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from enginebay.engine.filters import Filters
 from enginebay.engine.logits import SampledToken, StepLogits
 from enginebay.engine.noise import splitmix64, uniform_noise
 from enginebay.engine.plan import ScheduledSequence, StepPlan
@@ -209,6 +210,62 @@ def test_a_row_that_is_not_a_number_fails_alone(fields: dict[str, object]) -> No
     tokens = sample(logits, sequences)
     assert [tokens[row] for row in (0, 3)] == [expected[row] for row in (0, 3)]
     assert all(tokens[row].error and "not a number" in tokens[row].error for row in (1, 2))
+
+
+EXTREMES: list[tuple[dict[str, object], str | None]] = [
+    ({"temperature": 1e39}, None),
+    ({"temperature": 1e39, "min_tokens": 4, "num_logprobs": 1}, None),
+    ({"top_k": 2**63}, None),
+    ({"top_k": 2**70, "top_p": 1e-320, "min_p": 1.0}, None),
+    ({"logit_bias": {5: 1e39}}, None),
+    ({"logit_bias": {5: -1e39, 6: 1e300}, "temperature": 0.0}, None),
+    ({"repetition_penalty": 1e39}, None),
+    ({"repetition_penalty": 1e-40}, "this request"),
+    ({"stop_token_ids": list(range(VOCAB_SIZE)), "min_tokens": 3, "num_logprobs": 1}, "no token is left"),
+    ({"stop_token_ids": list(range(VOCAB_SIZE)), "min_tokens": 3, "temperature": 0.0}, "no token is left"),
+]
+
+
+@pytest.mark.parametrize(("fields", "complaint"), EXTREMES)
+def test_extreme_parameters_give_a_token_of_the_vocabulary_or_fail_their_own_request_alone(
+    fields: dict[str, object], complaint: str | None
+) -> None:
+    logits = random_logits(3)
+    neighbours = [sequence_of(seed=seed, num_logprobs=0) for seed in (1, 2)]
+    expected = sample(logits[[0, 2]], neighbours)
+    first, extreme, last = sample(logits, [neighbours[0], sequence_of(**fields), neighbours[1]])  # type: ignore[arg-type]
+    assert [first, last] == expected
+    assert 0 <= extreme.token_id < VOCAB_SIZE
+    if complaint is None:
+        assert extreme.error is None
+    else:
+        assert extreme.error is not None
+        assert complaint in extreme.error
+        assert "weights" not in extreme.error
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_logprobs": 2}, {"logit_bias": {5: 1e39}}, {"temperature": 0.0}])
+def test_a_model_that_gives_no_number_is_blamed_before_the_request(fields: dict[str, object]) -> None:
+    for broken in (math.nan, -math.inf):
+        [token] = sample(torch.full((1, VOCAB_SIZE), broken), [sequence_of(**fields)])  # type: ignore[arg-type]
+        assert token.error is not None
+        assert "weights or the dtype" in token.error
+
+
+def test_presence_and_frequency_count_the_output_and_not_the_prompt() -> None:
+    logits = torch.zeros((1, VOCAB_SIZE))
+    logits[0, PROMPT[0]], logits[0, 700] = 1.0, 0.5
+    for fields in ({"presence_penalty": 1.0}, {"frequency_penalty": 1.0}):
+        for outputs, expected in (([], PROMPT[0]), ([PROMPT[0]], 700)):
+            sequence = sequence_of(outputs=outputs, temperature=0.0, **fields)  # type: ignore[arg-type]
+            assert sample(logits, [sequence])[0].token_id == expected
+
+
+def test_top_p_keeps_no_token_beyond_those_that_reach_it() -> None:
+    off = torch.zeros(1)
+    weights = torch.tensor([[0.5, 1.0, 0.25, 0.25]])
+    Filters(min_p=off, top_k=off.long(), top_p=torch.tensor([0.5]), vocab_size=4).apply(weights)
+    assert weights.tolist() == [[0.0, 1.0, 0.0, 0.0]]
 
 
 def test_log_probabilities_are_those_of_the_raw_logits() -> None:

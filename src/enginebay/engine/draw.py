@@ -13,8 +13,9 @@ BLOCK_SIZE = 256
 def draw_tokens(weights: Tensor, noise: Tensor) -> Tensor:
     """weights: (num_rows, vocab_size), 0 for what may not be drawn; noise: (num_rows,) in (0, 1) -> (num_rows,).
 
-    Tokens stand in vocabulary order, so the token is a function of the row's weights and its noise alone.
+    A row that is not a number gives some token of the vocabulary, to be thrown away. Tokens stand in vocabulary order, so the token is a function of the row's weights and its noise alone.
     """
+    last_token = weights.shape[-1] - 1
     if padding := -weights.shape[-1] % BLOCK_SIZE:
         weights = functional.pad(weights, (0, padding))
     blocks = weights.view(len(weights), -1, BLOCK_SIZE)
@@ -23,7 +24,8 @@ def draw_tokens(weights: Tensor, noise: Tensor) -> Tensor:
     block = _first_above(up_to_block, target)
     before_block = functional.pad(up_to_block, (1, 0)).gather(-1, block)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]].cumsum(-1, dtype=torch.float64)
-    return (block * BLOCK_SIZE + _first_above(inside, target - before_block))[:, 0]
+    drawn = block * BLOCK_SIZE + _first_above(inside, target - before_block)
+    return drawn[:, 0].clamp(max=last_token)
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:

@@ -26,4 +26,4 @@ class SampledToken:
     logprobs: PositionLogprobs | None = None
     """When the request asked for them."""
     error: str | None = None
-    """Set when the row's logits are unusable (NaN): the sequence has failed, its neighbours have not."""
+    """Set when the row gives no token (NaN, or every token is forbidden): this sequence has failed, no other has."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence as Many
 import torch
 from torch import Tensor
 
+from enginebay.engine.finite import finite_float32
 from enginebay.engine.request import EngineRequest
 from enginebay.engine.sequence import Sequence
 
@@ -59,4 +60,4 @@ class Penalties:
 
 
 def _column(values: list[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+    return finite_float32(values, device)[:, None]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Many
 
 import torch
+from torch import Tensor
 
 from enginebay.engine.logits import SampledToken, StepLogits
 from enginebay.engine.logprobs import position_logprobs
@@ -14,6 +16,10 @@ from enginebay.engine.sampling_batch import SamplingBatch
 from enginebay.engine.sequence import Sequence
 
 UNUSABLE = "the model gave no usable logits for this sequence (not a number): its weights or the dtype are at fault"
+NOTHING_LEFT = (
+    "no token is left to choose from: min_tokens, logit_bias and the penalties of this request forbid every one"
+)
+TOO_LARGE = "logit_bias or the penalties of this request take its scores beyond what float32 can tell apart"
 
 
 class Sampler:
@@ -32,10 +38,10 @@ class Sampler:
             scores = batch.adjusted(logits.sampled)
             best_scores, best = scores.max(dim=-1)
             token_ids = batch.drawn(scores, best_scores, best).tolist()
-            is_usable = best_scores.isfinite().tolist()
+            errors = _errors(logits.sampled, best_scores)
             logprobs = _logprobs(batch, logits, token_ids)
         return [
-            SampledToken(token_id, logprobs.get(row)) if is_usable[row] else SampledToken(token_id, error=UNUSABLE)
+            SampledToken(token_id, error=errors[row]) if row in errors else SampledToken(token_id, logprobs.get(row))
             for row, token_id in enumerate(token_ids)
         ]
 
@@ -61,6 +67,18 @@ class Sampler:
                 sequences, eos_token_ids=self._eos_token_ids, vocab_size=self._vocab_size, device=self._device
             )
         return self._batch
+
+
+def _errors(raw: Tensor, best_scores: Tensor) -> dict[int, str]:
+    """By row that gives no token. The raw logits tell whether the model is at fault or the request."""
+    rows = best_scores.isfinite().logical_not_().nonzero()[:, 0]
+    if not len(rows):
+        return {}
+    is_models_fault = raw.index_select(0, rows).max(dim=-1).values.isfinite().logical_not_().tolist()
+    errors: dict[int, str] = {}
+    for row, is_unusable, best_score in zip(rows.tolist(), is_models_fault, best_scores[rows].tolist(), strict=True):
+        errors[row] = UNUSABLE if is_unusable else NOTHING_LEFT if best_score == -math.inf else TOO_LARGE
+    return errors
 
 
 def _logprobs(batch: SamplingBatch, logits: StepLogits, token_ids: list[int]) -> dict[int, PositionLogprobs]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from enginebay.engine.draw import draw_tokens
 from enginebay.engine.filters import Filters
+from enginebay.engine.finite import finite_float32
 from enginebay.engine.noise import MASK_64, uniform_noise
 from enginebay.engine.penalties import Penalties, has_penalty
 from enginebay.engine.request import EngineRequest
@@ -76,11 +77,11 @@ class SamplingBatch:
 
 class _Draw:
     def __init__(self, requests: Many[EngineRequest], *, vocab_size: int, device: torch.device) -> None:
-        self._temperature = torch.tensor([[request.temperature] for request in requests], device=device)
+        self._temperature = finite_float32([request.temperature for request in requests], device)[:, None]
         self._seeds = np.array([request.seed & MASK_64 for request in requests], dtype=np.uint64)
         self._filters = Filters(
             min_p=torch.tensor([request.min_p for request in requests], device=device),
-            top_k=torch.tensor([max(request.top_k, 0) for request in requests], device=device),
+            top_k=torch.tensor([min(max(request.top_k, 0), vocab_size) for request in requests], device=device),
             top_p=torch.tensor([request.top_p for request in requests], dtype=torch.float64, device=device),
             vocab_size=vocab_size,
         )
@@ -122,5 +123,5 @@ def _places(values: dict[int, dict[int, float]], device: torch.device) -> tuple[
     return (
         torch.tensor(rows, device=device),
         torch.tensor(token_ids, device=device),
-        torch.tensor(biases, dtype=torch.float32, device=device),
+        finite_float32(biases, device),
     )
