@@ -103,7 +103,6 @@ class Scheduler:
         victim = self.running.pop()
         self._release_blocks(victim)
         victim.num_computed_tokens = 0
-        victim.sampler_state = None
         victim.num_preemptions += 1
         victim.status = SequenceStatus.WAITING
         insort(self.waiting, victim, key=_order)

@@ -32,7 +32,6 @@ class Sequence:
         "num_prompt_tokens",
         "prompt_logprobs",
         "request",
-        "sampler_state",
         "status",
         "token_ids",
     )
@@ -55,8 +54,6 @@ class Sequence:
         """Collected while the prompt is computed, when asked for; None before and after."""
         self.is_prompt_reported = False
         """The prompt was computed, counted, and its log-probabilities handed out: not again after a preemption."""
-        self.sampler_state: object | None = None
-        """Kept by the sampler from step to step (token counts for penalties); dropped on preemption."""
 
     @property
     def num_tokens(self) -> int:
