@@ -20,7 +20,7 @@ PLUGIN = """
 import asyncio
 from pydantic import BaseModel, ConfigDict
 from enginebay.backend import BackendSpec, LaunchPlan
-from enginebay.errors import StartFailed
+from enginebay.errors import EngineDied, StartFailed
 from enginebay.hookspecs import hookimpl
 from enginebay.types import *
 
@@ -34,6 +34,7 @@ class Parrot:
     def __init__(self, context):
         self.info = BackendInfo(kind="parrot", name=context.name, model=context.model, capabilities=FEATURES)
         self.options = context.options
+        self.is_dead = False
     async def start(self):
         if self.options.fails:
             raise StartFailed("no perch", likely_cause="a fault on request")
@@ -41,11 +42,22 @@ class Parrot:
         if request.prompt.text == "wait":
             yield GenerationChunk(text="first ", num_tokens=1, received_at=0.0)
             await asyncio.sleep(0.5)
+        if request.prompt.text in ("hang", "die", "trickle"):
+            if request.prompt.text == "trickle":
+                yield GenerationChunk(text="first ", num_tokens=1, received_at=0.0)
+            print("begun", flush=True)
+            self.is_dead = request.prompt.text == "die"
+            if self.is_dead:
+                await asyncio.sleep(1.5)
+                raise EngineDied("the parrot is no more")
+            await asyncio.Event().wait()
         usage = Usage(1, 1)
         yield GenerationChunk(
             text=request.prompt.text, num_tokens=1, received_at=0.0, usage=usage, finish_reason=FinishReason.STOP
         )
     async def health(self):
+        if self.is_dead:
+            return Health(HealthState.DEAD, "it has ceased to be", is_final=True)
         return Health(HealthState.READY)
     async def stats(self):
         return EngineStats()
@@ -145,6 +157,61 @@ def test_a_running_stream_may_end_before_the_server_does(config: Path, environme
                 received += piece
         assert b"data: [DONE]" in received
         assert process.wait(10) == 0
+
+
+def raw_request(url: str, body: bytes) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection.sendall(f"{head}\r\n\r\n".encode() + body)
+    return connection
+
+
+def all_of(connection: socket.socket) -> bytes:
+    received = b""
+    while piece := connection.recv(4096):
+        received += piece
+    return received
+
+
+def test_what_outlasts_the_grace_is_ended_with_an_error_and_no_traceback(
+    config: Path, environment: dict[str, str]
+) -> None:
+    config.write_text(config.read_text().replace("shutdown_grace_s: 5", "shutdown_grace_s: 0.5"))
+    with serving(config, environment=environment) as process:
+        url = ready_url(process)
+        whole = raw_request(url, b'{"prompt": "hang"}')
+        stream = raw_request(url, b'{"prompt": "trickle", "stream": true}')
+        with whole, stream:
+            assert [process.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
+            process.send_signal(signal.SIGTERM)
+            answer, events = all_of(whole), all_of(stream)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"shutting_down"' in answer
+        assert events.startswith(b"HTTP/1.1 200 ")
+        assert b"first" in events
+        last, done = events.split(b"data: ")[-2:]
+        assert b'"code":"shutting_down"' in last
+        assert done.startswith(b"[DONE]")
+        out, err = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert "perch is free" in out
+        assert "Traceback" not in err
+        assert err.count("request ended by shutdown") == 2
+
+
+def test_a_backend_that_dies_ends_the_server_once_its_requests_are_answered(
+    config: Path, environment: dict[str, str]
+) -> None:
+    with serving(config, environment=environment) as process:
+        with raw_request(ready_url(process), b'{"prompt": "die"}') as connection:
+            answer = all_of(connection)
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        assert b'"code":"engine_died"' in answer
+        out, err = process.communicate(timeout=10)
+        assert process.returncode == 1
+        assert "error: the backend is dead, so the server ends: it has ceased to be; start it again" in err
+        assert "perch is free" in out
 
 
 def test_a_backend_that_does_not_start_ends_the_server_with_its_reason(

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import uvicorn
-import uvloop
 from cyclopts import Parameter
 
+from enginebay.cli.event_loop import new_event_loop
 from enginebay.cli.parent import die_with_parent as _die_with_parent
 from enginebay.config.loader import load_config
 from enginebay.config.overriding import overridden
-from enginebay.errors import ConfigError
+from enginebay.errors import ConfigError, EngineDied
 from enginebay.gateway.app import Gateway
 from enginebay.gateway.from_config import app_from_config
 from enginebay.gateway.logs import make_logger
 
 BACKLOG = 2048
+LAST_WORDS_S = 1
+"""After the grace, for the error that ends what is still running to be written."""
 
 
 def serve(
@@ -72,7 +75,7 @@ class Serving:
     shutdown_grace_s: float
 
     def run(self) -> int:
-        """0 after a signal; raises what made the backend's start fail."""
+        """0 after a signal; raises what made the backend's start fail, and EngineDied when it is dead for good."""
         config = uvicorn.Config(
             self.gateway,
             http="httptools",
@@ -83,10 +86,11 @@ class Serving:
             log_level="warning",
             server_header=False,
             backlog=BACKLOG,
-            timeout_graceful_shutdown=max(1, round(self.shutdown_grace_s)),
+            timeout_graceful_shutdown=math.ceil(self.shutdown_grace_s) + LAST_WORDS_S,
         )
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve(_Server(config)))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            server = _Server(config, end_requests=self.gateway.end_open_requests, grace_s=self.shutdown_grace_s)
+            runner.run(self._serve(server))
         return 0
 
     async def _serve(self, server: _Server) -> None:
@@ -102,23 +106,36 @@ class Serving:
             raise failure
 
     async def _announce(self, server: _Server) -> None:
-        """Print the one line that scripts wait for, then wait for ever. Raises StartFailed and its like."""
+        """Print the one line that scripts wait for, then watch. Raises StartFailed and its like, later EngineDied."""
+        life = self.gateway.served.life
         await server.is_listening.wait()
-        await self.gateway.served.life.wait_until_ready()
+        await life.wait_until_ready()
         print(f"ready: {_url(self.listener)} serves {self.gateway.served.model_name}", flush=True)
-        await asyncio.Event().wait()
+        reason = await life.wait_until_dead()
+        raise EngineDied(f"the backend is dead, so the server ends: {reason}; start it again")
 
 
 class _Server(uvicorn.Server):
-    """uvicorn raises the caught signal again after a clean end; here that end is exit code 0."""
+    """uvicorn raises the caught signal again after a clean end; here that end is exit code 0.
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    Where uvicorn would cut off what is still running after the grace, that is ended with an error of its own before.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, end_requests: Callable[[], None], grace_s: float) -> None:
         super().__init__(config)
+        self._end_requests, self._grace_s = end_requests, grace_s
         self.is_listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.is_listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(self._grace_s, self._end_requests)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -11,13 +11,23 @@ from structlog.typing import FilteringBoundLogger
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
+from enginebay.errors import ShuttingDown
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send
 from enginebay.gateway.body import ClientGone
 from enginebay.gateway.exchange import Exchange
-from enginebay.gateway.failures import ErrorForm, detail_form, no_such_method, no_such_path, openai_form, respond_error
+from enginebay.gateway.failures import (
+    ErrorForm,
+    detail_form,
+    no_such_method,
+    no_such_path,
+    openai_form,
+    respond_error,
+    respond_shutdown,
+)
 from enginebay.gateway.lifecycle import BackendLife
 from enginebay.gateway.limits import Limits
 from enginebay.gateway.logs import make_logger
+from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.routes.chat import create_chat_completion
 from enginebay.gateway.routes.completions import create_completion
 from enginebay.gateway.routes.generate import generate
@@ -69,7 +79,7 @@ def build_app(
     log = log or make_logger()
     served = Served(
         backend=instrument(backend, clock=clock, replica=replica),
-        life=BackendLife(backend, log),
+        life=BackendLife(backend, log, clock=clock),
         model_name=served_name or backend.info.model,
         limits=limits or Limits(),
         log=log,
@@ -84,6 +94,11 @@ class Gateway:
         self.served = served
         self._id_prefix = token_hex(8)
         self._serials = count()
+        self._open_requests = OpenRequests()
+
+    def end_open_requests(self) -> None:
+        """Answer what is in flight with ShuttingDown: streams as an event, others with 503. For a server that ends."""
+        self._open_requests.end_all()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -110,7 +125,10 @@ class Gateway:
             await no_such_method(exchange, route.methods)
             return
         try:
-            await route.handler(self.served, exchange)
+            with self._open_requests:
+                await route.handler(self.served, exchange)
+        except ShuttingDown as error:
+            await respond_shutdown(exchange, error, form=route.error_form, log=self.served.log)
         except ClientGone as gone:
             self.served.log.info("client gone", request_id=exchange.request_id, path=exchange.path, how=str(gone))
         except Exception as error:  # noqa: BLE001 - the boundary: logged and answered

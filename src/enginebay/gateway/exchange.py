@@ -91,6 +91,10 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
         self.is_writing = False
 
+    def abort(self) -> None:
+        """Drop the connection with what waits in it."""
+        abort_connection(self._send)
+
     def while_client_listens(self) -> CancelWhenClientLeaves:
         """For the time after the body was read: a client that leaves, or reads nothing, cancels what runs inside."""
         return CancelWhenClientLeaves(self, self._receive, self._send, write_timeout_s=self._limits.write_timeout_s)

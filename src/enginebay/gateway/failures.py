@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
+from enginebay.errors import ShuttingDown
 from enginebay.gateway.body import ClientGone
 from enginebay.gateway.exchange import JSON_HEADERS, Exchange
 from enginebay.wire.openai_errors import (
@@ -17,8 +19,9 @@ from enginebay.wire.openai_errors import (
     public_message,
     wire_form,
 )
-from enginebay.wire.openai_responses import encode
+from enginebay.wire.openai_responses import DONE, encode, error_event
 
+SHUTDOWN_ANSWER_S = 0.5
 ErrorForm = Callable[[BaseException], bytes]
 openai_form: ErrorForm = error_body
 
@@ -43,6 +46,23 @@ async def respond_error(exchange: Exchange, error: Exception, *, form: ErrorForm
         await exchange.respond(status, form(error), [*JSON_HEADERS, *error_headers(error)])
     except ClientGone:
         log.info("client gone", request_id=exchange.request_id, path=exchange.path, how="before the error")
+
+
+async def respond_shutdown(
+    exchange: Exchange, error: ShuttingDown, *, form: ErrorForm, log: FilteringBoundLogger
+) -> None:
+    """Answer within SHUTDOWN_ANSWER_S, or drop the connection: a client that reads nothing does not hold the end up."""
+    log.warning("request ended by shutdown", request_id=exchange.request_id, path=exchange.path)
+    if exchange.has_ended:
+        return
+    try:
+        async with asyncio.timeout(SHUTDOWN_ANSWER_S):
+            if exchange.has_begun:
+                await exchange.write(error_event(error) + DONE, is_last=True)
+            else:
+                await exchange.respond(wire_form(error).status, form(error), JSON_HEADERS)
+    except (TimeoutError, ClientGone):
+        exchange.abort()
 
 
 async def no_such_path(exchange: Exchange) -> None:

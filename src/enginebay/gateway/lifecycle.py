@@ -7,17 +7,19 @@ import asyncio
 from structlog.typing import FilteringBoundLogger
 
 from enginebay.backend import Backend
+from enginebay.clock import Clock, MonotonicClock
 from enginebay.errors import BackendError, EngineBayError, NotStarted
 from enginebay.types import Health, HealthState
 
 HEALTH_TIMEOUT_S = 2.0
+WATCH_PERIOD_S = 1.0
 
 
 class BackendLife:
     """From the server's start to its end: begin, (loading, then ready or failed), end."""
 
-    def __init__(self, backend: Backend, log: FilteringBoundLogger) -> None:
-        self._backend, self._log = backend, log
+    def __init__(self, backend: Backend, log: FilteringBoundLogger, *, clock: Clock | None = None) -> None:
+        self._backend, self._log, self._clock = backend, log, clock or MonotonicClock()
         self._starting: asyncio.Task[None] | None = None
         self._failure: EngineBayError | None = None
         self.is_ready = False
@@ -65,6 +67,12 @@ class BackendLife:
             return Health(HealthState.DEGRADED, f"the backend did not tell its health within {HEALTH_TIMEOUT_S:g} s")
         except EngineBayError as error:
             return Health(HealthState.DEAD, str(error).splitlines()[0])
+
+    async def wait_until_dead(self) -> str:
+        """The reason, once the backend is dead for good; a server elsewhere may come back. Asks its health only."""
+        while not (health := await self.health()).is_final:
+            await self._clock.sleep_until(self._clock.now() + WATCH_PERIOD_S)
+        return health.reason
 
     async def end(self) -> None:
         self.is_ready = False
