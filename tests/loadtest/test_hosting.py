@@ -1,12 +1,13 @@
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from loadtest_fakes import ScriptedBackend, VirtualClock
 
 from enginebay.errors import BackendUnavailable, StartFailed
-from enginebay.loadtest.hosting import hosted
+from enginebay.loadtest.hosting import hosted, serve_command
 
 CHILD = """
 import os, signal, socket, sys, time
@@ -54,6 +55,12 @@ def host(mode: str, *, start_timeout_s: float = 30.0, stop_timeout_s: float = 30
         start_timeout_s=start_timeout_s,
         stop_timeout_s=stop_timeout_s,
     )
+
+
+@pytest.mark.parametrize("can_die", [True, False])
+def test_the_server_is_asked_to_die_with_us_where_it_can(monkeypatch, can_die) -> None:
+    monkeypatch.setattr("enginebay.loadtest.hosting.CAN_DIE_WITH_PARENT", can_die)
+    assert ("--die-with-parent" in serve_command(Path("some.yaml"), "mine")) is can_die
 
 
 def is_alive(pid: int) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
-import uvloop
 from cyclopts import Parameter
 from rich.console import Console
 
 from enginebay.cli.bench_progress import Progress
+from enginebay.cli.event_loop import new_event_loop
 from enginebay.clock import MonotonicClock
 from enginebay.config.bench import BenchConfig
 from enginebay.config.loader import load_config
@@ -32,10 +33,11 @@ from enginebay.models.sources import resolve_model
 from enginebay.plugins import DEFAULT_MODEL, MODEL_VARIABLE
 from enginebay.report.data import load_report
 from enginebay.report.terminal import print_runs
-from enginebay.report.write import write_reports
+from enginebay.report.write import remove_reports, write_reports
 from enginebay.types import SamplingParams
 
 INVALID = 3
+TERMINATED = 128 + signal.SIGTERM
 
 
 def bench(
@@ -61,7 +63,7 @@ def bench(
 ) -> int:
     """Measure backends one after the other under identical load, and write what was found.
 
-    Ctrl-C keeps what was measured until then and marks it partial.
+    Ctrl-C and SIGTERM keep what was measured until then and mark it partial.
     """
     loaded = load_config(config)
     settings = _overridden(loaded.bench, users=users, rate=rate, arrivals=arrivals, requests=requests, seed=seed)
@@ -70,6 +72,7 @@ def bench(
     subjects = [subject_of(loaded, config, name, clock=clock) for name in names]
     plan, tokenizer = _plan(loaded, settings, name=names[0])
     folder = out or Path("out") / config.stem
+    remove_reports(folder)  # they tell of the results that are replaced now
     console = Console()
     console.print(f"{plan.workload} [dim]· plan {plan.sha256[:12]}[/]", highlight=False)
     with Progress(console, num_runs=len(names) * len(plan.loads) * settings.starts) as progress:
@@ -154,15 +157,28 @@ def _bench_settings(settings: BenchConfig) -> BenchSettings:
     )
 
 
-def _run_until_interrupted(measurement: Bench) -> KeyboardInterrupt | EngineBayError | None:
+def _run_until_interrupted(measurement: Bench) -> BaseException | None:
     """What ended it early, if it left a result to report; raises what left none."""
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(measurement.run())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(_run_until_terminated(measurement))
     except (KeyboardInterrupt, EngineBayError) as error:
-        if not measurement.has_runs:
+        if not measurement.is_saved:
             raise
         return error
+
+
+async def _run_until_terminated(measurement: Bench) -> SystemExit | None:
+    """SIGTERM ends it as Ctrl-C does: what was measured is kept."""
+    running = asyncio.ensure_future(measurement.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    try:
+        await running
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling() or not measurement.is_saved:
+            raise  # Ctrl-C, which the runner turns into its own error
+        return SystemExit(TERMINATED)
     return None
 
 

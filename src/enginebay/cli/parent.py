@@ -6,19 +6,36 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 
-from enginebay.errors import EngineBayError
+from enginebay.errors import ConfigError
 
 PR_SET_PDEATHSIG = 1
+WATCH_INTERVAL_S = 0.5
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM at the parent's death. Raises EngineBayError where that cannot be had."""
-    if not sys.platform.startswith("linux"):
-        raise EngineBayError("--die-with-parent needs Linux: leave it out and end the server yourself")
+    """SIGTERM at the parent's death: from the kernel of Linux, elsewhere from a thread that looks for it.
+
+    Raises ConfigError where an orphan is not given another parent, so that its parent's death does not show.
+    """
+    if os.name != "posix":
+        raise ConfigError("--die-with-parent needs a POSIX system: leave it out and end the server yourself")
     parent = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        raise EngineBayError(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != parent:
+    if not _asked_kernel():
+        threading.Thread(target=_watch, args=(parent,), name="parent watch", daemon=True).start()
+    elif os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)  # the parent died before the kernel knew our wish
+
+
+def _asked_kernel() -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) == 0
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_INTERVAL_S)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -23,11 +23,14 @@ BACKLOG = 2048
 LOG_LINES = 200
 SHOWN_LINES = 20
 STOP_TIMEOUT_S = 20.0
+CAN_DIE_WITH_PARENT = os.name == "posix"
+"""Elsewhere `serve` refuses the option."""
 
 
 def serve_command(config: Path, name: str) -> tuple[str, ...]:
     """Without the socket, which is only known when it is bound."""
-    return (sys.executable, "-m", "enginebay.cli", "serve", str(config), "--backend", name, "--die-with-parent")
+    command = (sys.executable, "-m", "enginebay.cli", "serve", str(config), "--backend", name)
+    return (*command, "--die-with-parent") if CAN_DIE_WITH_PARENT else command
 
 
 @asynccontextmanager
