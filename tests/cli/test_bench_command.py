@@ -94,7 +94,10 @@ def test_two_backends_get_one_plan_and_all_files_are_written(tmp_path, model_dir
     assert result.plan_sha256 == load_plan(tmp_path / "out" / "plan.json").sha256
 
 
-def test_ctrl_c_keeps_what_was_measured_marks_it_partial_and_reports_it(tmp_path, model_dir) -> None:
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_was_measured_marks_it_partial_and_reports_it(
+    tmp_path, model_dir, number, exit_code
+) -> None:
     async def main():
         fifth_came = asyncio.Event()
 
@@ -106,14 +109,14 @@ def test_ctrl_c_keeps_what_was_measured_marks_it_partial_and_reports_it(tmp_path
 
         async def interrupt(process) -> None:
             await fifth_came.wait()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
 
         async with ScriptedServer(script, model=str(model_dir)) as server:
             config = write_config(tmp_path, model_dir, one=server.url)
             return await run_bench(config, "--out", tmp_path / "out", meanwhile=interrupt)
 
     code, out, err = asyncio.run(main())
-    assert (code, err) == (130, "")
+    assert (code, err) == (exit_code, "")
     result = load_result(tmp_path / "out")
     [run] = result.runs
     assert (result.status, run.status, run.valid) == ("partial", "partial", False)
@@ -149,10 +152,18 @@ def test_a_backend_that_cannot_be_reached_is_an_error_without_a_traceback(tmp_pa
             "url: 'http://127.0.0.1:9'", "url: 'http://127.0.0.1:9', options: {start_timeout_s: 0.2}"
         )
     )
-    code, _, err = asyncio.run(run_bench(config, "--out", tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    for name in ("report.md", "report.html"):
+        (tmp_path / "out" / name).write_text("of another load test")
+    code, out, err = asyncio.run(run_bench(config, "--out", tmp_path / "out"))
     assert code == 1
     assert "127.0.0.1:9" in err
     assert "Traceback" not in err
+    assert "one did not start (StartFailed)" in out
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "of another load test" not in text
+        assert "Nothing was measured." in text
 
 
 @pytest.mark.parametrize(
@@ -172,3 +183,30 @@ def test_usage_errors_are_told_before_anything_starts(tmp_path, model_dir, argum
     assert code == 2
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["engine: {tokenizer: MODEL}, model: theirs", "options: {served_model_name: theirs}"]
+)
+def test_a_server_is_measured_under_the_name_that_it_gives_its_model(tmp_path, model_dir, option) -> None:
+    async def main():
+        async with ScriptedServer(Script(), model="theirs") as server:
+            config = write_config(tmp_path, model_dir, one=server.url)
+            entry = option.replace("MODEL", str(model_dir))
+            config.write_text(config.read_text().replace("kind: openai_http", f"kind: openai_http, {entry}"))
+            outcome = await run_bench(config, "--out", tmp_path / "out")
+            return outcome, [json.loads(request.body)["model"] for request in server.generations]
+
+    (code, _, err), models = asyncio.run(main())
+    assert (code in (0, 3), err) == (True, "")
+    assert models == ["theirs"] * 7
+
+
+def test_a_served_name_that_is_no_model_here_is_told_with_what_to_do(tmp_path, model_dir) -> None:
+    config = write_config(tmp_path, model_dir, one="http://127.0.0.1:9")
+    config.write_text(config.read_text().replace(f"model: {model_dir}", "model: theirs"))
+    code, _, err = asyncio.run(run_bench(config, "--out", tmp_path / "out"))
+    assert code == 2
+    assert "no model is called 'theirs'" in err
+    assert "engine.tokenizer" in err
+    assert "options.served_model_name" in err

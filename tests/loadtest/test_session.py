@@ -190,6 +190,9 @@ def test_a_backend_that_does_not_start_keeps_the_runs_before_it(tmp_path) -> Non
         asyncio.run(bench(small_plan(4), tmp_path, ScriptedBackend(clock), Broken(clock)).run())
     result = load_result(tmp_path)
     assert (result.status, [run.label for run in result.runs]) == ("partial", ["a"])
+    [failure] = result.failures
+    assert (failure.label, failure.load, failure.error_class) == ("b", None, "StartFailed")
+    assert "no memory" in failure.message
 
 
 def test_a_plan_that_the_backend_cannot_do_is_refused_before_anything_is_sent(tmp_path) -> None:
@@ -204,6 +207,8 @@ def test_a_plan_longer_than_the_context_is_refused_before_anything_is_sent(tmp_p
     with pytest.raises(ContextTooLong):
         asyncio.run(bench(small_plan(4), tmp_path, backend).run())
     assert backend.seen == []
+    [failure] = load_result(tmp_path).failures
+    assert (failure.load, failure.error_class) == (Load(users=2), "ContextTooLong")
 
 
 def test_the_engine_is_sampled_at_fixed_instants_beside_the_load(tmp_path) -> None:

@@ -9,8 +9,10 @@ from report_fakes import save_three_policies
 from rich.console import Console
 
 from enginebay.loadtest.metrics import run_metrics
+from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import Arrival, read_records, write_records
-from enginebay.loadtest.result import save_result
+from enginebay.loadtest.result import Failure, InvalidReason, save_result
+from enginebay.report import figures
 from enginebay.report.data import Report, load_report
 from enginebay.report.html import plotly_js, render_html
 from enginebay.report.markdown import render_markdown
@@ -153,6 +155,94 @@ def test_a_partial_result_says_so_first_of_all_caveats(tmp_path) -> None:
     report = load_report(tmp_path)
     assert "stopped before its end" in Page(render_html(report)).words
     assert any("stopped before its end" in sentence for sentence in summary(report))
+
+
+def all_forms(report: Report) -> list[str]:
+    """Terminal, Markdown and the words of the page."""
+    terminal = Console(file=io.StringIO(), width=200)
+    print_runs(report, terminal)
+    return [terminal.file.getvalue(), render_markdown(report), Page(render_html(report)).words]
+
+
+def failed(folder, *, runs=None, load=None) -> Report:
+    result = save_three_policies(folder)
+    failure = Failure(label="vllm", load=load, error_class="StartFailed", message="no memory [left]\nlikely cause: it")
+    changed = msgspec.structs.replace(
+        result, status="partial", failures=[failure], runs=result.runs if runs is None else runs
+    )
+    save_result(changed, folder / "result.json")
+    return load_report(folder)
+
+
+def test_a_backend_that_failed_to_start_stands_in_every_report(tmp_path) -> None:
+    for text in all_forms(failed(tmp_path)):
+        assert "vllm did not start (StartFailed): no memory [left]" in text
+        assert "No request failed." not in text
+        assert "stopped before its end" not in text, "nobody stopped it"
+    markdown, html = all_forms(failed(tmp_path))[1:]
+    assert "| vllm | its start | StartFailed | no memory [left] likely cause: it |" in markdown
+    assert "ended by a failure" in html
+
+
+def test_a_failure_under_a_load_names_it(tmp_path) -> None:
+    assert summary(failed(tmp_path, load=Load(users=16)))[0].startswith("vllm failed with 16 users (StartFailed): ")
+
+
+def test_a_result_without_any_run_can_be_reported_in_every_form(tmp_path) -> None:
+    for text in all_forms(failed(tmp_path, runs=[])):
+        assert "vllm did not start" in text
+        assert "Nothing was measured." in text
+    save_result(msgspec.structs.replace(failed(tmp_path, runs=[]).result, failures=[]), tmp_path / "result.json")
+    assert all("Nothing was measured" in text for text in all_forms(load_report(tmp_path)))
+
+
+@pytest.mark.parametrize("changes", [{"valid": False}, {"simulated": True}])
+def test_a_run_that_cannot_be_compared_has_no_rank_and_no_ratio(tmp_path, changes) -> None:
+    save_three_policies(tmp_path, **changes)
+    mark = "invalid" if "valid" in changes else "simulated"
+    report = load_report(tmp_path)
+    assert summary(report)[0] == (
+        "static gave the most output tokens per second: 128, 5.77 times naive (22.2). "
+        f"continuous ({mark}) gave 167 output tokens per second."
+    )
+    assert summary(report)[1].startswith("The median wait for the first token was ")
+    for text in all_forms(report):
+        assert "5.77×" in text
+        assert "7.52×" not in text
+
+
+def test_nothing_is_set_against_a_first_run_that_is_invalid(tmp_path) -> None:
+    result = save_three_policies(tmp_path)
+    runs = [msgspec.structs.replace(result.runs[0], valid=False), *result.runs[1:]]
+    save_result(msgspec.structs.replace(result, runs=runs), tmp_path / "result.json")
+    report = load_report(tmp_path)
+    assert not any("×" in text for text in all_forms(report))
+    assert "×" not in str(figures.throughput(report.loads[0]))
+    assert "times the first run" not in all_forms(report)[2]
+
+
+def test_counts_that_differ_are_told_in_every_report(tmp_path) -> None:
+    result = save_three_policies(tmp_path)
+    metrics = msgspec.structs.replace(result.runs[1].metrics, num_token_mismatches=5)
+    runs = [result.runs[0], msgspec.structs.replace(result.runs[1], metrics=metrics), result.runs[2]]
+    save_result(msgspec.structs.replace(result, runs=runs), tmp_path / "result.json")
+    for text in all_forms(load_report(tmp_path)):
+        assert "differs from that of their text encoded again: 5 with static." in text
+    assert "| Answers where these two differ | 0 | 5 | 0 |" in render_markdown(load_report(tmp_path))
+
+
+def test_what_was_asked_for_and_what_ran_stand_side_by_side(tmp_path) -> None:
+    reason = InvalidReason(code="settings_differ", detail="num_threads is 1, not 2")
+    save_three_policies(
+        tmp_path, effective_settings={"num_threads": 1, "kernels": "plain"}, valid=False, invalid_reasons=[reason]
+    )
+    report = load_report(tmp_path)
+    markdown, words = all_forms(report)[1:]
+    row = "reference 0.1.0 | dtype: bfloat16, max_num_seqs: 16, policy: continuous | num_threads: 1, kernels: plain |"
+    assert row in markdown
+    assert "| continuous, 16 users | `settings_differ` | num_threads is 1, not 2 |" in markdown
+    assert "Ran with" in words
+    assert "num_threads: 1, kernels: plain" in words
 
 
 def test_the_summary_says_who_was_faster_by_how_much_and_what_that_does_not_prove(report) -> None:

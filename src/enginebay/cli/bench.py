@@ -19,7 +19,8 @@ from enginebay.config.loader import load_config
 from enginebay.config.models import Config
 from enginebay.config.overriding import overridden
 from enginebay.config.resolution import resolve_backend
-from enginebay.errors import ConfigError, EngineBayError
+from enginebay.config.settings import EngineSettings
+from enginebay.errors import ConfigError, EngineBayError, ModelNotFound
 from enginebay.loadtest.environment import describe_environment
 from enginebay.loadtest.measurement import BenchSettings
 from enginebay.loadtest.metrics import ServiceLevels
@@ -126,7 +127,7 @@ def _plan(config: Config, settings: BenchConfig, *, name: str) -> tuple[Plan, Te
     """One plan for all backends; its lengths are counted by the tokenizer of the first one."""
     backend = resolve_backend(config, name)
     model = backend.model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
-    tokenizer = FileTokenizer(resolve_model(backend.engine.tokenizer or model, revision=backend.engine.revision))
+    tokenizer = FileTokenizer(_tokenizer_directory(backend.engine, model=model))
     workload = UniformWorkload(
         num_requests=settings.num_requests,
         min_input_tokens=settings.input_tokens.min,
@@ -140,6 +141,20 @@ def _plan(config: Config, settings: BenchConfig, *, name: str) -> tuple[Plan, Te
         workload, _loads(settings), model=model, sampling=sampling, seed=settings.seed, tokenizer=tokenizer
     )
     return plan, tokenizer
+
+
+def _tokenizer_directory(engine: EngineSettings, *, model: str) -> Path:
+    try:
+        return resolve_model(engine.tokenizer or model, revision=engine.revision)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"prompts cannot be counted: {error}. {_HOW_TO_COUNT}") from error
+
+
+_HOW_TO_COUNT = (
+    "The load test counts with the model's tokenizer. For a server that gives its model a name of its own, set "
+    "engine.tokenizer to the model or its directory, or keep it as `model` and give the name in "
+    "options.served_model_name"
+)
 
 
 def _loads(settings: BenchConfig) -> tuple[Load, ...]:

@@ -25,6 +25,16 @@ class InvalidReason(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """What ended the measuring of a backend before its runs were done."""
+
+    label: str
+    load: Load | None
+    """The load it failed under; None before the first, so that the backend did not start."""
+    error_class: str
+    message: str
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One replay of one load of the plan on one start of one backend."""
 
@@ -67,6 +77,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     slo: ServiceLevels
     environment: Environment
     runs: Sequence[Run]
+    failures: Sequence[Failure] = ()
 
 
 def save_result(result: Result, path: Path) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
+from enginebay.errors import EngineBayError
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject, Watcher
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, save_plan
 from enginebay.loadtest.records import RecordLine, write_records
-from enginebay.loadtest.result import Result, Run, Status, save_result
+from enginebay.loadtest.result import Failure, Result, Run, Status, save_result
 from enginebay.loadtest.run_checks import check_plan_fits
 from enginebay.loadtest.runner import Runner
 from enginebay.loadtest.timeseries import Sample, write_samples
@@ -44,11 +45,9 @@ class Bench:
         self._runs: list[Run] = []
         self._lines: list[RecordLine] = []
         self._samples: list[Sample] = []
-
-    @property
-    def has_runs(self) -> bool:
-        """Whether there is anything to report, also after `run` was cut short."""
-        return bool(self._runs)
+        self._failures: list[Failure] = []
+        self.is_saved = False
+        """Whether there is a result to report, also after `run` was cut short."""
 
     async def run(self) -> Result:
         save_plan(self._plan, self._out / "plan.json")
@@ -64,13 +63,22 @@ class Bench:
 
     async def _measure_start(self, subject: Subject, start_index: int) -> None:
         self._watcher.phase(subject.label, "starting")
-        async with subject.open() as backend:
-            for planned_load in self._plan.loads:
-                check_plan_fits(planned_load, backend.info)
-            for planned_load in self._plan.loads:
-                await self._warm_up(subject, backend, planned_load)
-                await self._measure_run(subject, backend, planned_load, start_index=start_index)
-            self._watcher.phase(subject.label, "stopping")
+        load: Load | None = None
+        try:
+            async with subject.open() as backend:
+                for planned_load in self._plan.loads:
+                    load = planned_load.load
+                    check_plan_fits(planned_load, backend.info)
+                for planned_load in self._plan.loads:
+                    load = planned_load.load
+                    await self._warm_up(subject, backend, planned_load)
+                    await self._measure_run(subject, backend, planned_load, start_index=start_index)
+                self._watcher.phase(subject.label, "stopping")
+        except EngineBayError as error:
+            self._failures.append(
+                Failure(label=subject.label, load=load, error_class=type(error).__name__, message=str(error))
+            )
+            raise
 
     async def _warm_up(self, subject: Subject, backend: Backend, planned_load: PlannedLoad) -> None:
         if not planned_load.warmup:
@@ -124,8 +132,10 @@ class Bench:
             slo=self._settings.slo,
             environment=self._environment,
             runs=tuple(self._runs),
+            failures=tuple(self._failures),
         )
         write_records(self._out / "records.jsonl", self._lines)
         write_samples(self._out / "timeseries.jsonl", self._samples)
         save_result(result, self._out / "result.json")
+        self.is_saved = True
         return result

@@ -23,6 +23,14 @@ class RunReport:
     records: Sequence[Record]
     samples: Sequence[Sample]
 
+    @property
+    def is_comparable(self) -> bool:
+        """An invalid or simulated run is shown with its figures, but has no rank and no ratio."""
+        return self.run.valid and not self.run.simulated
+
+    def has_ratio_to(self, first: RunReport) -> bool:
+        return self is not first and self.is_comparable and first.is_comparable
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
@@ -43,7 +51,16 @@ class Report:
 
     @property
     def labels(self) -> list[str]:
-        return list(dict.fromkeys(run.label for run in self.result.runs))
+        """Of what was measured or was meant to be."""
+        of_failures = [failure.label for failure in self.result.failures]
+        return list(dict.fromkeys([*(run.label for run in self.result.runs), *of_failures]))
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words; empty when it was done."""
+        if self.result.status == "complete":
+            return ""
+        return "ended by a failure" if self.result.failures else "stopped before its end"
 
     @property
     def is_simulated(self) -> bool:

@@ -30,11 +30,12 @@ WIDE_RANGE = 20
 
 
 def throughput(load: LoadReport) -> Figure:
-    first = load.runs[0].run.metrics.output_tokens_per_s
+    first = load.runs[0]
     rates = [run.run.metrics.output_tokens_per_s for run in load.runs]
     labels = [
-        f"<b>{number(rate)}</b>" + (f"  {times(rate / first)} {_text(load.runs[0])}" if index and first else "")
-        for index, rate in enumerate(rates)
+        f"<b>{number(rate)}</b>"
+        + (f"  {times(rate / rates[0])} {_text(first)}" if run.has_ratio_to(first) and rates[0] else "")
+        for run, rate in zip(load.runs, rates, strict=True)
     ]
     bars = {
         "type": "bar",

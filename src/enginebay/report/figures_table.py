@@ -154,6 +154,16 @@ DISTRIBUTIONS = (
     ("e2e_s", "Whole answer", "from sending to the last token"),
     ("send_lag_s", "Client's own delay", "from the scheduled instant to sending"),
 )
+COUNTS = (
+    ("num_requests", "Requests answered or failed"),
+    ("num_errors", "Errors"),
+    ("num_unfinished", "Unfinished when stopped"),
+    ("num_prompt_tokens", "Prompt tokens"),
+    ("num_output_tokens", "Output tokens, counted by the engine"),
+    ("num_retokenized_tokens", "Output tokens, text encoded again"),
+    ("num_token_mismatches", "Answers where these two differ"),
+    ("num_uncounted_chunks", "Chunks whose tokens nobody counted"),
+)
 PERCENTILES = ("mean", "p50", "p90", "p95", "p99")
 
 

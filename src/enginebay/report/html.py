@@ -16,7 +16,7 @@ from enginebay.loadtest.metrics import Metrics
 from enginebay.report import figures, numbers
 from enginebay.report.data import LoadReport, Report
 from enginebay.report.errors_table import error_rows
-from enginebay.report.figures_table import DISTRIBUTIONS, PERCENTILES, headline_rows, policy_rows
+from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, headline_rows, policy_rows
 from enginebay.report.palettes import DARK, LIGHT, NUM_RUN_COLORS
 from enginebay.report.summary import summary
 
@@ -61,6 +61,7 @@ def render_html(report: Report) -> str:
         headline_rows=headline_rows,
         policy_rows=policy_rows,
         distributions=DISTRIBUTIONS,
+        counts=COUNTS,
         percentiles=PERCENTILES,
         distribution_value=_distribution_value,
         numbers=numbers,

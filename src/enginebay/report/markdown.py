@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginebay.loadtest.metrics import Distribution
-from enginebay.report.data import LoadReport, Report
+from enginebay.report.data import LoadReport, Report, RunReport
 from enginebay.report.errors_table import error_rows
-from enginebay.report.figures_table import DISTRIBUTIONS, PERCENTILES, headline_rows, policy_rows
-from enginebay.report.numbers import count, duration, size, times
+from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, Row, headline_rows, policy_rows
+from enginebay.report.numbers import count, duration, named, share, size, times
 from enginebay.report.summary import summary
 
 
@@ -28,7 +28,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _headline(load, report)
         yield from ("", "### Latencies", "")
         yield from _latencies(load)
+        yield from ("", "### Counts", "")
+        yield from _counts(load)
+    yield from _failures(report)
+    yield from _invalid(report)
     yield from _errors(report)
+    yield from _settings(report)
     yield from _origin(report)
 
 
@@ -39,11 +44,12 @@ def _headline(load: LoadReport, report: Report) -> Iterator[str]:
     yield _row("", *(_heading(run.name, run.run.valid, run.run.simulated) for run in load.runs))
     yield "|---|" + "---:|" * len(load.runs)
     for row in (*headline_rows(metrics, has_levels=has_levels), *policy_rows(metrics)):
-        cells = [row.text(metrics[0])]
-        for item in metrics[1:]:
-            ratio = row.ratio(item, metrics[0])
-            cells.append(row.text(item) + (f" ({times(ratio)})" if ratio is not None else ""))
-        yield _row(row.title, *cells)
+        yield _row(row.title, *(_cell(row, run, load.runs[0]) for run in load.runs))
+
+
+def _cell(row: Row, run: RunReport, first: RunReport) -> str:
+    ratio = row.ratio(run.run.metrics, first.run.metrics) if run.has_ratio_to(first) else None
+    return row.text(run.run.metrics) + (f" ({times(ratio)})" if ratio is not None else "")
 
 
 def _latencies(load: LoadReport) -> Iterator[str]:
@@ -54,6 +60,43 @@ def _latencies(load: LoadReport) -> Iterator[str]:
             distribution: Distribution | None = getattr(run.run.metrics, name)
             values = [None if distribution is None else getattr(distribution, each) for each in PERCENTILES]
             yield _row(title, _escaped(run.name), *(duration(value) for value in values))
+
+
+def _counts(load: LoadReport) -> Iterator[str]:
+    yield _row("", *(_escaped(run.name) for run in load.runs))
+    yield "|---|" + "---:|" * len(load.runs)
+    for name, title in COUNTS:
+        yield _row(title, *(count(getattr(run.run.metrics, name)) for run in load.runs))
+    yield _row("CPU of the load test itself, of one core", *(share(run.run.client_cpu_ratio) for run in load.runs))
+
+
+def _failures(report: Report) -> Iterator[str]:
+    if not report.result.failures:
+        return
+    yield from ("", "## Backends that failed", "", _row("backend", "load", "error", "message"), "|---|---|---|---|")
+    for failure in report.result.failures:
+        load = str(failure.load) if failure.load else "its start"
+        yield _row(_escaped(failure.label), load, failure.error_class, _escaped(failure.message))
+
+
+def _invalid(report: Report) -> Iterator[str]:
+    invalid = [run for run in report.runs if not run.run.valid]
+    if not invalid:
+        return
+    yield from ("", "## Runs that were not as planned", "", _row("run", "reason", "detail"), "|---|---|---|")
+    for run in invalid:
+        for reason in run.run.invalid_reasons:
+            yield _row(_escaped(f"{run.name}, {run.run.load}"), f"`{reason.code}`", _escaped(reason.detail))
+
+
+def _settings(report: Report) -> Iterator[str]:
+    if not report.runs:
+        return
+    yield from ("", "## Settings", "", _row("run", "backend", "asked for", "ran with"), "|---|---|---|---|")
+    for run in report.runs:
+        backend = " ".join(filter(None, (run.run.backend, run.run.engine_version)))
+        settings = run.run.configured_settings, run.run.effective_settings
+        yield _row(*(_escaped(text) for text in (f"{run.name}, {run.run.load}", backend, *map(named, settings))))
 
 
 def _errors(report: Report) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 ABSENT = "–"
 _NARROW = "\N{NARROW NO-BREAK SPACE}"
@@ -54,6 +55,11 @@ def times(ratio: float | None) -> str:
 def size(value_bytes: float) -> str:
     gib = value_bytes / 2**30
     return f"{gib:.0f}{_NARROW}GiB" if gib >= 10 else f"{gib:.1f}{_NARROW}GiB"
+
+
+def named(settings: Mapping[str, object]) -> str:
+    """dtype: bfloat16, max_num_seqs: 16."""
+    return ", ".join(f"{name}: {value}" for name, value in settings.items()) or ABSENT
 
 
 def listed(words: list[str]) -> str:

@@ -12,7 +12,7 @@ from enginebay.report.numbers import count, duration, listed, number
 def summary(report: Report) -> list[str]:
     """Sentences, most important first."""
     sentences = [sentence for load in report.loads for sentence in _of_load(load, is_alone=len(report.loads) == 1)]
-    return [*sentences, *_errors(report), *_caveats(report)]
+    return [*_failures(report), *sentences, *_errors(report), *_caveats(report)]
 
 
 def _of_load(load: LoadReport, *, is_alone: bool) -> Iterator[str]:
@@ -28,10 +28,22 @@ def _of_load(load: LoadReport, *, is_alone: bool) -> Iterator[str]:
 
 
 def _throughput(runs: list[RunReport]) -> str:
+    """A rank among those that may be compared; the others are told one by one, with what is wrong with them."""
+    comparable = [run for run in runs if run.is_comparable]
+    ranked = comparable if len(comparable) > 1 else []
+    alone = [run for run in runs if run not in ranked]
+    return " ".join([*([_rank(ranked)] if ranked else []), *map(_rate, alone)])
+
+
+def _rate(run: RunReport) -> str:
+    marks = [mark for mark, holds in (("invalid", not run.run.valid), ("simulated", run.run.simulated)) if holds]
+    name = f"{run.name} ({listed(marks)})" if marks else run.name
+    return f"{name} gave {number(run.run.metrics.output_tokens_per_s)} output tokens per second."
+
+
+def _rank(runs: list[RunReport]) -> str:
     best, *others = sorted(runs, key=lambda run: run.run.metrics.output_tokens_per_s, reverse=True)
     rate = best.run.metrics.output_tokens_per_s
-    if not others:
-        return f"{best.name} gave {number(rate)} output tokens per second."
     against = [
         f"{number(rate / run.run.metrics.output_tokens_per_s)} times {run.name} "
         f"({number(run.run.metrics.output_tokens_per_s)})"
@@ -42,7 +54,15 @@ def _throughput(runs: list[RunReport]) -> str:
 
 def _medians(runs: list[RunReport], value: Callable[[Metrics], float | None]) -> str:
     found = [(median, run.name) for run in runs if (median := value(run.run.metrics)) is not None]
-    return listed([f"{duration(median)} with {name}" for median, name in sorted(found)])
+    in_order = sorted(found) if all(run.is_comparable for run in runs) else found
+    return listed([f"{duration(median)} with {name}" for median, name in in_order])
+
+
+def _failures(report: Report) -> Iterator[str]:
+    for failure in report.result.failures:
+        what = f"failed with {failure.load}" if failure.load else "did not start"
+        lines = failure.message.splitlines()
+        yield f"{failure.label} {what} ({failure.error_class}): {lines[0] if lines else 'no message'}"
 
 
 def _errors(report: Report) -> Iterator[str]:
@@ -50,12 +70,16 @@ def _errors(report: Report) -> Iterator[str]:
     if failing:
         told = [f"{count(run.run.metrics.num_errors)} with {run.name}" for run in failing]
         yield f"Requests failed: {listed(told)}."
-    elif report.runs:
+    elif report.runs and not report.result.failures:
         yield "No request failed."
 
 
 def _caveats(report: Report) -> Iterator[str]:
-    if report.result.status == "partial":
+    if not report.runs:
+        yield "Nothing was measured."
+    elif report.result.failures:
+        yield "That failure ended the load test: what was measured before it is shown, and nothing came after it."
+    elif report.result.status == "partial":
         yield "The load test was stopped before its end: what it had measured until then is shown."
     invalid = [run for run in report.runs if not run.run.valid]
     if invalid:
@@ -63,6 +87,10 @@ def _caveats(report: Report) -> Iterator[str]:
             [f"{run.name} ({', '.join(reason.code for reason in run.run.invalid_reasons)})" for run in invalid]
         )
         yield f"Not as planned, and not to be compared: {named}."
+    mismatched = [run for run in report.runs if run.run.metrics.num_token_mismatches]
+    if mismatched:
+        told = [f"{count(run.run.metrics.num_token_mismatches)} with {run.name}" for run in mismatched]
+        yield f"Answers whose token count differs from that of their text encoded again: {listed(told)}."
     labels = {run.run.label for run in report.runs}
     if len(labels) > 1 and len({run.run.start_index for run in report.runs}) < 3:
         yield (

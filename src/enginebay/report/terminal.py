@@ -19,7 +19,7 @@ def print_runs(report: Report, console: Console) -> None:
     for load in report.loads:
         console.print(_table(load, has_levels=_has_levels(report)))
     for sentence in summary(report):
-        console.print(f"• {sentence}", highlight=False)
+        console.print(f"• {sentence}", highlight=False, markup=False)
 
 
 def _table(load: LoadReport, *, has_levels: bool) -> Table:
@@ -48,7 +48,7 @@ def _heading(run: RunReport) -> Text:
 
 def _cell(row: Row, run: RunReport, first: RunReport) -> Text:
     cell = Text(row.text(run.run.metrics))
-    ratio = None if run is first else row.ratio(run.run.metrics, first.run.metrics)
+    ratio = row.ratio(run.run.metrics, first.run.metrics) if run.has_ratio_to(first) else None
     if ratio is not None:
         cell.append(f"  {times(ratio):>7}", style="dim")
     elif row.has_ratio and run is not first:
