@@ -353,20 +353,28 @@ async def waits_in_finally(inner):
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("canceller", ["task", "anyio"])
-def test_a_clean_up_that_waits_is_reported_when_the_consumer_is_cancelled(canceller):
+def test_a_clean_up_that_waits_is_cut_off_and_reported_and_the_task_stays_cancelled(caplog):
     async def work(guarded, inner):
-        if canceller == "anyio":
-            with pytest.raises(StreamContractViolated, match="clean-up"), anyio.move_on_after(0.01):
-                await consume(guarded)
-            return
         task = asyncio.create_task(consume(guarded))
         await waiting(task)
         task.cancel()
-        with pytest.raises(StreamContractViolated, match="clean-up"):
+        with pytest.raises(asyncio.CancelledError) as cancelled:
             await task
+        assert task.cancelled()
+        assert "clean-up" in cancelled.value.__notes__[0]
 
     with_stream(waits_in_finally, work)
+    assert "clean-up" in caplog.text
+
+
+def test_an_anyio_scope_ends_though_the_clean_up_of_an_adapter_waits(caplog):
+    async def work(guarded, inner):
+        with anyio.move_on_after(0.01) as scope:
+            await consume(guarded)
+        assert scope.cancelled_caught
+
+    with_stream(waits_in_finally, work)
+    assert "clean-up" in caplog.text
 
 
 def test_a_clean_up_that_waits_is_reported_when_the_stream_is_closed():
@@ -563,6 +571,97 @@ def test_a_backend_closed_while_it_starts_does_not_count_as_started():
         with pytest.raises(NotStarted):
             await starting
         assert (await backend.health()).state is HealthState.DEAD
+
+    run(main)
+
+
+def test_closing_ends_a_start_in_progress_before_the_inner_backend_is_closed():
+    told = []
+
+    async def slow_start():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append("the start has ended")
+
+    async def close():
+        told.append("closed")
+
+    async def main():
+        backend = GuardedBackend(Scripted(start=slow_start, close=close))
+        starting = asyncio.create_task(backend.start())
+        await waiting(starting)
+        await asyncio.sleep(0)
+        await backend.aclose()
+        assert told == ["the start has ended", "closed"]
+        with pytest.raises(NotStarted, match="closed while it was starting"):
+            await starting
+
+    run(main)
+
+
+def test_a_foreign_error_of_any_call_is_wrapped_with_its_cause():
+    class Faulty(Scripted):
+        def generate(self, request):
+            raise ValueError("a fault")
+
+        async def health(self):
+            raise ValueError("a fault")
+
+        async def count_tokens(self, prompt):
+            raise ValueError("a fault")
+
+        stats = reset_prefix_cache = aclose = health
+
+    async def main():
+        features = FEATURES | {Feature.COUNT_TOKENS, Feature.RESET_PREFIX_CACHE}
+        backend = GuardedBackend(Faulty(features=features))
+        await backend.start()
+        with pytest.raises(BackendError, match="generate failed") as failed:
+            backend.generate(request())
+        assert isinstance(failed.value.__cause__, ValueError)
+        for call in ("health", "stats", "reset_prefix_cache", "aclose"):
+            with pytest.raises(BackendError, match=f"{call} failed") as failed:
+                await getattr(backend, call)()
+            assert isinstance(failed.value.__cause__, ValueError)
+
+    run(main)
+
+
+def test_a_start_that_fails_is_told_though_closing_fails_too():
+    async def fails():
+        raise StartFailed("no memory")
+
+    async def fails_too():
+        raise OSError("no device")
+
+    async def main():
+        with pytest.raises(StartFailed, match="no memory") as failed:
+            await GuardedBackend(Scripted(start=fails, close=fails_too)).start()
+        assert "no device" in failed.value.__notes__[0]
+
+    run(main)
+
+
+async def none_for_a_chunk(inner):
+    with inner.slot():
+        yield None
+
+
+def test_something_else_than_a_chunk_is_reported():
+    async def work(guarded, inner):
+        with pytest.raises(StreamContractViolated, match="sent a NoneType, which is no GenerationChunk"):
+            await consume(guarded)
+        assert inner.num_slots_held == 0
+
+    with_stream(none_for_a_chunk, work)
+
+
+def test_something_else_than_a_stream_is_reported():
+    async def main():
+        async with GuardedBackend(Scripted(lambda inner: [chunk()])) as backend:
+            with pytest.raises(StreamContractViolated, match="generate\\(\\) returned list"):
+                backend.generate(request())
 
     run(main)
 

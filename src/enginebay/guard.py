@@ -1,14 +1,17 @@
 """The wrapper that `get_backend` puts around every backend, so that the stream rules hold for all of them.
 
-It checks requests before any work, turns foreign exceptions into typed ones, demands exactly one last chunk, and
-makes clean-up synchronous: a `finally` that waits is cancelled half-way inside an anyio scope, so an adapter that
-waits there is reported as a bug at once instead of leaking now and then.
+It checks requests before any work, turns foreign exceptions of every call into typed ones, demands chunks and exactly
+one last of them, and makes clean-up synchronous: a `finally` that waits is cancelled half-way inside an anyio scope,
+so an adapter that waits there is cut off and reported as a bug at once instead of leaking now and then. Where the
+consumer was cancelled its cancellation goes on all the same, and the report is its note and a line in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -34,6 +37,9 @@ from enginebay.types import (
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+_WAITS = "the adapter waits in its clean-up: clean-up of a stream must be synchronous"
+
 
 class GuardedBackend:
     """A `Backend` with a life cycle: new, started, closed. Use it with `async with`."""
@@ -41,6 +47,7 @@ class GuardedBackend:
     def __init__(self, inner: Backend) -> None:
         self._inner = inner
         self._state = "new"
+        self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -55,51 +62,85 @@ class GuardedBackend:
         if self._state != "new":
             raise BackendError("start() is single use: make a new backend with get_backend()", backend=self.info.name)
         self._state = "starting"
+        num_cancels = _num_cancels()
         try:
-            await self._inner.start()
+            with _foreign_errors_wrapped("start", self.info.name):
+                self._starting = asyncio.ensure_future(self._inner.start())
+                await self._starting
         except BaseException as error:
-            await self.aclose()
-            if isinstance(error, Exception) and not isinstance(error, EngineBayError):
-                raise BackendError(f"start failed: {error!r}", backend=self.info.name) from error
+            was_closed = self._closing is not None
+            await self._close_after(error)
+            if was_closed and isinstance(error, asyncio.CancelledError) and _num_cancels() == num_cancels:
+                raise self._closed_early() from None
             raise
         if self._state != "starting":
-            raise NotStarted("closed while it was starting", backend=self.info.name)
+            raise self._closed_early()
         self._state = "started"
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
         self._demand_started()
         check_request(request, self.info)
-        return GuardedStream(self._inner.generate(request), backend=self.info.name)
+        with _foreign_errors_wrapped("generate", self.info.name):
+            stream = self._inner.generate(request)
+        if not isinstance(stream, AsyncGenerator):  # pyright: ignore[reportUnnecessaryIsInstance] - it may be untyped
+            raise StreamContractViolated(
+                f"backend {self.info.name!r}: generate() returned {type(stream).__name__}, which is no async generator"
+            )
+        return GuardedStream(stream, backend=self.info.name)
 
     async def health(self) -> Health:
         if self._state == "new":
             return Health(HealthState.LOADING, "not started")
         if self._state == "closed":
             return Health(HealthState.DEAD, "closed")
-        return await self._inner.health()
+        with _foreign_errors_wrapped("health", self.info.name):
+            return await self._inner.health()
 
     async def stats(self) -> EngineStats:
         self._demand_started()
-        return await self._inner.stats()
+        with _foreign_errors_wrapped("stats", self.info.name):
+            return await self._inner.stats()
 
     async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
         self._demand_started()
         if not isinstance(self._inner, CountsTokens) or Feature.COUNT_TOKENS not in self.info.capabilities:
             raise UnsupportedFeature(field=Feature.COUNT_TOKENS.value, backend=self.info.name)
-        return await self._inner.count_tokens(prompt)
+        with _foreign_errors_wrapped("count_tokens", self.info.name):
+            return await self._inner.count_tokens(prompt)
 
     async def reset_prefix_cache(self) -> None:
         self._demand_started()
         if not isinstance(self._inner, ResetsPrefixCache) or Feature.RESET_PREFIX_CACHE not in self.info.capabilities:
             raise UnsupportedFeature(field=Feature.RESET_PREFIX_CACHE.value, backend=self.info.name)
-        await self._inner.reset_prefix_cache()
+        with _foreign_errors_wrapped("reset_prefix_cache", self.info.name):
+            await self._inner.reset_prefix_cache()
 
     async def aclose(self) -> None:
-        """Close once, to the end, however often and from wherever this is called or cancelled."""
+        """Close once, to the end, however often and from wherever this is called or cancelled.
+
+        A start in progress is cancelled and has ended before the inner backend is closed.
+        """
         self._state = "closed"
         if self._closing is None:
-            self._closing = asyncio.ensure_future(self._inner.aclose())
+            self._closing = asyncio.create_task(self._close(), name=f"close {self.info.name}")
         await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
+        with _foreign_errors_wrapped("aclose", self.info.name):
+            await self._inner.aclose()
+
+    async def _close_after(self, error: BaseException) -> None:
+        """What is wrong with the start is what its caller hears, not what was wrong with closing after it."""
+        try:
+            await self.aclose()
+        except EngineBayError as closing_error:
+            error.add_note(f"closing failed too: {closing_error}")
+
+    def _closed_early(self) -> NotStarted:
+        return NotStarted("closed while it was starting", backend=self.info.name)
 
     async def __aenter__(self) -> GuardedBackend:
         await self.start()
@@ -181,6 +222,8 @@ class GuardedStream(AsyncGenerator[GenerationChunk, None]):
         await _cancelled_synchronously(self._inner.aclose(), always=True)
 
     def _problem(self, chunk: GenerationChunk) -> str | None:
+        if not isinstance(chunk, GenerationChunk):  # pyright: ignore[reportUnnecessaryIsInstance] - it may be untyped
+            return f"sent a {type(chunk).__name__}, which is no GenerationChunk"
         if self._finished:
             return "sent a chunk after the last one"
         if chunk.finish_reason is not None and chunk.usage is None:
@@ -211,16 +254,30 @@ class _cancelled_synchronously(Awaitable[T]):  # noqa: N801 - reads as a verb at
             except StopIteration as stop:
                 return stop.value
             is_cancelled = isinstance(send_error, asyncio.CancelledError) and _num_cancels() > num_cancels
-            if self._always or is_cancelled:
+            if is_cancelled:
+                assert send_error is not None
                 _cut_off(steps)
-                raise StreamContractViolated(
-                    "the adapter waits in its clean-up: clean-up of a stream must be synchronous"
-                )
+                send_error.add_note(_WAITS)
+                _log.error(_WAITS)
+                raise send_error
+            if self._always:
+                _cut_off(steps)
+                raise StreamContractViolated(_WAITS)
             try:
                 yield waits_for
                 send_error = None
             except BaseException as error:  # noqa: BLE001 - handed on to the generator
                 send_error = error
+
+
+@contextmanager
+def _foreign_errors_wrapped(call: str, backend: str) -> Generator[None, None, None]:
+    try:
+        yield
+    except EngineBayError:
+        raise
+    except Exception as error:
+        raise BackendError(f"{call} failed: {error!r}", backend=backend) from error
 
 
 def _num_cancels() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -60,13 +60,24 @@ class FakeProcess:
         self.counters = EngineCounters(num_steps=7, num_blocks=10, num_free_blocks=4, num_discarded_tokens=1)
         self.streams: list[FakeStream] = []
         self.config: EngineConfig | None = None
+        self.environment: Mapping[str, str] = {}
         self.is_closed = False
         self.health_now = Health(HealthState.READY)
         self.at_end = asyncio.Event()
         """Set when a stream waits for more than its script has."""
 
-    def __call__(self, config: EngineConfig, /, *, name: str, clock: Clock, start_timeout_s: float) -> FakeProcess:
+    def __call__(
+        self,
+        config: EngineConfig,
+        /,
+        *,
+        name: str,
+        clock: Clock,
+        start_timeout_s: float,
+        environment: Mapping[str, str],
+    ) -> FakeProcess:
         self.config = config
+        self.environment = environment
         return self
 
     async def start(self) -> None:

@@ -420,3 +420,31 @@ def test_a_cancelled_start_leaves_no_process(model_dir: Path):
         await process.aclose()
 
     run(main)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 2, 4, 8, 16])
+def test_closing_at_any_moment_of_a_start_leaves_no_process(model_dir: Path, num_steps: int):
+    async def main() -> None:
+        process = make_process(model_dir, options={"stop_grace_s": 0.0})
+        starting = asyncio.create_task(process.start())
+        for _ in range(num_steps):
+            await asyncio.sleep(0)
+        await process.aclose()
+        assert process.health().state is HealthState.DEAD
+        with pytest.raises(NotStarted, match="closed"):
+            await starting
+
+    run(main)
+
+
+def test_the_environment_of_the_entry_reaches_the_process_and_goes_before_ours(model_dir: Path):
+    async def main() -> None:
+        environment = {"GREETING": "hello", "OMP_WAIT_POLICY": "passive"}
+        process = make_process(model_dir, options={"environment": environment})
+        await process.start()
+        found = psutil.Process(process.pid).environ()
+        assert (found["GREETING"], found["OMP_WAIT_POLICY"]) == ("hello", "passive")
+        assert "GOMP_SPINCOUNT" not in found
+        await process.aclose()
+
+    run(main)

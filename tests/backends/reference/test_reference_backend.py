@@ -56,7 +56,7 @@ def model_dir(tmp_path):
     return tmp_path
 
 
-def new_backend(model_dir, process, *, settings=None, options=None, seed=0):
+def new_backend(model_dir, process, *, settings=None, options=None, seed=0, environment=None):
     context = BackendContext(
         name="reference",
         model=str(model_dir),
@@ -64,6 +64,7 @@ def new_backend(model_dir, process, *, settings=None, options=None, seed=0):
         settings=settings or {},
         clock=MonotonicClock(),
         seed=seed,
+        environment=environment or {},
     )
     return GuardedBackend(ReferenceBackend(context, make_process=process))
 
@@ -409,6 +410,18 @@ def test_a_passed_deadline_ends_the_stream_with_its_own_error(model_dir):
     asyncio.run(main())
 
 
+def test_a_deadline_that_has_passed_is_refused_before_any_work(model_dir, monkeypatch):
+    async def main():
+        async with started(model_dir, says(1)) as (backend, process):
+            monkeypatch.setattr("enginebay.backends.reference.backend.prompt_token_ids", None)
+            with pytest.raises(DeadlineExceeded, match="before the engine was asked"):
+                await collect(backend, request(deadline_at=MonotonicClock().now() - 5))
+            assert process.streams == []
+            assert (await backend.stats()).requests_total_by_finish_reason == {"error": 1}
+
+    asyncio.run(main())
+
+
 def test_errors_of_the_engine_are_typed_and_counted(model_dir):
     def failing(asked):
         yield EngineOutput(request_id=asked.request_id, token_ids=[], finish_reason="error", error="step 3: bad")
@@ -468,6 +481,52 @@ def test_a_start_that_fails_closes_the_process(model_dir):
         with pytest.raises(StartFailed, match="no memory"):
             await new_backend(model_dir, process).start()
         assert process.is_closed
+
+    asyncio.run(main())
+
+
+def test_closing_ends_a_start_that_still_reads_its_tokenizer_and_makes_no_process(model_dir, monkeypatch):
+    async def main():
+        process = FakeProcess(says(1))
+        inner = new_backend(model_dir, process).inner
+        starting = asyncio.create_task(inner.start())
+        await asyncio.sleep(0)
+        await inner.aclose()
+        with pytest.raises(NotStarted, match="closed"):
+            await starting
+        assert process.config is None
+
+    asyncio.run(main())
+
+
+def test_closing_ends_requests_that_wait_for_the_tokenizer_with_an_error_of_their_own(model_dir, monkeypatch):
+    may_go_on = threading.Event()
+
+    def blocked(prompt, tokenizer):
+        assert may_go_on.wait(20)
+        return [1]
+
+    async def main():
+        async with started(model_dir, says(1)) as (backend, _):
+            monkeypatch.setattr("enginebay.backends.reference.backend.prompt_token_ids", blocked)
+            long = request("a" * 5000)
+            waiting = [asyncio.create_task(collect(backend, long)) for _ in range(6)]
+            late = backend.generate(long)
+            await asyncio.sleep(0)
+            await backend.aclose()
+            may_go_on.set()
+            waiting.append(asyncio.ensure_future(anext(late)))
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            num_at_work = 2  # each in a thread of its own: no closing takes that away
+            assert {type(result) for result in results[num_at_work:]} == {NotStarted}
+
+    asyncio.run(main())
+
+
+def test_the_environment_of_the_entry_is_handed_to_the_engine(model_dir):
+    async def main():
+        async with started(model_dir, says(1), environment={"OMP_NUM_THREADS": "7"}) as (_, process):
+            assert process.environment == {"OMP_NUM_THREADS": "7"}
 
     asyncio.run(main())
 

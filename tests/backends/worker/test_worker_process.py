@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -167,6 +168,38 @@ def test_a_crash_is_named_by_its_signal(run: Run):
         assert watched.process.start_failed("it failed").likely_cause == "it crashed with SIGABRT"
 
     run(main())
+
+
+def test_stopping_while_it_is_launched_leaves_no_child(run: Run):
+    async def main() -> None:
+        for num_steps in range(6):
+            watched = Watched("echo")
+            launching = asyncio.create_task(watched.process.launch())
+            for _ in range(num_steps):
+                await asyncio.sleep(0)
+            await watched.process.stop(grace_s=0)
+            await asyncio.gather(launching, return_exceptions=True)
+            assert not watched.process.is_alive
+
+    run(main())
+
+
+def test_a_cancelled_launch_that_is_killed_leaves_no_child(run: Run, caplog: pytest.LogCaptureFixture):
+    async def main() -> None:
+        for num_steps in range(6):
+            watched = Watched("echo")
+            launching = asyncio.create_task(watched.process.launch())
+            for _ in range(num_steps):
+                await asyncio.sleep(0)
+            launching.cancel()
+            await asyncio.gather(launching, return_exceptions=True)
+            watched.process.kill()
+            await watched.process.stop(grace_s=0)
+            assert not watched.process.is_alive
+
+    run(main())
+    gc.collect()
+    assert caplog.text == ""
 
 
 def test_a_killed_parent_takes_its_worker_with_it():

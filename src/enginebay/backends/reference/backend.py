@@ -77,8 +77,14 @@ class ReferenceBackend:
         model_dir, tokenizer_dir = await self._in_thread(self._resolve)
         self._tokenizer = await self._in_thread(lambda: ModelTokenizer.from_directory(tokenizer_dir))
         config = engine_config(self._context.settings, self._options, model_dir)
+        if self._is_closed:
+            raise self._closed()
         process = self._make_process(
-            config, name=self._context.name, clock=self._clock, start_timeout_s=self._options.start_timeout_s
+            config,
+            name=self._context.name,
+            clock=self._clock,
+            start_timeout_s=self._options.start_timeout_s,
+            environment=self._context.environment,
         )
         self._process = process
         await process.start()
@@ -126,9 +132,11 @@ class ReferenceBackend:
         times = self._metrics.begin(arrived_at=self._clock.now())
         stream = None
         try:
+            self._refuse_late(request)
             all_token_ids = await self._token_ids(request.prompt)
             token_ids = fitting(request, all_token_ids, max_model_len=process.ready.max_model_len)
             text = OutputText(request, tokenizer.bytes, prompt_token_ids=token_ids)
+            self._refuse_late(request)  # a long prompt takes its time, and an engine that computes it takes more
             stream = process.submit(
                 engine_request(
                     request,
@@ -157,6 +165,10 @@ class ReferenceBackend:
             if stream is not None:
                 stream.cancel()
             times.end()
+
+    def _refuse_late(self, request: GenerationRequest) -> None:
+        if request.deadline_at is not None and request.deadline_at <= self._clock.now():
+            raise DeadlineExceeded("the request's deadline had passed before the engine was asked")
 
     async def _next_output(
         self, outputs: AsyncIterator[tuple[EngineOutput, float]], deadline_at: float | None
@@ -200,7 +212,19 @@ class ReferenceBackend:
             raise DownloadFailed(f"the backend was closed while {self._context.model} was fetched")
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Raises NotStarted where closing took the work away: nobody has cancelled the task that waits for it."""
+        if self._is_closed:
+            raise self._closed()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._is_closed and (task is None or not task.cancelling()):
+                raise self._closed() from None
+            raise
+
+    def _closed(self) -> NotStarted:
+        return NotStarted("the reference engine was closed", backend=self._info.name)
 
     @property
     def _started_process(self) -> ProcessPort:

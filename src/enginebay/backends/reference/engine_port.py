@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -55,7 +55,18 @@ class ProcessPort(Protocol):
 
 
 class MakeProcess(Protocol):
-    def __call__(self, config: EngineConfig, /, *, name: str, clock: Clock, start_timeout_s: float) -> ProcessPort: ...
+    def __call__(
+        self,
+        config: EngineConfig,
+        /,
+        *,
+        name: str,
+        clock: Clock,
+        start_timeout_s: float,
+        environment: Mapping[str, str],
+    ) -> ProcessPort:
+        """environment: added to our own."""
+        ...
 
 
 def described(ready: ReadyPort) -> dict[str, object]:

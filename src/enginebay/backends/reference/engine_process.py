@@ -24,7 +24,7 @@ from enginebay.backends.worker.process import WorkerProcess
 from enginebay.clock import Clock
 from enginebay.engine.request import EngineCounters, EngineRequest
 from enginebay.engine.settings import EngineConfig
-from enginebay.errors import NEW_BACKEND_NEEDED, BackendError, EngineDied, InvalidRequest, NotStarted
+from enginebay.errors import NEW_BACKEND_NEEDED, BackendError, EngineDied, InvalidRequest, NotStarted, StartFailed
 from enginebay.types import Health, HealthState
 
 _WORKER = "enginebay.backends.reference.engine_loop:main"
@@ -63,7 +63,7 @@ class EngineProcess:
             on_frame=self._on_frame,
             on_ended=self._on_ended,
             python=python,
-            environment={**_thread_environment(), **(environment or {})},
+            environment=_thread_environment(environment or {}),
             log_file=log_file,
         )
         self._ready: EngineReady | None = None
@@ -78,7 +78,8 @@ class EngineProcess:
     # ---------------------------------------------------------------- life
 
     async def start(self) -> None:
-        """Returns when the weights are loaded. Raises StartFailed with the last log lines and a likely cause.
+        """Returns when the weights are loaded. Raises StartFailed with the last log lines and a likely cause, and
+        NotStarted when it is closed meanwhile.
 
         Cancelled or failed, it leaves no process behind.
         """
@@ -86,9 +87,14 @@ class EngineProcess:
             await self._worker.launch()
             self._worker.send(encode(Start(self._config)))
             await self._wait_until_settled()
-        except BaseException:
+        except BaseException as error:
             self._worker.kill()
+            if self._is_closed and isinstance(error, StartFailed):
+                raise self._closed() from None
             raise
+        if self._is_closed:
+            await self._worker.stop(grace_s=0)
+            raise self._closed()
         if self._ready is None:
             is_late = self._worker.is_alive
             what = f"was not ready within {self._start_timeout_s:g} s" if is_late else self._worker.how_it_ended()
@@ -218,7 +224,7 @@ def _checked_frame(request: EngineRequest) -> bytes:
     return frame
 
 
-def _thread_environment() -> dict[str, str]:
-    """What the user has set stands."""
-    is_chosen = "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ
-    return {} if is_chosen else {"GOMP_SPINCOUNT": _SPIN_COUNT}
+def _thread_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """What the user has set stands, here or in our own environment."""
+    is_chosen = any(name in given or name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
+    return dict(given) if is_chosen else {"GOMP_SPINCOUNT": _SPIN_COUNT, **given}

@@ -47,15 +47,26 @@ class WorkerProcess:
         self._channel = ParentChannel(on_frame=on_frame, on_closed=self._channel_closed)
         self._log = LogRing(log_file)
         self._process: asyncio.subprocess.Process | None = None
+        self._launching: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._killing: asyncio.TimerHandle | None = None
         self._has_ended = False
+        self._is_unwanted = False
+        """It was killed or stopped, perhaps before it ran: a launch in progress takes its child down again."""
 
     async def launch(self) -> None:
         """Returns when the process runs; whether it is ready, its own frames tell. Raises StartFailed.
 
         The calling thread must live as long as the child: the kernel ties the child's life to that thread.
+        Cancelled, the launch goes on to where its child is known; `kill` or `stop` then reaches that child.
         """
+        self._launching = asyncio.create_task(self._launch(), name=f"launch {self._name}")
+        self._launching.add_done_callback(_look_at_its_error)  # whoever cancelled the launch does not wait for it
+        await asyncio.shield(self._launching)
+
+    async def _launch(self) -> None:
+        if self._is_unwanted:
+            raise self._stopped_too_early()
         ours, theirs = socket.socketpair()
         with theirs:
             await asyncio.get_running_loop().create_unix_connection(lambda: self._channel, sock=ours)
@@ -72,6 +83,14 @@ class WorkerProcess:
                     self._channel.close()
                     self._log.close()
         self._watching = asyncio.create_task(self._watch(process), name=f"watch {self._name}")
+        if self._is_unwanted:
+            self._channel.close()
+            self.kill()
+            await asyncio.wait({self._watching})
+            raise self._stopped_too_early()
+
+    def _stopped_too_early(self) -> StartFailed:
+        return StartFailed("it was stopped before it ran", backend=self._name)
 
     async def _spawn(self, channel_fd: int, log_fd: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -117,6 +136,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """At once, with all its children. Synchronous; `stop` waits for the end."""
+        self._is_unwanted = True
         if self._process is not None and not self._has_ended:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -125,6 +145,10 @@ class WorkerProcess:
 
     async def stop(self, *, grace_s: float) -> None:
         """Close the channel, which asks it to end; kill it after grace_s. Returns when it has been waited for."""
+        self._is_unwanted = True
+        if self._launching is None:
+            return
+        await asyncio.wait({self._launching})
         if self._watching is None:
             return
         self._channel.close()
@@ -149,3 +173,8 @@ class WorkerProcess:
         if self._killing is not None:
             self._killing.cancel()
         self._on_ended()
+
+
+def _look_at_its_error(launching: asyncio.Task[None]) -> None:
+    if not launching.cancelled():
+        launching.exception()
