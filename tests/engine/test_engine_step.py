@@ -97,7 +97,7 @@ def test_a_request_that_was_cut_off_after_its_last_token_only_gets_its_end():
         ({"max_tokens": -1}, InvalidRequest, "max_tokens"),
         ({"prompt_token_ids": [1] * 64}, ContextTooLong, "prompt"),
         ({"prompt_token_ids": [1] * 65, "max_tokens": 0}, ContextTooLong, "prompt"),
-        ({"prompt_token_ids": [1] * 10, "max_tokens": 40}, ContextTooLong, "prompt"),
+        ({"prompt_token_ids": [1] * 10, "max_tokens": 40}, ContextTooLong, "max_tokens"),
     ],
 )
 def test_what_can_never_be_computed_is_refused_and_leaves_nothing(fields: dict[str, object], error: type, field: str):

@@ -22,8 +22,8 @@ class ServerConfig(BaseModel):
         default=2**20, description="Longer request bodies are refused (413)."
     )
     write_timeout_s: PositiveFloat = Field(
-        default=30.0, description="A client that reads nothing for so long is cut off."
+        default=30.0, description="A client that reads nothing is cut off after this to twice this."
     )
     shutdown_grace_s: PositiveFloat = Field(
-        default=10.0, description="How long running requests may take to end on shutdown."
+        default=10.0, description="How long running requests may take to end on shutdown; then an error ends them."
     )
