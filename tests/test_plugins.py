@@ -207,6 +207,17 @@ def test_two_distributions_with_one_kind_are_an_error_that_names_both(monkeypatc
     assert listed.distributions == ("dist-a", "dist-b")
 
 
+def test_two_plugins_of_one_distribution_with_one_kind_are_an_error_too(monkeypatch):
+    first, second = (plugin(monkeypatch, name, spec("twice")) for name in ("first", "second"))
+    install(
+        monkeypatch,
+        entry_point("twice", module=first, distribution="one"),
+        entry_point("Twice", module=second, distribution="one"),
+    )
+    with pytest.raises(DuplicateBackend, match="one, one"):
+        get_backend("twice")
+
+
 def test_one_distribution_seen_twice_on_the_path_is_no_duplicate(monkeypatch):
     module = plugin(monkeypatch, "seen_twice", spec("seen"))
     install(monkeypatch, *(entry_point("seen", module=module, distribution="one") for _ in range(2)))
@@ -292,7 +303,7 @@ def test_a_mode_that_the_plugin_has_is_handed_on(monkeypatch):
 
 
 def test_a_backend_in_process_takes_a_venv_where_it_launches_another_interpreter(monkeypatch):
-    wide = dataclasses.replace(spec("mine"), launches_interpreter=True)
+    wide = dataclasses.replace(spec("mine"), in_process_takes=("venv", "environment"))
     install(monkeypatch, entry_point("mine", module=plugin(monkeypatch, "wide", wide), distribution="mine"))
     assert context_of(get_backend("mine", venv=".venv", environment={"A": "b"})).venv == ".venv"
     with pytest.raises(ConfigError, match="url"):

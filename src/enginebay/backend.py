@@ -145,7 +145,8 @@ class BackendSpec:
 
     `settings` has none that `compile` calls unsupported.
     """
-    launches_interpreter: bool = False
-    """In mode `in_process` the engine runs in an interpreter of its own: `venv` and `environment` are taken there."""
+    in_process_takes: tuple[Literal["venv", "environment"], ...] = ()
+    """In mode `in_process`: `environment` where the engine has a process of its own, `venv` where that may run another
+    interpreter. One that is not taken is refused."""
     evidence: str = "unverified"
     """What this adapter was checked against, in words: shown by `enginebay backends`."""

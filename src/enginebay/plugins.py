@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
@@ -19,7 +19,13 @@ from enginebay.hookspecs import ENTRY_POINT_GROUP, PROJECT, BackendHooks
 
 DEFAULT_MODEL = "smollm2-135m"
 MODEL_VARIABLE = "ENGINEBAY_MODEL"
-ALIASES = {"trtllm": "tensorrt_llm", "llamacpp": "llama_cpp", "openai": "openai_http"}
+ALIASES = {
+    "trtllm": "tensorrt_llm",
+    "tensorrtllm": "tensorrt_llm",
+    "llamacpp": "llama_cpp",
+    "text_generation_inference": "tgi",
+    "openai": "openai_http",
+}
 PACKAGES = {
     "vllm": "enginebay-vllm[engine]",
     "tgi": "enginebay-tgi",
@@ -98,21 +104,20 @@ def check_context(spec: BackendSpec, context: BackendContext) -> None:
 def unused_places(spec: BackendSpec, context: BackendContext) -> dict[str, str]:
     """The keys that say where the engine is, but that this mode would drop, each with what to do about it."""
     mode = context.mode or spec.modes[0]
-    used = _INTERPRETER if mode == "in_process" and spec.launches_interpreter else _PLACES[mode]
+    used = spec.in_process_takes if mode == "in_process" else _PLACES[mode]
     given = {"url": context.url, "image": context.image, "venv": context.venv, "environment": context.environment}
-    return {key: _unused(spec, key, mode=mode, used=used) for key, value in given.items() if value and key not in used}
+    return {key: _unused(spec, key, mode=mode) for key, value in given.items() if value and key not in used}
 
 
-_INTERPRETER = ("venv", "environment")
 _PLACES: Mapping[Mode, tuple[str, ...]] = {
     "external": ("url",),
     "docker": ("image", "environment"),
-    "managed": _INTERPRETER,
+    "managed": ("venv", "environment"),
     "in_process": (),
 }
 
 
-def _unused(spec: BackendSpec, key: str, *, mode: Mode, used: Sequence[str]) -> str:
+def _unused(spec: BackendSpec, key: str, *, mode: Mode) -> str:
     problem = f"{spec.kind!r} in mode {mode!r} has no use for this: leave it out"
     others = [other for other in spec.modes if other != mode and key in _PLACES[other]]
     if others:
@@ -142,19 +147,20 @@ def list_backends() -> list[InstalledBackend]:
 def find_backend(kind: str) -> BackendSpec:
     """Load the plugin of this kind and return what it offers."""
     wanted = canonical_kind(kind)
-    candidates: dict[str, EntryPoint] = {}
+    candidates: dict[str, dict[str, EntryPoint]] = {}
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         if canonical_kind(entry_point.name) == wanted:
-            candidates[_distribution(entry_point)] = entry_point
+            candidates.setdefault(_distribution(entry_point), {})[entry_point.value] = entry_point
     if not candidates:
         installed = [backend.kind for backend in list_backends()]
         close = get_close_matches(wanted, [*installed, *PACKAGES], n=1)
         raise BackendNotFound(
             wanted, installed=installed, package=PACKAGES.get(wanted), suggestion=close[0] if close else None
         )
-    if len(candidates) > 1:
-        raise DuplicateBackend(wanted, distributions=sorted(candidates))
-    [(distribution, entry_point)] = candidates.items()
+    claims = [(distribution, found) for distribution, values in candidates.items() for found in values.values()]
+    if len(claims) > 1:
+        raise DuplicateBackend(wanted, distributions=sorted(distribution for distribution, _ in claims))
+    [(distribution, entry_point)] = claims
     return _load(entry_point, kind=wanted, distribution=distribution)
 
 
@@ -162,8 +168,11 @@ def model_or_default(model: str | None) -> str:
     return model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
 
 
+_PLAIN = str.maketrans("-. ", "___")
+
+
 def canonical_kind(kind: str) -> str:
-    plain = kind.strip().lower().replace("-", "_")
+    plain = kind.strip().lower().translate(_PLAIN)
     return ALIASES.get(plain, plain)
 
 

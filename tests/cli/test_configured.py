@@ -125,7 +125,7 @@ def test_what_a_plugin_refuses_when_it_builds_is_told_with_its_place_in_the_file
     [
         ("kind: reference\n    url: http://x", "url", "with kind: openai_http"),
         ("kind: reference\n    venv: .venv", "venv", "leave it out"),
-        ("kind: reference\n    environment: {A: b}", "environment", "'in_process' has no use for this"),
+        ("kind: openai_http\n    environment: {A: b}", "environment", "'external' has no use for this"),
         ("kind: openai_http\n    image: some:1", "image", "'external' has no use for this"),
         ("kind: echo\n    venv: .venv", "venv", "or set the mode to managed"),
         ("kind: openai_http\n    url: ftp://x", "url", "'ftp://x' is no URL of a server"),
@@ -139,6 +139,11 @@ def test_an_address_or_a_place_that_the_backend_would_not_use_is_refused(entry: 
     assert words in error.problem
     [problem] = config_problems(parse_config(text, file="some.yaml"))
     assert str(problem) == str(error)
+
+
+def test_the_reference_engine_has_a_process_that_takes_an_environment() -> None:
+    text = "version: 1\nbackend: mine\nbackends:\n  mine: {kind: reference, environment: {A: b}}"
+    assert dict(check_backend(parse_config(text)).context.environment) == {"A": "b"}
 
 
 def test_checking_a_config_finds_a_server_without_an_address_and_tells_no_secret() -> None:

@@ -19,6 +19,7 @@ def enginebay_backend() -> BackendSpec:
         compile=compile_settings,
         create=_create,
         modes=("in_process",),
+        in_process_takes=("environment",),
         evidence="ran real: the engine of this package, on CPU; greedy output checked against transformers",
     )
 
