@@ -10,7 +10,10 @@ from runner_driving import new_sequence, random_tokens, tiny_runner, whole_promp
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCAB_SIZE, TinyModel, edit_config
 
+from enginebay.clock import MonotonicClock
+from enginebay.engine.factory import build_engine
 from enginebay.engine.model_config import read_model_config
+from enginebay.engine.settings import EngineConfig
 from enginebay.errors import ModelError, ModelNotFound, UnsupportedModel
 
 
@@ -147,3 +150,29 @@ def test_end_of_sequence_ids_come_from_the_generation_config_first(directory: Pa
     assert read_model_config(directory).eos_token_ids == (5, 9)
     (directory / "generation_config.json").unlink()
     assert read_model_config(directory).eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept"), [(2, (2,)), ([2, VOCAB_SIZE], (2,)), ([159, 2], (159, 2)), (..., ())], ids=str
+)
+def test_an_end_of_sequence_that_the_model_cannot_give_is_left_out_beside_one_that_it_can(
+    directory: Path, stated: object, kept: tuple[int, ...]
+) -> None:
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    edit_config(directory, eos_token_id=stated)
+    assert read_model_config(directory).eos_token_ids == kept
+
+
+@pytest.mark.parametrize("stated", [-1, [2, -1], VOCAB_SIZE, [VOCAB_SIZE, VOCAB_SIZE + 1]], ids=str)
+def test_an_end_of_sequence_outside_the_vocabulary_is_refused_by_name(directory: Path, stated: object) -> None:
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    edit_config(directory, eos_token_id=stated)
+    with pytest.raises(UnsupportedModel, match="eos_token_id"):
+        read_model_config(directory)
+
+
+def test_a_model_that_gives_no_numbers_is_refused_when_it_is_loaded(directory: Path) -> None:
+    edit_weights(directory, model__norm__weight=torch.full((48,), float("nan")))
+    config = EngineConfig(model_dir=str(directory), dtype="float32", num_blocks=32, num_threads=1)
+    with pytest.raises(ModelError, match="no usable logits"):
+        build_engine(config, MonotonicClock())

@@ -84,7 +84,8 @@ def read_model_config(model_dir: Path) -> ModelConfig:
     if config.get("quantization_config"):
         raise UnsupportedModel(f"{model_dir}: quantised weights (quantization_config) are not supported")
     generation_config = _read_json(model_dir / "generation_config.json") or {}
-    return _model_config(config, architecture, eos_token_ids=_eos_token_ids(config, generation_config))
+    stated = _stated_eos_token_ids(config, generation_config)
+    return _model_config(config, architecture, eos_token_ids=_within_vocabulary(stated, _integer(config, "vocab_size")))
 
 
 def _read_json(path: Path) -> Mapping[str, object] | None:
@@ -185,7 +186,7 @@ def _layer_types(config: Mapping[str, object], num_layers: int) -> list[object] 
     return layer_types
 
 
-def _eos_token_ids(config: Mapping[str, object], generation_config: Mapping[str, object]) -> tuple[int, ...]:
+def _stated_eos_token_ids(config: Mapping[str, object], generation_config: Mapping[str, object]) -> tuple[int, ...]:
     """Those of generation_config.json where it has any, as in transformers."""
     for source in (generation_config, config):
         value = source.get("eos_token_id")
@@ -193,6 +194,14 @@ def _eos_token_ids(config: Mapping[str, object], generation_config: Mapping[str,
         if ids:
             return tuple(ids)
     return ()
+
+
+def _within_vocabulary(eos_token_ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+    """Those that the model can give: a larger id ends nothing, and is left out as long as another one is there."""
+    within = tuple(token_id for token_id in eos_token_ids if token_id < vocab_size)
+    if any(token_id < 0 for token_id in eos_token_ids) or (eos_token_ids and not within):
+        raise UnsupportedModel(f"eos_token_id {list(eos_token_ids)} is outside the vocabulary of {vocab_size} tokens")
+    return within
 
 
 def _integer(config: Mapping[str, object], key: str, default: int | None = None) -> int:
