@@ -245,6 +245,7 @@ def config(**settings: object) -> EngineConfig:
 def test_settings_under_which_a_request_could_get_stuck_are_refused():
     with pytest.raises(ConfigError, match="at least max_num_seqs"):
         build_policy(config(max_num_seqs=64, max_num_batched_tokens=32), max_model_len=128)
+    build_policy(config(policy="naive", max_num_seqs=64, max_num_batched_tokens=32), max_model_len=128)  # one slot
     with pytest.raises(ConfigError, match="chunked_prefill: true"):
         build_policy(config(chunked_prefill=False, max_num_batched_tokens=64), max_model_len=128)
     with pytest.raises(ConfigError, match="naive, static, continuous"):

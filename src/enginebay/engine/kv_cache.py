@@ -93,7 +93,6 @@ def _too_small(config: EngineConfig, size: KvCacheSize, *, blocks_per_context: i
     limit = f"num_blocks is {size.num_blocks}"
     if config.num_blocks is None:
         limit = f"kv_cache_bytes {config.kv_cache_bytes:,} allows {max(size.num_blocks, 0)} blocks"
-    return (
-        f"the KV cache cannot hold one context of {max_model_len} tokens: that takes {needed}, but {limit}; "
-        f"lower max_model_len to at most {max(size.num_blocks, 0) * size.block_size} or allow more"
-    )
+    longest = size.num_blocks * size.block_size
+    advice = f"lower max_model_len to at most {longest} or allow more" if longest >= 2 else "allow more"
+    return f"the KV cache cannot hold one context of {max_model_len} tokens: that takes {needed}, but {limit}; {advice}"

@@ -35,7 +35,7 @@ def build_policy(config: EngineConfig, *, max_model_len: int) -> Policy:
 
 def _check_token_budget(config: EngineConfig, max_model_len: int) -> None:
     budget = config.max_num_batched_tokens
-    if budget < config.max_num_seqs:
+    if config.policy != "naive" and budget < config.max_num_seqs:
         raise ConfigError(
             f"{budget} tokens in a step cannot give each of {config.max_num_seqs} sequences one",
             path="engine.max_num_batched_tokens",
