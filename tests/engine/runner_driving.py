@@ -57,7 +57,7 @@ def whole_prompt_logits(runner: ModelRunner, sequence: Sequence, chunk_sizes: It
     for size in (*chunk_sizes, sequence.num_tokens):
         end = min(start + size, sequence.num_tokens)
         if end > start:
-            rows.append(runner.forward(StepPlan([chunk(sequence, start, end)])).prompt[0])
+            rows.append(runner.forward(StepPlan([chunk(sequence, start, end)])).prompt[0][:])
         start = end
     return torch.cat(rows)
 

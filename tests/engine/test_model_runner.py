@@ -19,6 +19,7 @@ from tiny_models import FAMILIES, VOCAB_SIZE, TinyModel
 
 from enginebay.engine.model_runner import ModelRunner
 from enginebay.engine.plan import ScheduledSequence, StepPlan
+from enginebay.engine.sampler import Sampler
 from enginebay.engine.sequence import Sequence
 from enginebay.errors import ModelError
 
@@ -83,7 +84,7 @@ def test_a_mixed_batch_gives_each_sequence_what_it_gets_alone(runner: ModelRunne
     ]
     logits = runner.forward(StepPlan(together))
     for index, expected in enumerate(alone):
-        assert_same(logits.prompt[index], expected)
+        assert_same(logits.prompt[index][:], expected)
     sampled = [expected[-1] for item, expected in zip(together, alone, strict=True) if item.samples]
     assert len(sampled) == 4
     assert_same(logits.sampled, torch.stack(sampled))
@@ -95,8 +96,8 @@ def test_padding_rows_change_nothing_for_the_sequence_that_has_them_or_for_other
     fresh = tiny_runner_like(runner)
     fresh.forward(StepPlan([chunk(first, 0, 12, num_padding_tokens=8), chunk(second, 0, 20)]))
     padded = fresh.forward(StepPlan([chunk(first, 12, 30, num_padding_tokens=7), chunk(second, 20, 45)]))
-    assert_same(padded.prompt[0], expected[0][12:])
-    assert_same(padded.prompt[1], expected[1][20:])
+    assert_same(padded.prompt[0][:], expected[0][12:])
+    assert_same(padded.prompt[1][:], expected[1][20:])
     only_padding = ScheduledSequence(first, 30, 0, num_padding_tokens=1)
     more_padding = ScheduledSequence(first, 30, 0, num_padding_tokens=9)
     after = fresh.forward(StepPlan([only_padding, more_padding, chunk(second, 44, 45)]))
@@ -194,6 +195,26 @@ def test_a_step_without_sampled_rows_gives_no_logits(runner: ModelRunner) -> Non
     assert logits.prompt == {}
 
 
+def test_log_probabilities_of_a_prompt_take_few_rows_of_logits_at_a_time_and_none_beyond_it(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_rows: list[int] = []
+    whole = runner.model.logits
+    monkeypatch.setattr(runner.model, "logits", lambda hidden: num_rows.append(len(hidden)) or whole(hidden))
+    sequence = new_sequence(prompt(80), range(1, 40), resume_token_ids=prompt(5))
+    plan = StepPlan([chunk(sequence, 0, 85)])
+    logits = runner.forward(plan)
+    [scores] = Sampler(vocab_size=VOCAB_SIZE, eos_token_ids=()).prompt_logprobs(logits, plan).values()
+    assert len(scores) == 79
+    assert num_rows == [1, 64, 15]
+
+
+def test_a_prompt_whose_log_probabilities_were_given_is_not_scored_again(runner: ModelRunner) -> None:
+    sequence = new_sequence(prompt(20), range(1, 40))
+    sequence.is_prompt_reported = True
+    assert runner.forward(StepPlan([chunk(sequence, 0, 20)])).prompt == {}
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_half_precision_runner_is_close_to_float32(directory: Path, dtype: str) -> None:
     exact = whole_prompt_logits(tiny_runner(directory), new_sequence(prompt(40), range(1, 40)))
@@ -210,7 +231,9 @@ def test_a_half_precision_runner_is_close_to_float32(directory: Path, dtype: str
         ({"num_blocks": 2**40}, "bytes are available"),
         ({"dtype": "int4"}, "dtype 'int4' is not supported"),
         ({"device": "tpu9"}, "not a torch device"),
+        ({"num_blocks": None, "kv_cache_bytes": 1}, "allows 0 blocks; allow more$"),
         ({"max_model_len": 97}, "beyond the 96 tokens"),
+        ({"max_model_len": 1}, "max_model_len must be at least 2"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_with_its_arithmetic(

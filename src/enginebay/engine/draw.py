@@ -13,7 +13,8 @@ BLOCK_SIZE = 256
 def draw_tokens(weights: Tensor, noise: Tensor) -> Tensor:
     """weights: (num_rows, vocab_size), 0 for what may not be drawn; noise: (num_rows,) in (0, 1) -> (num_rows,).
 
-    A row that is not a number gives some token of the vocabulary, to be thrown away. Tokens stand in vocabulary order, so the token is a function of the row's weights and its noise alone.
+    Tokens stand in vocabulary order, so the token is a function of the row's weights and its noise alone. A row of
+    weights that are no numbers gives some token of the vocabulary, to be thrown away.
     """
     last_token = weights.shape[-1] - 1
     if padding := -weights.shape[-1] % BLOCK_SIZE:

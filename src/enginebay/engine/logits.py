@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from enginebay.engine.request import PositionLogprobs
 
@@ -11,13 +11,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class LogitRows(Protocol):
+    """Rows of logits that may be made only as they are taken; a Tensor is one too."""
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        """(num_rows, vocab_size) float32"""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StepLogits:
     sampled: Tensor
     """(num_sampled, vocab_size) float32, in the order of `plan.sampled`."""
-    prompt: dict[int, Tensor] = field(default_factory=dict)
-    """By index in `plan.scheduled`: (num_new_tokens, vocab_size) of a sequence that asked for the
-    log-probabilities of its prompt, in steps that still compute tokens of the prompt."""
+    prompt: dict[int, LogitRows] = field(default_factory=dict)
+    """By index in `plan.scheduled`: num_new_tokens rows of a sequence that asked for the log-probabilities of
+    its prompt and was not given them yet, in steps that still compute tokens of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)

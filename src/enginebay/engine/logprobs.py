@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from enginebay.engine.logits import LogitRows
 from enginebay.engine.request import PositionLogprobs
 
 ROWS_AT_A_TIME = 64
 """Bounds the memory that the log-probabilities of a long prompt take."""
 
 
-def position_logprobs(logits: Tensor, token_ids: list[int], num_alternatives: list[int]) -> list[PositionLogprobs]:
-    """logits: (n, vocab_size); of each row the given token, and so many of the best."""
+def position_logprobs(logits: LogitRows, token_ids: list[int], num_alternatives: list[int]) -> list[PositionLogprobs]:
+    """Of each of the first len(token_ids) rows the given token, and so many of the best."""
     reported: list[PositionLogprobs] = []
     for first in range(0, len(token_ids), ROWS_AT_A_TIME):
-        rows = slice(first, first + ROWS_AT_A_TIME)
+        rows = slice(first, min(first + ROWS_AT_A_TIME, len(token_ids)))
         reported += _reported(logits[rows], token_ids[rows], num_alternatives[rows])
     return reported
 

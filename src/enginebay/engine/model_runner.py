@@ -34,6 +34,19 @@ class MemoryUse:
         return f"weights {self.weight_bytes:,} bytes; KV cache {self.kv_cache}"
 
 
+@dataclass(frozen=True, slots=True)
+class PromptLogits:
+    """Made where they are looked at: of a long prompt all at once they would take more memory than the KV cache."""
+
+    _model: CausalLM
+    _hidden: Tensor
+    """(num_new_tokens, hidden_size)"""
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        with torch.inference_mode():
+            return self._model.logits(self._hidden[rows])
+
+
 class ModelRunner:
     """Raises ModelError when the directory, a setting or the memory does not do.
 
@@ -94,7 +107,7 @@ class ModelRunner:
     def _logits(self, hidden: Tensor, step: StepInput) -> StepLogits:
         return StepLogits(
             sampled=self.model.logits(hidden.index_select(0, step.sampled_rows)),
-            prompt={index: self.model.logits(hidden[rows]) for index, rows in step.prompt_rows.items()},
+            prompt={index: PromptLogits(self.model, hidden[rows]) for index, rows in step.prompt_rows.items()},
         )
 
     def device_memory_bytes(self) -> int | None:
@@ -139,11 +152,12 @@ def _set_num_threads(config: EngineConfig) -> None:
 
 
 def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
-    if config.max_model_len is None:
-        return model.max_model_len
-    if config.max_model_len > model.longest_context:
+    max_model_len = model.max_model_len if config.max_model_len is None else config.max_model_len
+    if max_model_len < 2:
+        raise ModelError(f"max_model_len must be at least 2, a token of prompt and one of output, not {max_model_len}")
+    if config.max_model_len is not None and config.max_model_len > model.longest_context:
         raise ModelError(
             f"max_model_len {config.max_model_len} is beyond the {model.longest_context} tokens "
             f"that the model's position embeddings reach; lower it"
         )
-    return config.max_model_len
+    return max_model_len

@@ -59,7 +59,7 @@ class Sampler:
         end = min(item.start + item.num_new_tokens + 1, sequence.num_prompt_tokens)
         token_ids = sequence.token_ids[item.start + 1 : end]
         num_alternatives = [sequence.request.num_prompt_logprobs or 0] * len(token_ids)
-        return position_logprobs(logits.prompt[index][: len(token_ids)], token_ids, num_alternatives)
+        return position_logprobs(logits.prompt[index], token_ids, num_alternatives)
 
     def _batch_of(self, sequences: Many[Sequence]) -> SamplingBatch:
         if self._batch is None or not self._batch.is_of(sequences):

@@ -144,8 +144,9 @@ class _Rows:
 
     @property
     def wants_prompt_logits(self) -> bool:
-        asked = self.item.sequence.request.num_prompt_logprobs is not None
-        return asked and self.item.num_new_tokens > 0 and self.start < self.num_prompt_tokens
+        sequence = self.item.sequence
+        is_due = sequence.request.num_prompt_logprobs is not None and not sequence.is_prompt_reported
+        return is_due and self.item.num_new_tokens > 0 and self.start < self.num_prompt_tokens
 
     def token_ids(self) -> list[int]:
         known = self.item.sequence.token_ids[self.start : self.start + self.item.num_new_tokens]
