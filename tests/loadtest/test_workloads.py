@@ -52,6 +52,11 @@ def everything_sent(plan) -> list[PlannedRequest]:
     return [request for load in plan.loads for request in (*load.warmup, *load.requests)]
 
 
+def test_fewer_requests_than_users_are_refused(tokenizer) -> None:
+    with pytest.raises(LoadTestError, match="50 users need at least 50 requests, and there are 3"):
+        plan_of(tokenizer, loads=(Load(users=1), Load(users=50)), num_requests=3)
+
+
 def test_prompts_have_exactly_the_planned_number_of_tokens_when_encoded_again(tokenizer) -> None:
     for request in everything_sent(plan_of(tokenizer)):
         assert request.text is not None

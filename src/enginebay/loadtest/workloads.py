@@ -57,7 +57,10 @@ def make_plan(
     """Every load gets the same lengths and arrivals of its own, and prompts that occur nowhere else in the plan.
 
     sampling: what all requests share; max_tokens and seed are drawn for each.
+    Raises LoadTestError for a load that the workload cannot make.
     """
+    for load in loads:
+        _demand_request_for_each_user(workload, load)
     prompts = PromptWriter(tokenizer, seed=seed)
     return Plan(
         model=model,
@@ -72,6 +75,15 @@ def make_plan(
             for load in loads
         ),
     )
+
+
+def _demand_request_for_each_user(workload: UniformWorkload, load: Load) -> None:
+    """Fewer requests than users would be a smaller load than its name says."""
+    if load.users is not None and workload.num_requests < load.users:
+        raise LoadTestError(
+            f"{load} need at least {load.users} requests, and there are {workload.num_requests}: "
+            "ask for more requests or fewer users"
+        )
 
 
 def _requests(
