@@ -104,6 +104,14 @@ def test_what_was_interrupted_is_neither_answered_nor_failed() -> None:
     assert (metrics.num_requests, metrics.num_errors, metrics.num_unfinished) == (1, 0, 1)
 
 
+def test_what_was_interrupted_adds_no_time_to_the_duration() -> None:
+    interrupted = record((1.2, 1), scheduled_at=0.1, ended_at=60.0, error_class=INTERRUPTED, error_message="stopped")
+    metrics = run_metrics([STEADY, interrupted], ServiceLevels())
+    assert metrics.duration_s == pytest.approx(1.0), "from the schedule of STEADY to its last token"
+    assert metrics.output_tokens_per_s == pytest.approx(3.0)
+    assert run_metrics([interrupted], ServiceLevels()).duration_s == 0.0
+
+
 def test_duration_runs_from_the_first_scheduled_instant_to_the_last_token() -> None:
     # The stream of STEADY stayed open for a while after its last token: that is not load.
     metrics = run_metrics([record((1.2, 1), (1.5, 1), ended_at=9.0)], ServiceLevels())

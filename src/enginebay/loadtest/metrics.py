@@ -1,7 +1,7 @@
 """Records -> figures. Pure functions; docs/metrics.md gives each definition in words.
 
 Failed requests are counted in every denominator and never dropped. Requests that were still on their way when the
-load test was stopped are neither finished nor failed, and are counted apart.
+load test was stopped are neither finished nor failed: they are counted apart, and no other figure contains them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ NO_POLICY = PolicyMetrics()
 def run_metrics(records: Sequence[Record], slo: ServiceLevels, *, policy: PolicyMetrics = NO_POLICY) -> Metrics:
     ended = [record for record in records if record.is_finished or record.is_error]
     finished = [record for record in ended if record.is_finished]
-    duration = duration_s(records)
+    duration = duration_s(ended)
     num_output_tokens = sum(output_tokens(record) for record in finished)
     num_good = sum(is_good(record, slo) for record in finished)
     retokenized = [record for record in finished if record.num_retokenized_tokens is not None]
@@ -102,11 +102,14 @@ def run_metrics(records: Sequence[Record], slo: ServiceLevels, *, policy: Policy
     )
 
 
-def duration_s(records: Sequence[Record]) -> float:
-    """From the first scheduled instant to the last arrival or failure; 0 without records."""
-    if not records:
+def duration_s(ended: Sequence[Record]) -> float:
+    """From the first scheduled instant to the last token or failure; 0 without records.
+
+    ended: answered or failed. What was interrupted adds neither tokens nor time.
+    """
+    if not ended:
         return 0.0
-    return max(_last_sign_at(record) for record in records) - min(record.scheduled_at for record in records)
+    return max(_last_sign_at(record) for record in ended) - min(record.scheduled_at for record in ended)
 
 
 def distribution(values: Iterable[float | None]) -> Distribution | None:
