@@ -7,7 +7,7 @@ import pytest
 from loadtest_fakes import ScriptedBackend, VirtualClock
 
 from enginebay.errors import BackendUnavailable, StartFailed
-from enginebay.loadtest.hosting import hosted, serve_command
+from enginebay.loadtest.hosting import HostedServer, hosted, serve_command
 
 CHILD = """
 import os, signal, socket, sys, time
@@ -16,6 +16,18 @@ print("child", os.getpid(), "session", os.getsid(0), flush=True)
 if mode == "dies":
     print("out of memory", file=sys.stderr, flush=True)
     sys.exit(7)
+if mode == "talks":
+    sys.stdout.write("x" * 1_000_000)
+    print("end of a long line", flush=True)
+if mode == "leaves":
+    begun, ready = os.pipe()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("left", os.getpid(), flush=True)
+        os.write(ready, b".")
+        time.sleep(600)
+    os.read(begun, 1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 listener = socket.socket(fileno=fd)
@@ -69,6 +81,15 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def is_dead(pid: int) -> bool:
+    """Gone, or dead and waiting for whoever adopted it to notice."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return status.rpartition(")")[2].split()[0] in "ZX"
 
 
 def pid_in(lines) -> int:
@@ -136,6 +157,32 @@ def test_a_child_that_ignores_sigterm_is_killed() -> None:
         assert not is_alive(backend.pid)
 
     asyncio.run(main())
+
+
+def test_a_line_of_any_length_stops_nothing() -> None:
+    # The child answers only when the whole line was taken out of its pipe.
+    async def main() -> list[str]:
+        child = await HostedServer.launch((sys.executable, "-c", CHILD, "talks"), name="mine")
+        try:
+            await child.wait_for(Connecting(child.url).start(), timeout_s=30)
+        finally:
+            await child.stop(30)
+        return child.log_tail
+
+    assert asyncio.run(main())[-1].endswith("xxxend of a long line")
+
+
+def test_what_the_child_left_in_its_group_is_killed_too() -> None:
+    async def main() -> list[str]:
+        child = await HostedServer.launch((sys.executable, "-c", CHILD, "leaves"), name="mine")
+        try:
+            await child.wait_for(Connecting(child.url).start(), timeout_s=30)
+        finally:
+            await asyncio.wait_for(child.stop(30), timeout=20)
+        return child.log_tail
+
+    [left] = [int(line.split()[1]) for line in asyncio.run(main()) if line.startswith("left ")]
+    assert is_dead(left)
 
 
 def test_cancelling_leaves_no_child() -> None:

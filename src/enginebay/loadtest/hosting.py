@@ -13,8 +13,9 @@ import socket
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from enginebay.backend import Backend
 from enginebay.errors import BackendError, StartFailed
@@ -23,6 +24,11 @@ BACKLOG = 2048
 LOG_LINES = 200
 SHOWN_LINES = 20
 STOP_TIMEOUT_S = 20.0
+KILL_TIMEOUT_S = 5.0
+"""After SIGKILL, and for the last lines: whoever holds the pipe then is nothing that we started."""
+CHUNK_BYTES = 65536
+MAX_LINE_BYTES = 4096
+"""Of a longer line, the end is kept."""
 CAN_DIE_WITH_PARENT = os.name == "posix"
 """Elsewhere `serve` refuses the option."""
 
@@ -59,29 +65,38 @@ async def hosted(
 
 
 class HostedServer:
-    def __init__(self, process: asyncio.subprocess.Process, *, name: str, url: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, output: BinaryIO, *, name: str, url: str) -> None:
+        """`output` becomes this object's own."""
         self.url = url
         self._process = process
         self._name = name
         self._log: deque[str] = deque(maxlen=LOG_LINES)
-        self._reading = asyncio.create_task(self._read_log())
+        self._reading = asyncio.create_task(self._read_log(output))
 
     @classmethod
     async def launch(cls, command: Sequence[str], *, name: str) -> HostedServer:
         with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                "--fd",
-                str(listener.fileno()),
-                pass_fds=(listener.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
+            # A pipe of our own: with asyncio's, the child would count as running while anybody else holds its end.
+            output, input_fd = os.pipe()
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    "--fd",
+                    str(listener.fileno()),
+                    pass_fds=(listener.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=input_fd,
+                    stderr=asyncio.subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except BaseException:
+                os.close(output)
+                raise
+            finally:
+                os.close(input_fd)
             # Our copy of the socket is closed here: when the child dies, its clients are told at once.
-        return cls(process, name=name, url=url)
+        return cls(process, os.fdopen(output, "rb", buffering=0), name=name, url=url)
 
     @property
     def log_tail(self) -> list[str]:
@@ -94,7 +109,7 @@ class HostedServer:
         try:
             await asyncio.wait({starting, ending}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if ending.done():
-                await self._reading
+                await self._read_rest()
                 raise self._start_failed(f"its server ended with code {ending.result()} before it was ready")
             if not starting.done():
                 raise self._start_failed(f"it was not ready within {timeout_s:g} s")
@@ -119,24 +134,47 @@ class HostedServer:
             raise
 
     async def _stop(self, timeout_s: float) -> None:
+        ending = asyncio.ensure_future(self._process.wait())
         self._signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self._process.wait(), timeout_s)
-        except TimeoutError:
-            self._signal(signal.SIGKILL)
-            await self._process.wait()
-        await self._reading
+        await asyncio.wait({ending}, timeout=timeout_s)
+        # Always: the server may have ended and left something of its group behind.
+        self._signal(signal.SIGKILL)
+        await asyncio.wait({ending}, timeout=KILL_TIMEOUT_S)
+        ending.cancel()
+        await self._read_rest()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:
+        """To the whole group, which may have members when its leader is gone."""
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
-    async def _read_log(self) -> None:
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            self._log.append(line.decode(errors="replace").rstrip())
+    async def _read_rest(self) -> None:
+        await asyncio.wait({self._reading}, timeout=KILL_TIMEOUT_S)
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _read_log(self, output: BinaryIO) -> None:
+        """Chunks, not lines: a line may have any length, and the pipe must never fill."""
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), output
+        )
+        unfinished = b""
+        try:
+            while chunk := await reader.read(CHUNK_BYTES):
+                *lines, unfinished = (unfinished + chunk).split(b"\n")
+                self._log.extend(_text(line) for line in lines)
+                unfinished = unfinished[-MAX_LINE_BYTES:]
+        finally:
+            transport.close()
+            if unfinished:
+                self._log.append(_text(unfinished))
 
     def _start_failed(self, problem: str) -> StartFailed:
         return StartFailed(
             f"backend {self._name!r} did not start: {problem}", backend=self._name, log_tail=self.log_tail
         )
+
+
+def _text(line: bytes) -> str:
+    return line[-MAX_LINE_BYTES:].decode(errors="replace").rstrip()
