@@ -14,7 +14,7 @@ from loadtest_fakes import (
     started,
 )
 
-from enginebay.errors import ContextTooLong, EngineDied, StartFailed, UnsupportedFeature
+from enginebay.errors import BackendUnavailable, ContextTooLong, EngineDied, StartFailed, UnsupportedFeature
 from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Load, Plan, load_plan
 from enginebay.loadtest.records import read_records
@@ -103,6 +103,30 @@ def test_figures_on_the_virtual_clock_are_the_closed_form_ones(tmp_path) -> None
     assert run.metrics.ttft_s.p50 == run.metrics.ttft_s.p99 == pytest.approx(0.1)
     assert run.metrics.tpot_s is not None
     assert run.metrics.tpot_s.mean == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("load", "num_connections"), [(Load(users=2), 2), (Load(rate=5, arrivals="constant"), 4)])
+def test_connections_are_open_before_the_first_request_of_a_run(tmp_path, load, num_connections) -> None:
+    class Connecting(ScriptedBackend):
+        async def open_connections(self, num_connections: int) -> None:
+            opened.append((num_connections, len(self.seen)))
+            await self.clock.sleep_until(self.clock.now() + 5)
+
+    opened: list[tuple[int, int]] = []
+    backend = Connecting(VirtualClock())
+    [run] = asyncio.run(bench(small_plan(4, loads=[load], num_warmup=1), tmp_path, backend).run()).runs
+    assert opened == [(num_connections, 1)], "once, after the warm-up"
+    assert run.metrics.duration_s < 5
+    assert run.metrics.ttft_scheduled_s.p99 == pytest.approx(0.1)
+
+
+def test_a_server_that_takes_no_connections_in_advance_is_measured_all_the_same(tmp_path) -> None:
+    class Refusing(ScriptedBackend):
+        async def open_connections(self, num_connections: int) -> None:
+            raise BackendUnavailable("refused")
+
+    [run] = asyncio.run(bench(small_plan(4), tmp_path, Refusing(VirtualClock())).run()).runs
+    assert run.valid
 
 
 def test_the_warm_up_is_sent_first_and_not_measured(tmp_path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
+from enginebay.errors import BackendError
+from enginebay.guard import GuardedBackend
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
 from enginebay.loadtest.plan import PlannedLoad
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
@@ -32,6 +34,15 @@ class Subject:
     open: Callable[[], AbstractAsyncContextManager[Backend]]
     transport: str = "http"
     configured_settings: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+OPEN_LOOP_CONNECTIONS = 64
+"""Opened in advance where nobody knows how many requests will be under way at a time."""
+
+
+@runtime_checkable
+class OpensConnections(Protocol):
+    async def open_connections(self, num_connections: int) -> None: ...
 
 
 class Watcher(Protocol):
@@ -95,6 +106,7 @@ class Measurement:
         return self._sampler.samples
 
     async def run(self) -> None:
+        await self._open_connections()
         await self._sampler.sample()
         self._before = self._sampler.latest
         self._watcher.run_begins(self.key, len(self._planned_load.requests))
@@ -105,6 +117,17 @@ class Measurement:
             finally:
                 sampling.cancel()
         await self._sampler.sample()
+
+    async def _open_connections(self) -> None:
+        """Before anything is timed, so that no request pays for its connection."""
+        inner = self._backend.inner if isinstance(self._backend, GuardedBackend) else self._backend
+        if not isinstance(inner, OpensConnections):
+            return
+        num_requests = len(self._planned_load.requests)
+        wanted = self._planned_load.load.users or min(num_requests, OPEN_LOOP_CONNECTIONS)
+        # A server that refuses now will refuse the requests, and there it is counted.
+        with suppress(BackendError):
+            await inner.open_connections(wanted)
 
     async def _send_all(self) -> None:
         began_at, cpu_s = self._clock.now(), time.process_time()
