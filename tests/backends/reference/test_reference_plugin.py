@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -137,12 +138,20 @@ def test_dtype_auto_needs_a_config_that_can_be_read(tmp_path):
         {"kv_cache_bytes": "2 GiB"},
         {"static_batch_timeout_s": -1.0},
         {"static_batch_timeout_s": float("inf")},
+        {"static_batch_timeout_s": 1e7},
         {"threads": 2},
     ],
 )
 def test_options_are_strict(options):
     with pytest.raises(ValidationError):
         ReferenceOptions.model_validate(options)
+
+
+def test_more_threads_than_the_machine_can_use_are_refused_by_name():
+    num_cores = os.cpu_count() or 1
+    assert ReferenceOptions(num_threads=4 * num_cores).num_threads == 4 * num_cores
+    with pytest.raises(ValidationError, match="num_threads is at most"):
+        ReferenceOptions(num_threads=4 * num_cores + 1)
 
 
 def test_capabilities_leave_out_what_would_be_ignored():

@@ -29,6 +29,14 @@ def test_the_child_takes_all_frames_that_have_come_and_does_not_wait_for_more():
         assert channel.receive(None) == [b"three"]
 
 
+def test_the_child_may_be_told_to_wait_longer_than_a_poll_can():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = ChildChannel(theirs)
+        ours.sendall(framed(b"one"))
+        assert channel.receive(1e300) == [b"one"]
+
+
 def test_the_child_hears_what_came_before_the_parent_closed():
     ours, theirs = socket.socketpair()
     with theirs:

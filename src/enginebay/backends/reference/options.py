@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
+MAX_THREADS_PER_CORE = 4
 
 
 class ReferenceOptions(BaseModel):
@@ -21,10 +23,12 @@ class ReferenceOptions(BaseModel):
         None, description="KV blocks; by default enough for max_num_seqs full contexts, within kv_cache_bytes."
     )
     kv_cache_bytes: PositiveInt = Field(2 * 2**30, description="Most memory that the KV cache may take.")
-    static_batch_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.2, description="How long the static policy waits for a full batch."
+    static_batch_timeout_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
+        0.2, description="How long the static policy waits for a full batch; at most an hour."
     )
-    num_threads: PositiveInt | None = Field(None, description="CPU threads; by default every core it may use.")
+    num_threads: PositiveInt | None = Field(
+        None, description="CPU threads; by default every core it may use, at most four for each of the machine."
+    )
     start_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         300.0, description="How long loading the model may take."
     )
@@ -34,3 +38,12 @@ class ReferenceOptions(BaseModel):
         False, description="Let a request bring its own chat template: it runs sandboxed, but without a time limit."
     )
     offline: bool = Field(False, description="Never fetch the model: it must be in the cache already.")
+
+    @field_validator("num_threads")
+    @classmethod
+    def _check_num_threads(cls, num_threads: int | None) -> int | None:
+        """Threads are started at once: too many take the engine's process down before it can say why."""
+        most = MAX_THREADS_PER_CORE * (os.cpu_count() or 1)
+        if num_threads is not None and num_threads > most:
+            raise ValueError(f"num_threads is at most {most} on this machine ({MAX_THREADS_PER_CORE} for each core)")
+        return num_threads

@@ -15,6 +15,8 @@ from typing import cast
 
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 18
+_LONGEST_POLL_MS = 2**31 - 1
+"""24 days: `poll` takes a C int."""
 
 
 def framed(payload: bytes) -> bytes:
@@ -56,7 +58,7 @@ class ChildChannel:
     def receive(self, timeout_s: float | None) -> list[bytes]:
         """All frames that have arrived, after waiting at most timeout_s for the first bytes; None waits for ever."""
         frames: list[bytes] = []
-        timeout_ms = None if timeout_s is None else timeout_s * 1000
+        timeout_ms = None if timeout_s is None else min(timeout_s * 1000, _LONGEST_POLL_MS)
         while not self.is_closed and self._poll.poll(timeout_ms):
             frames += self._splitter.feed(self._read())
             timeout_ms = 0
