@@ -111,3 +111,18 @@ def test_the_end_of_the_server_is_the_end_of_its_engine(server: tuple[subprocess
     assert process.wait(30) == 0
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+def test_the_end_of_the_engine_is_the_end_of_its_server() -> None:
+    command = [sys.executable, "-m", "enginebay.cli", "serve", str(CONFIG), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready: ")
+        [engine] = psutil.Process(process.pid).children()
+        engine.kill()
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "error: the backend is dead, so the server ends: the engine's process was killed by SIGKILL" in err
