@@ -259,11 +259,16 @@ def test_logprobs_carry_the_text_of_each_token(model_dir):
 
 
 def test_max_tokens_zero_computes_the_prompt_and_returns_no_token(model_dir):
-    [chunk], stream = chunks_of(model_dir, says(5), request(max_tokens=0))
-    assert stream.request.max_tokens == 1
+    asked = request(TokenIds((1,) * 16), max_tokens=0)  # they fill the context
+    [chunk], stream = chunks_of(model_dir, says_nothing, asked, ready=FakeReady(max_model_len=16))
+    assert stream.request.max_tokens == 0
     assert (chunk.text, chunk.token_ids, chunk.finish_reason) == ("", (), FinishReason.LENGTH)
-    assert (chunk.usage.num_output_tokens, chunk.usage.num_discarded_tokens) == (0, 1)
+    assert (chunk.usage.num_output_tokens, chunk.usage.num_discarded_tokens) == (0, 0)
     assert chunk.prompt is not None
+
+
+def says_nothing(asked):
+    return [EngineOutput(request_id=asked.request_id, token_ids=[], finish_reason="length")]
 
 
 # ---------------------------------------------------------------- requests that are refused

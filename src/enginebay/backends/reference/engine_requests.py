@@ -17,7 +17,7 @@ def engine_request(
     return EngineRequest(
         request_id=request_id,
         prompt_token_ids=token_ids,
-        max_tokens=max(1, sampling.max_tokens),  # 0 computes the prompt alone: its one token is thrown away
+        max_tokens=sampling.max_tokens,
         seed=seed,
         temperature=sampling.temperature,
         top_p=sampling.top_p,

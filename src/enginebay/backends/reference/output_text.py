@@ -96,13 +96,13 @@ class OutputText:
         )
 
     def _prompt_only(self, output: EngineOutput, *, received_at: float) -> GenerationChunk:
-        """max_tokens 0: the engine was asked for one token, since it computes a prompt to sample from it."""
+        """max_tokens 0: the engine computed the prompt, and sampled nothing."""
         return GenerationChunk(
             token_ids=(),
             num_tokens=0,
             logprobs=None if self._num_logprobs is None else (),
             received_at=received_at,
-            usage=self._usage(output, num_discarded_tokens=len(output.token_ids)),
+            usage=self._usage(output, num_discarded_tokens=0),
             finish_reason=FinishReason.LENGTH,
             prompt=self._echo(output),
         )

@@ -39,7 +39,8 @@ def fitting(request: GenerationRequest, token_ids: list[int], *, max_model_len: 
     if request.truncate_prompt_tokens is not None:
         token_ids = token_ids[-request.truncate_prompt_tokens :]
     num_tokens, max_tokens = len(token_ids), request.sampling.max_tokens
-    if num_tokens >= max_model_len:
+    room_for_output = 1 if max_tokens > 0 else 0
+    if num_tokens + room_for_output > max_model_len:
         raise ContextTooLong(num_tokens=num_tokens, limit=max_model_len, field=field_of(request.prompt))
     if num_tokens + max_tokens > max_model_len:
         raise ContextTooLong(num_tokens=num_tokens, limit=max_model_len, max_tokens=max_tokens, field="max_tokens")
