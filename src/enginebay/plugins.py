@@ -106,7 +106,11 @@ def unused_places(spec: BackendSpec, context: BackendContext) -> dict[str, str]:
     mode = context.mode or spec.modes[0]
     used = spec.in_process_takes if mode == "in_process" else _PLACES[mode]
     given = {"url": context.url, "image": context.image, "venv": context.venv, "environment": context.environment}
-    return {key: _unused(spec, key, mode=mode) for key, value in given.items() if value and key not in used}
+    return {
+        key: _unused(spec, key, mode=mode)
+        for key, value in given.items()
+        if value not in (None, {}) and key not in used
+    }
 
 
 _PLACES: Mapping[Mode, tuple[str, ...]] = {
@@ -159,7 +163,8 @@ def find_backend(kind: str) -> BackendSpec:
         )
     claims = [(distribution, found) for distribution, values in candidates.items() for found in values.values()]
     if len(claims) > 1:
-        raise DuplicateBackend(wanted, distributions=sorted(distribution for distribution, _ in claims))
+        names = [name if len(candidates[name]) == 1 else f"{name}:{found.value}" for name, found in claims]
+        raise DuplicateBackend(wanted, distributions=sorted(names))
     [(distribution, entry_point)] = claims
     return _load(entry_point, kind=wanted, distribution=distribution)
 

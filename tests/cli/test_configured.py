@@ -125,6 +125,7 @@ def test_what_a_plugin_refuses_when_it_builds_is_told_with_its_place_in_the_file
     [
         ("kind: reference\n    url: http://x", "url", "with kind: openai_http"),
         ("kind: reference\n    venv: .venv", "venv", "leave it out"),
+        ("kind: reference\n    image: ''", "image", "leave it out"),
         ("kind: openai_http\n    environment: {A: b}", "environment", "'external' has no use for this"),
         ("kind: openai_http\n    image: some:1", "image", "'external' has no use for this"),
         ("kind: echo\n    venv: .venv", "venv", "or set the mode to managed"),
