@@ -1,7 +1,8 @@
 """Records -> figures. Pure functions; docs/metrics.md gives each definition in words.
 
 Failed requests are counted in every denominator and never dropped. Requests that were still on their way when the
-load test was stopped are neither finished nor failed: they are counted apart, and no other figure contains them.
+load test was stopped are neither finished nor failed: they are counted apart, and nothing here but the engine's own
+counters contains them.
 """
 
 from __future__ import annotations
