@@ -38,6 +38,8 @@ from enginebay.types import (
 )
 from installed_plugins import ECHO_DIR, install_echo
 
+pytestmark = pytest.mark.timeout(60)  # what goes wrong between threads is most often that one waits for ever
+
 
 class Scripted:
     """Answers with what the test says; keeps every request and what became of its stream."""
@@ -153,7 +155,7 @@ def test_a_prompt_may_be_text_token_ids_or_a_prompt_of_the_protocol(llm_of, give
     assert len(results) == len(expected)
 
 
-@pytest.mark.parametrize("given", [[None], [3.5], [{"prompt": "x"}], ["a", []]])
+@pytest.mark.parametrize("given", [None, 5, b"bytes", {"prompt": "x"}, [None], [3.5], [{"prompt": "x"}], ["a", []]])
 def test_anything_else_is_refused(llm_of, given):
     with pytest.raises(InvalidRequest, match="a prompt is a text"):
         llm_of(Scripted()).generate(given)
@@ -237,6 +239,12 @@ def test_one_conversation_or_several_as_plain_dictionaries(llm_of):
 def test_a_wrong_message_says_what_is_wrong(llm_of, messages, problem):
     with pytest.raises(InvalidRequest, match=problem):
         llm_of(Scripted()).chat(messages)
+
+
+@pytest.mark.parametrize("given", [None, 5, "hello", [5], ["hello"]])
+def test_what_is_no_conversation_is_refused(llm_of, given):
+    with pytest.raises(InvalidRequest, match="a list of messages"):
+        llm_of(Scripted()).chat(given)
 
 
 def test_an_unknown_field_of_a_chat_is_refused(llm_of):

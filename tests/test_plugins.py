@@ -84,7 +84,16 @@ def test_trtllm_is_another_name_of_tensorrt_llm(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "package"),
-    [("vllm", "enginebay-vllm[engine]"), ("trtllm", "enginebay-tensorrt-llm[engine]"), ("TGI", "enginebay-tgi")],
+    [
+        ("vllm", "enginebay-vllm[engine]"),
+        ("trtllm", "enginebay-tensorrt-llm[engine]"),
+        ("tensorrtllm", "enginebay-tensorrt-llm[engine]"),
+        ("TensorRT-LLM", "enginebay-tensorrt-llm[engine]"),
+        ("llama.cpp", "enginebay-llama-cpp"),
+        ("llamacpp", "enginebay-llama-cpp"),
+        ("TGI", "enginebay-tgi"),
+        ("text-generation-inference", "enginebay-tgi"),
+    ],
 )
 def test_a_known_engine_that_is_absent_names_the_package_to_install(monkeypatch, kind, package):
     install_echo(monkeypatch)
@@ -214,7 +223,7 @@ def test_two_plugins_of_one_distribution_with_one_kind_are_an_error_too(monkeypa
         entry_point("twice", module=first, distribution="one"),
         entry_point("Twice", module=second, distribution="one"),
     )
-    with pytest.raises(DuplicateBackend, match="one, one"):
+    with pytest.raises(DuplicateBackend, match="one:first, one:second"):
         get_backend("twice")
 
 

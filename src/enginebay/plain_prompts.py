@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from enginebay.errors import InvalidRequest
 from enginebay.types import Chat, ImagePart, Message, Prompt, Text, TextPart, TokenIds
@@ -19,6 +19,8 @@ def prompts_of(given: PlainPrompt | Sequence[PlainPrompt]) -> list[tuple[PlainPr
     """Each prompt as it was given, and what it becomes. A list of numbers is one prompt of token ids."""
     if isinstance(given, str | Text | TokenIds | Chat) or _is_token_ids(given):
         return [(cast(PlainPrompt, given), prompt_of(cast(PlainPrompt, given)))]
+    if not _is_list(given):
+        raise _no_prompt(given)
     return [(prompt, prompt_of(prompt)) for prompt in cast(Sequence[PlainPrompt], given)]
 
 
@@ -29,7 +31,11 @@ def prompt_of(given: PlainPrompt) -> Prompt:
         return Text(given)
     if _is_token_ids(given):
         return TokenIds(tuple(given))
-    raise InvalidRequest(
+    raise _no_prompt(given)
+
+
+def _no_prompt(given: object) -> InvalidRequest:
+    return InvalidRequest(
         f"a prompt is a text, a list of token ids or a Chat, not {type(given).__name__}; messages go to chat()",
         field="prompt",
     )
@@ -38,6 +44,8 @@ def prompt_of(given: PlainPrompt) -> Prompt:
 def conversations_of(given: Conversation | Sequence[Conversation]) -> list[Conversation]:
     if is_conversation(given):
         return [cast(Conversation, given)]
+    if not _is_list(given) or not all(map(is_conversation, given)):
+        raise InvalidRequest("chat() takes a list of messages, or a list of such lists", field="messages")
     return list(cast(Sequence[Conversation], given))
 
 
@@ -87,7 +95,11 @@ def _part(given: Any) -> TextPart | ImagePart:
             raise InvalidRequest(f"not a part of a message: {given!r}", field="messages")
 
 
+def _is_list(given: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray | memoryview)
+
+
 def _is_token_ids(given: object) -> bool:
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+    if not _is_list(given) or not given:
         return False
     return all(isinstance(token_id, int) for token_id in cast(Iterable[object], given))

@@ -54,8 +54,8 @@ def get_backend(
 ) -> GuardedBackend:
     """Build a backend that is not started yet; use it with `async with`.
 
-    kind: case and `-`/`_` do not matter. model: else `ENGINEBAY_MODEL`, else the embedded default. engine: portable
-    settings; options: the plugin's own. Further keywords are sorted into these two by name, so that
+    kind: case does not matter, and `-`, `_` and `.` are one. model: else `ENGINEBAY_MODEL`, else the embedded default.
+    engine: portable settings; options: the plugin's own. Further keywords are sorted into these two by name, so that
     `get_backend("vllm", tensor_parallel_size=2)` works. Raises PluginError or ConfigError.
     """
     spec = find_backend(kind)

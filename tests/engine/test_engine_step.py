@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine_fakes import EOS, VOCAB_SIZE, make_engine, make_request, tokens_alone
 
-from enginebay.engine.request import PositionLogprobs
+from enginebay.engine.request import EngineOutput, PositionLogprobs
 from enginebay.errors import ContextTooLong, InvalidRequest
 
 MAX_MODEL_LEN = 64
@@ -240,3 +240,19 @@ def test_an_arrival_stamped_before_the_engine_heard_of_it_counts_as_waiting():
     under_test.engine.add(make_request("a", 4, 1, arrived_at=97.5))
     under_test.run()
     assert under_test.engine.counters.batch_wait_s == 2.5
+
+
+def test_the_first_output_and_no_other_tells_how_long_the_request_waited():
+    under_test = make_engine(policy="continuous", max_num_seqs=1)
+    for name in ("first", "second"):
+        under_test.engine.add(make_request(name, 4, 2, arrived_at=97.5))
+    outputs: list[EngineOutput] = []
+    while under_test.engine.has_work:
+        outputs += under_test.engine.step()
+        under_test.clock.instant += 10
+    waited = [(output.request_id, output.queue_s) for output in outputs]
+    assert [name for name, _ in waited] == ["first", "first", "second", "second"]
+    assert [queue_s for _, queue_s in waited][1::2] == [None, None]
+    assert waited[0][1] == 2.5
+    assert waited[2][1] is not None
+    assert waited[2][1] >= 22.5

@@ -150,6 +150,7 @@ class Engine:
         if not sequence.is_prompt_reported:
             sequence.is_prompt_reported = True
             output.prompt_logprobs = sequence.prompt_logprobs
+            output.queue_s = sequence.queue_s
             self._meter.count_prompt(sequence)
         sequence.prompt_logprobs = None
 

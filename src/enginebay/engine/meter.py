@@ -34,8 +34,8 @@ class Meter:
     def count_plan(self, plan: StepPlan) -> None:
         counters = self.counters
         for sequence in plan.admitted:
-            assert sequence.admitted_at is not None
-            counters.batch_wait_s += max(0.0, sequence.admitted_at - sequence.arrived_at)
+            assert sequence.queue_s is not None
+            counters.batch_wait_s += sequence.queue_s
         counters.num_admitted += len(plan.admitted)
         counters.num_preemptions += len(plan.preempted)
 

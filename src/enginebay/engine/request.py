@@ -58,6 +58,8 @@ class EngineOutput(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str | None = None
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    queue_s: float | None = None
+    """On the first output: from the request's arrival to the start of the step that first computed for it."""
 
 
 class EngineCounters(msgspec.Struct, kw_only=True):

@@ -75,6 +75,11 @@ class Sequence:
         return self.request.priority, self.arrival_index
 
     @property
+    def queue_s(self) -> float | None:
+        """None before it was admitted."""
+        return None if self.admitted_at is None else max(0.0, self.admitted_at - self.arrived_at)
+
+    @property
     def num_output_tokens(self) -> int:
         """Resumed tokens included: this is also the position of the sampling noise."""
         return len(self.token_ids) - self.num_prompt_tokens

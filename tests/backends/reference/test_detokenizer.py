@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import byte_fallback, byte_level, metaspace
 from tokenizers import Tokenizer, decoders, models
+from tokenizers.decoders import DecodeStream
 
 from enginebay.backends.reference.detokenizer import Detokenizer
 from enginebay.backends.reference.tokenizer import ModelTokenizer
@@ -75,6 +76,24 @@ def test_only_the_first_blank_of_a_sentencepiece_text_is_dropped():
     for text in ("  two blanks", " the  the"):
         token_ids = byte_fallback().encode(text).ids
         assert "".join(pieces("byte_fallback", token_ids)) == text
+
+
+@pytest.mark.parametrize("name", ["byte_level", "byte_fallback", "metaspace", "metaspace_never"])
+@pytest.mark.parametrize("prompt", ["the", "the quick", "", "a"])
+@pytest.mark.parametrize("skip", [True, False])
+def test_an_output_goes_on_from_its_prompt_as_a_decode_stream_that_has_read_the_prompt_does(name, prompt, skip):
+    tokenizer = TOKENIZERS[name]
+    prompt_token_ids = tokenizer.encode(prompt).ids
+    token_ids = tokenizer.encode(f"{prompt} the fox", add_special_tokens=False).ids
+    token_ids = token_ids[len(tokenizer.encode(prompt, add_special_tokens=False).ids) :]
+    stream = DecodeStream(skip_special_tokens=skip)
+    for token_id in prompt_token_ids:
+        stream.step(tokenizer, token_id)
+    expected = "".join(stream.step(tokenizer, token_id) or "" for token_id in token_ids)
+    detokenizer = Detokenizer(MODEL_TOKENIZERS[name].bytes, skip_special_tokens=skip, prompt_token_ids=prompt_token_ids)
+    assert "".join(map(detokenizer.push, token_ids)) == expected
+    if prompt:
+        assert expected == " the fox"
 
 
 def test_special_tokens_are_dropped_or_kept_as_asked():

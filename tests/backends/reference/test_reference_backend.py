@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from fake_process import FakeProcess, FakeReady, says
-from tiny_tokenizers import byte_level
+from tiny_tokenizers import byte_level, metaspace
 
 from enginebay.backend import BackendContext
 from enginebay.backends.reference.backend import ReferenceBackend
@@ -152,6 +152,14 @@ def test_half_a_character_at_the_end_of_the_tokens_is_left_to_a_stream_that_resu
     assert chunks[-1].finish_reason is FinishReason.LENGTH
     rest, _ = chunks_of(model_dir, says(end), request(resume_token_ids=tuple(head)))
     assert text_of(rest) == "🙂"
+
+
+def test_the_blank_of_the_first_word_behind_a_sentencepiece_prompt_is_kept(model_dir):
+    tokenizer = metaspace()
+    tokenizer.save(str(model_dir / "tokenizer.json"))
+    answer = tokenizer.encode("the").ids
+    asked = request("fox")
+    assert text_of(chunks_of(model_dir, says(*answer), asked)[0]) == " the"
 
 
 def test_a_chat_goes_through_the_template(model_dir):
@@ -594,6 +602,25 @@ def test_the_statistics_count_what_was_delivered(model_dir):
             assert stats.kv_cache_usage_ratio == 0.6
             assert stats.gpu_memory_bytes is None
             assert stats.extra["enginebay_engine_steps_total"] == 7
+
+    asyncio.run(main())
+
+
+def test_the_time_in_the_queue_is_observed_once_for_each_request(model_dir):
+    def script(asked):
+        for index in range(3):
+            yield EngineOutput(
+                request_id=asked.request_id,
+                token_ids=[7],
+                finish_reason="length" if index == 2 else None,
+                queue_s=0.03 if index == 0 else None,
+            )
+
+    async def main():
+        async with started(model_dir, script) as (backend, _):
+            await collect(backend, request())
+            queued = (await backend.stats()).queue_seconds
+            assert (queued.count, queued.sum) == (1, 0.03)
 
     asyncio.run(main())
 

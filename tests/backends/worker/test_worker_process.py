@@ -20,7 +20,8 @@ from enginebay.backends.worker.process import WorkerProcess
 from enginebay.backends.worker.start_failure import likely_cause
 from enginebay.errors import StartFailed
 
-HERE = str(Path(__file__).parent)
+PYTHONPATH = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+"""The workers of these tests, and beside them the very code that is tested."""
 
 Run = Callable[[Awaitable[None]], None]
 
@@ -51,7 +52,7 @@ class Watched:
             name="engine",
             on_frame=self.frames.put_nowait,
             on_ended=self.ended.set,
-            environment={"PYTHONPATH": HERE},
+            environment={"PYTHONPATH": PYTHONPATH},
             **options,  # type: ignore[arg-type]
         )
 
@@ -202,9 +203,9 @@ def test_a_cancelled_launch_that_is_killed_leaves_no_child(run: Run, caplog: pyt
     assert caplog.text == ""
 
 
-def test_a_killed_parent_takes_its_worker_with_it():
+def test_a_killed_parent_takes_its_worker_with_it_though_that_never_looks_at_its_channel():
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": HERE}
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": PYTHONPATH}
     )
     with parent:
         assert parent.stdout is not None

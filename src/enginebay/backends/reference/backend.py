@@ -153,6 +153,7 @@ class ReferenceBackend:
                 output, received_at = await self._next_output(outputs, request.deadline_at)
                 chunk = text.push(output, received_at=received_at)
                 is_last = chunk.finish_reason is not None
+                times.queued(output.queue_s)
                 times.chunk(chunk)
                 if is_last:
                     chunk = _with_discarded(chunk, stream.num_unread_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,21 +23,26 @@ class Detokenizer:
 
     __slots__ = ("_bytes", "_has_started", "_num_leading_spaces", "_skip_special_tokens", "_utf8")
 
-    def __init__(self, token_bytes: TokenBytes, *, skip_special_tokens: bool) -> None:
+    def __init__(
+        self, token_bytes: TokenBytes, *, skip_special_tokens: bool, prompt_token_ids: Sequence[int] = ()
+    ) -> None:
+        """prompt_token_ids: what the output goes on from. Behind a text, a first blank is the output's own."""
         self._bytes = token_bytes
         self._skip_special_tokens = skip_special_tokens
-        self._num_leading_spaces = token_bytes.num_leading_spaces
-        self._has_started = False
+        self._has_started = any(self._piece(token_id) for token_id in prompt_token_ids)
+        self._num_leading_spaces = 0 if self._has_started else token_bytes.num_leading_spaces
         self._utf8 = _utf8_decoder("replace")
 
     def push(self, token_id: int) -> str:
-        if self._skip_special_tokens and token_id in self._bytes.special_ids:
-            return ""
-        piece = self._bytes.piece(token_id)
+        piece = self._piece(token_id)
         if piece and not self._has_started:
             self._has_started = True
             piece = self._bytes.first_piece(token_id)
         return self._without_leading_spaces(self._utf8.decode(piece))
+
+    def _piece(self, token_id: int) -> bytes:
+        is_skipped = self._skip_special_tokens and token_id in self._bytes.special_ids
+        return b"" if is_skipped else self._bytes.piece(token_id)
 
     def _without_leading_spaces(self, text: str) -> str:
         while self._num_leading_spaces and text:

@@ -21,6 +21,7 @@ def engine_stats(counters: EngineCounters, metrics: RequestMetrics) -> EngineSta
         inter_token_seconds=metrics.inter_token_s.snapshot(),
         tpot_seconds=metrics.tpot_s.snapshot(),
         e2e_seconds=metrics.e2e_s.snapshot(),
+        queue_seconds=metrics.queue_s.snapshot(),
         kv_cache_usage_ratio=num_used / counters.num_blocks if counters.num_blocks else None,
         preemptions_total=counters.num_preemptions,
         batch_size=counters.batch_size,

@@ -29,7 +29,9 @@ class OutputText:
         self._bytes = token_bytes
         self._prompt_token_ids = tuple(prompt_token_ids)
         self._num_logprobs = request.logprobs
-        self._detokenizer = Detokenizer(token_bytes, skip_special_tokens=sampling.skip_special_tokens)
+        self._detokenizer = Detokenizer(
+            token_bytes, skip_special_tokens=sampling.skip_special_tokens, prompt_token_ids=self._prompt_token_ids
+        )
         self._stops = StopStrings(sampling.stop, include_in_output=sampling.include_stop_str_in_output)
         self._num_resumed = len(request.resume_token_ids)
         self._num_output_tokens = 0

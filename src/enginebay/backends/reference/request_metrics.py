@@ -17,6 +17,7 @@ class RequestMetrics:
         self.inter_token_s = Histogram(TOKEN_GAP_BUCKETS_S)
         self.tpot_s = Histogram(TOKEN_GAP_BUCKETS_S)
         self.e2e_s = Histogram(LATENCY_BUCKETS_S)
+        self.queue_s = Histogram(LATENCY_BUCKETS_S)
         self.outcomes: Counter[str] = Counter()
         self.num_prompt_tokens = 0
         self.num_output_tokens = 0
@@ -42,6 +43,11 @@ class RequestTimes:
 
     def prompt(self, num_tokens: int) -> None:
         self._metrics.num_prompt_tokens += num_tokens
+
+    def queued(self, queue_s: float | None) -> None:
+        """As the engine tells with a request's first output; None with the others."""
+        if queue_s is not None:
+            self._metrics.queue_s.observe(queue_s)
 
     def chunk(self, chunk: GenerationChunk) -> None:
         if chunk.num_tokens:
