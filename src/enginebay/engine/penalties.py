@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,19 +46,22 @@ class Penalties:
         scores.index_copy_(0, self._rows, penalised)
 
     def _count_new_tokens(self) -> None:
-        known: list[tuple[int, int]] = []
-        outputs: list[tuple[int, int]] = []
+        known: list[list[int]] = []
+        outputs: list[list[int]] = []
         for index, sequence in enumerate(self._sequences):
             first, self._num_counted[index] = self._num_counted[index], sequence.num_tokens
-            known += [(index, token_id) for token_id in sequence.token_ids[first:]]
-            first_output = max(first, sequence.num_prompt_tokens)
-            outputs += [(index, token_id) for token_id in sequence.token_ids[first_output:]]
-        if known:
-            self._is_known[tuple(torch.tensor(known, device=self._rows.device).T)] = True
-        if outputs:
-            places = tuple(torch.tensor(outputs, device=self._rows.device).T)
-            one = torch.ones(len(outputs), device=self._rows.device)
-            self._num_outputs.index_put_(places, one, accumulate=True)
+            known.append(sequence.token_ids[first:])
+            outputs.append(sequence.token_ids[max(first, sequence.num_prompt_tokens) :])
+        self._is_known[self._places(known)] = True
+        rows, token_ids = self._places(outputs)
+        self._num_outputs.index_put_((rows, token_ids), self._num_outputs.new_ones(len(rows)), accumulate=True)
+
+    def _places(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the tokens of each sequence."""
+        rows = np.repeat(np.arange(len(token_ids)), [len(ids) for ids in token_ids])
+        columns = np.fromiter(chain.from_iterable(token_ids), dtype=np.int64, count=len(rows))
+        device = self._rows.device
+        return torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
 
 
 def _column(values: list[float], device: torch.device) -> Tensor:
