@@ -620,6 +620,8 @@ def test_a_foreign_error_of_any_call_is_wrapped_with_its_cause():
         with pytest.raises(BackendError, match="generate failed") as failed:
             backend.generate(request())
         assert isinstance(failed.value.__cause__, ValueError)
+        with pytest.raises(BackendError, match="count_tokens failed"):
+            await backend.count_tokens(Text("p"))
         for call in ("health", "stats", "reset_prefix_cache", "aclose"):
             with pytest.raises(BackendError, match=f"{call} failed") as failed:
                 await getattr(backend, call)()

@@ -219,7 +219,9 @@ def _checked_frame(request: EngineRequest) -> bytes:
     try:
         frame = encode(Submit(request))
         decode_to_engine(frame)
-    except (msgspec.MsgspecError, TypeError, OverflowError, UnicodeEncodeError) as error:
+    except UnicodeEncodeError as error:  # its one text
+        raise InvalidRequest(f"request_id is no valid Unicode: {error}", field="request_id") from error
+    except (msgspec.MsgspecError, TypeError, OverflowError) as error:
         raise InvalidRequest(f"the request cannot be sent to the engine: {error}") from error
     return frame
 
