@@ -17,7 +17,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_SETTLING_TURNS = 25
+_SETTLING_TURNS = 150
+"""Turns of the loop in which sockets on loopback also hand over what was sent."""
 _PATIENCE_S = 5.0
 
 
