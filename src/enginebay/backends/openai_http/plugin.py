@@ -32,7 +32,10 @@ def capabilities(version: str | None, options: OpenAIHttpOptions) -> Capabilitie
 
 
 def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
-    """Nothing is launched, so no setting can be applied; the model's name on the server is of use, and the load test's tokenizer."""
+    """Nothing is launched, so no setting can be applied.
+
+    The model's name on the server is of use, and so is the load test's tokenizer.
+    """
     return LaunchPlan(outcomes=tuple(_outcome(setting, value) for setting, value in settings.items()))
 
 
