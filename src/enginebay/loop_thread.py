@@ -35,11 +35,12 @@ class LoopThread:
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Wait for `work` on the loop. Ctrl-C cancels it there, waits until it has ended, and is raised here."""
         done: Future[T] = Future()
-        cancel = self.begin(work, done)
+        tasks: list[asyncio.Task[None]] = []
         try:
+            self._start(work, done, tasks)
             return self.result_of(done)
-        except KeyboardInterrupt:
-            cancel()
+        except KeyboardInterrupt:  # it may come before the work was handed over
+            self._cancel(done, tasks)
             wait([done])
             raise
 
@@ -53,6 +54,13 @@ class LoopThread:
     def begin(self, work: Callable[[], Coroutine[Any, Any, T]], done: Future[T]) -> Callable[[], None]:
         """Start `work` on the loop; return what cancels it, from any thread. `done` gets its result or error."""
         tasks: list[asyncio.Task[None]] = []
+        self._start(work, done, tasks)
+        return lambda: self._cancel(done, tasks)
+
+    def _start(
+        self, work: Callable[[], Coroutine[Any, Any, T]], done: Future[T], tasks: list[asyncio.Task[None]]
+    ) -> None:
+        """tasks: gets the task that carries the work, on the loop."""
 
         def start() -> None:
             if self._stop.is_set():
@@ -63,12 +71,16 @@ class LoopThread:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+        self._call(start, if_closed=lambda: done.set_exception(self._closed()))
+
+    def _cancel(self, done: Future[Any], tasks: list[asyncio.Task[None]]) -> None:
         def cancel() -> None:
             for task in tasks:
                 task.cancel()
+            if not tasks:  # what was handed over before this has run by now: it never was
+                done.cancel()
 
-        self._call(start, if_closed=lambda: done.set_exception(self._closed()))
-        return lambda: self._call(cancel)
+        self._call(cancel, if_closed=done.cancel)
 
     def signal_close(self) -> None:
         """Begin to close, without waiting: safe from a garbage collection in any thread, the loop's own included."""
