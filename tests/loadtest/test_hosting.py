@@ -1,5 +1,6 @@
 import asyncio
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -84,12 +85,15 @@ def is_alive(pid: int) -> bool:
 
 
 def is_dead(pid: int) -> bool:
-    """Gone, or dead and waiting for whoever adopted it to notice."""
+    """It was sent SIGKILL: the kernel may still be at it when the sender goes on."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
         return True
-    return status.rpartition(")")[2].split()[0] in "ZX"
+    try:
+        return bool(select.select([process], [], [], 10)[0])  # readable when it has ended
+    finally:
+        os.close(process)
 
 
 def pid_in(lines) -> int:
