@@ -70,7 +70,9 @@ def test_running_for_a_while_stops_there():
 
 def test_an_instant_that_has_passed_is_not_waited_for():
     async def main():
-        await FakeClock(9.0).sleep_until(9.0)
+        clock = FakeClock(9.0)
+        await asyncio.wait_for(clock.sleep_until(9.0), timeout=10)
+        assert clock.num_sleepers == 0
 
     run(main)
 

@@ -208,7 +208,7 @@ def test_our_own_server_takes_every_body_that_is_sent(dialect):
     sampling = RICH if dialect is not OPENAI else PLAIN
     for prompt in (Text("a"), TokenIds((1,))):
         sent = encode_request(request(prompt, sampling, logprobs=1), model="m", dialect=dialect, backend="b")
-        parse(sent, msgspec.json.Decoder(CompletionBody))
+        assert parse(sent, msgspec.json.Decoder(CompletionBody)).max_tokens == sampling.max_tokens
     chat = CHAT if dialect is ENGINEBAY else Chat(CHAT.messages)
     sent = encode_request(request(chat, sampling, logprobs=1), model="m", dialect=dialect, backend="b")
-    parse(sent, msgspec.json.Decoder(ChatBody))
+    assert len(parse(sent, msgspec.json.Decoder(ChatBody)).messages) == len(chat.messages)

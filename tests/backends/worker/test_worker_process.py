@@ -145,6 +145,7 @@ def test_the_end_is_told_though_a_daemon_of_the_worker_holds_on_to_its_log(run: 
         await watched.process.launch()
         daemon = int(await watched.frames.get())
         await asyncio.wait_for(watched.ended.wait(), 20)
+        assert not watched.process.is_alive
         os.kill(daemon, signal.SIGKILL)
 
     run(main())
