@@ -1,9 +1,11 @@
 """Every row of the lesson has a verdict, and what it names exists."""
 
+import json
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+DEMO_RESULT = ROOT / "benchmarks" / "results" / "demo.json"
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in (ROOT / "docs" / "lesson.md").read_text().splitlines()
@@ -28,3 +30,16 @@ def test_no_figure_is_left_open_and_every_named_file_exists() -> None:
     assert "@" not in text
     for path in re.findall(r"`?((?:tests|configs)/[\w./-]+\.(?:py|yaml))", text):
         assert (ROOT / path).is_file(), path
+
+
+def test_the_ratios_are_those_of_the_result_that_is_kept() -> None:
+    runs = {run["label"]: run for run in json.loads(DEMO_RESULT.read_text())["runs"]}
+    assert all(run["valid"] and not run["simulated"] for run in runs.values())
+    naive, static, continuous = (
+        runs[label]["metrics"]["output_tokens_per_s"] for label in ("naive", "static", "continuous")
+    )
+    measured = {row[0].split()[0]: row[3] for row in ROWS if row[0].split()[0] in {"1", "2", "3"}}
+    assert f"{naive:.0f} output tokens/s" in measured["1"]
+    assert f"{static:.0f} tokens/s, {static / naive:.1f} times naive" in measured["2"]
+    assert f"{continuous:.0f} tokens/s, {continuous / naive:.1f} times naive" in measured["3"]
+    assert f"{continuous / static:.2f} times static" in measured["3"]
