@@ -78,6 +78,10 @@ Settings = Mapping[str, object]
 Mode = Literal["managed", "docker", "external", "in_process"]
 
 
+FILES = "{files}"
+"""In a command: the folder that `LaunchPlan.files` are written to when the engine is launched."""
+
+
 @dataclass(frozen=True, slots=True)
 class SettingOutcome:
     """What one portable setting became for one engine."""
@@ -94,9 +98,17 @@ class LaunchPlan:
     """A portable configuration compiled for one engine and version."""
 
     outcomes: tuple[SettingOutcome, ...]
-    command: tuple[str, ...] = ()
-    """Command line, or `docker run` arguments; empty for an engine that is not launched."""
+    arguments: tuple[str, ...] = ()
+    """The engine's own flags, without its executable."""
+    keywords: Mapping[str, object] = field(default_factory=dict[str, object])
+    """The same for an engine that runs in a process of ours: arguments of its constructor."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Files that the command reads, by name; `FILES` in the command stands for their folder."""
+    command: tuple[str, ...] = ()
+    """Whole command line, or `docker run` with its arguments; empty for an engine that is not launched."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the plan should know: a legacy path, an image that is not verified."""
 
     @property
     def unsupported(self) -> tuple[SettingOutcome, ...]:
@@ -122,8 +134,34 @@ class BackendContext:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+def attached_plan(settings: Settings) -> LaunchPlan:
+    """For a server that runs already: nothing is launched, so no setting can be applied.
+
+    The model's name on the server is of use, and so is the load test's tokenizer.
+    """
+    return LaunchPlan(outcomes=tuple(_attached_outcome(setting, value) for setting, value in settings.items()))
+
+
+def _attached_outcome(setting: str, value: object) -> SettingOutcome:
+    if setting == "served_model_name":
+        return SettingOutcome(setting, value, "mapped", becomes="the model's name in every request")
+    if setting == "tokenizer":
+        return SettingOutcome(setting, value, "mapped", becomes="used by the load test only, to count tokens")
+    why = "the server runs already: set this where it is started"
+    return SettingOutcome(setting, value, "unsupported", why=why)
+
+
 def _accept(context: BackendContext) -> None:
     """The check of a kind that has nothing to add."""
+
+
+def _newest_version(context: BackendContext) -> str | None:
+    """The version of a kind that knows one only."""
+
+
+def _as_compiled(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
+    """The launch of a kind that has no command line."""
+    return plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +174,16 @@ class BackendSpec:
     capabilities: Callable[[str | None, Any], Capabilities]
     """(engine version or None for the newest known, options) -> what it can do."""
     compile: Callable[[Settings, str | None], LaunchPlan]
-    """(portable settings, engine version) -> what they become."""
+    """(portable settings, engine version) -> what they become. Of a kind that can be launched it is not asked in mode
+    `external`: there `attached_plan` speaks."""
     create: Callable[[BackendContext], Backend]
     modes: tuple[Mode, ...] = ("external",)
     """First is the default."""
+    version: Callable[[BackendContext], str | None] = _newest_version
+    """The release to compile for, from options or image tag; None is the newest known."""
+    launch: Callable[[BackendContext, LaunchPlan], LaunchPlan] = _as_compiled
+    """Complete a compiled plan with what depends on the context: model, port, image, the whole command. Pure: the same
+    function shows the command in `enginebay plan` and builds the one that is run."""
     check: Callable[[BackendContext], None] = _accept
     """Raise ConfigError for what `create` would refuse; starts and opens nothing, so that a config can be validated.
 

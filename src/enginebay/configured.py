@@ -5,7 +5,7 @@ What is wrong is told with the file, the YAML path and the line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ from enginebay.plugins import (
     build_backend,
     canonical_kind,
     check_context,
+    compile_plan,
     find_backend,
     list_backends,
     model_or_default,
@@ -67,10 +68,14 @@ def check_backend(config: Config, name: str | None = None, *, clock: Clock | Non
     spec = find_backend(_known_kind(config, resolved, name))
     _check_mode(config, resolved, spec)
     options = _checked_options(config, resolved, spec)
-    plan = spec.compile(_plain_settings(resolved), None)
-    context = _context(resolved, spec, plan=plan, clock=clock or MonotonicClock())
-    if unused := unused_places(spec, context):
+    asked = _context(resolved, spec, clock=clock or MonotonicClock())
+    if unused := unused_places(spec, asked):
         raise as_one_error([_error(config, (*resolved.path, key), problem) for key, problem in unused.items()])
+    try:
+        plan = compile_plan(spec, asked)
+    except ConfigError as error:
+        raise _located(config, resolved, error) from error
+    context = _without_dropped(asked, plan)
     try:
         check_context(spec, context)
     except ConfigError as error:
@@ -78,14 +83,18 @@ def check_backend(config: Config, name: str | None = None, *, clock: Clock | Non
     return CheckedBackend(resolved=resolved, spec=spec, options=options, plan=plan, context=context)
 
 
-def _context(resolved: ResolvedBackend, spec: BackendSpec, *, plan: LaunchPlan, clock: Clock) -> BackendContext:
+def _without_dropped(context: BackendContext, plan: LaunchPlan) -> BackendContext:
+    dropped = {outcome.setting for outcome in plan.unsupported}
+    return replace(context, settings={key: value for key, value in context.settings.items() if key not in dropped})
+
+
+def _context(resolved: ResolvedBackend, spec: BackendSpec, *, clock: Clock) -> BackendContext:
     entry = resolved.entry
-    unsupported = {outcome.setting for outcome in plan.unsupported}
     return BackendContext(
         name=resolved.name,
         model=model_or_default(_plain(resolved.model)),
         options=spec.options_model.model_validate({key: revealed(value) for key, value in entry.options.items()}),
-        settings={key: value for key, value in _plain_settings(resolved).items() if key not in unsupported},
+        settings=_plain_settings(resolved),
         clock=clock,
         mode=entry.mode,
         url=_plain(entry.url),

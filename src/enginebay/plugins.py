@@ -11,7 +11,7 @@ from typing import Any
 
 import pluggy
 
-from enginebay.backend import Backend, BackendContext, BackendSpec, Mode
+from enginebay.backend import Backend, BackendContext, BackendSpec, LaunchPlan, Mode, attached_plan
 from enginebay.clock import Clock, MonotonicClock
 from enginebay.errors import BackendNotFound, BrokenPlugin, ConfigError, DuplicateBackend, EngineBayError
 from enginebay.guard import GuardedBackend
@@ -78,9 +78,25 @@ def get_backend(
     return build_backend(spec, context)
 
 
+def compile_plan(spec: BackendSpec, context: BackendContext) -> LaunchPlan:
+    """What the context's settings become for this kind, with the command that would be run; starts nothing."""
+    if context_mode(spec, context) == "external" and spec.modes != ("external",):
+        return attached_plan(context.settings)  # `compile` speaks of an engine that is launched
+    return spec.launch(context, spec.compile(context.settings, spec.version(context)))
+
+
+def context_mode(spec: BackendSpec, context: BackendContext) -> Mode:
+    return context.mode or spec.modes[0]
+
+
 def build_backend(spec: BackendSpec, context: BackendContext) -> GuardedBackend:
-    """Build from a whole context. Raises ConfigError for one that the kind does not take."""
+    """Build from a whole context. Raises ConfigError for one that the kind does not take.
+
+    `context.settings` has none that the kind cannot honour: who allows one to be dropped leaves it out.
+    """
     check_context(spec, context)
+    for outcome in compile_plan(spec, context).unsupported:
+        raise ConfigError(f"backend {spec.kind!r} cannot honour this: {outcome.why}", path=f"engine.{outcome.setting}")
     return GuardedBackend(_created(spec, context))
 
 
@@ -103,7 +119,7 @@ def check_context(spec: BackendSpec, context: BackendContext) -> None:
 
 def unused_places(spec: BackendSpec, context: BackendContext) -> dict[str, str]:
     """The keys that say where the engine is, but that this mode would drop, each with what to do about it."""
-    mode = context.mode or spec.modes[0]
+    mode = context_mode(spec, context)
     used = spec.in_process_takes if mode == "in_process" else _PLACES[mode]
     given = {"url": context.url, "image": context.image, "venv": context.venv, "environment": context.environment}
     return {

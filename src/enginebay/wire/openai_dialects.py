@@ -8,6 +8,7 @@ from typing import Literal
 from enginebay.types import Capabilities, Feature
 
 DialectName = Literal["enginebay", "vllm", "openai"]
+"""Those that are built in; a plugin makes its own."""
 
 VLLM_FIELDS = frozenset(
     {
@@ -36,7 +37,7 @@ _VLLM_FEATURES = _OPENAI_FEATURES | {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    name: DialectName
+    name: str
     fields: frozenset[str]
     """Request fields beyond the OpenAI API."""
     capabilities: Capabilities
@@ -62,4 +63,4 @@ ENGINEBAY = Dialect(
     fields=VLLM_FIELDS,
     capabilities=Capabilities(features=_VLLM_FEATURES, max_stop_strings=16),
 )
-DIALECTS: dict[DialectName, Dialect] = {dialect.name: dialect for dialect in (OPENAI, VLLM, ENGINEBAY)}
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (OPENAI, VLLM, ENGINEBAY)}

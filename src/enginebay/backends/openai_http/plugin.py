@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enginebay.backend import Backend, BackendContext, BackendSpec, LaunchPlan, SettingOutcome, Settings
+from enginebay.backend import Backend, BackendContext, BackendSpec, LaunchPlan, Settings, attached_plan
 from enginebay.backends.openai_http.backend import OpenAIHttpBackend
 from enginebay.backends.openai_http.options import OpenAIHttpOptions
 from enginebay.errors import ConfigError
@@ -32,11 +32,7 @@ def capabilities(version: str | None, options: OpenAIHttpOptions) -> Capabilitie
 
 
 def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
-    """Nothing is launched, so no setting can be applied.
-
-    The model's name on the server is of use, and so is the load test's tokenizer.
-    """
-    return LaunchPlan(outcomes=tuple(_outcome(setting, value) for setting, value in settings.items()))
+    return attached_plan(settings)
 
 
 def check(context: BackendContext) -> None:
@@ -46,15 +42,4 @@ def check(context: BackendContext) -> None:
 
 
 def create(context: BackendContext) -> Backend:
-    for outcome in compile_settings(context.settings, None).unsupported:
-        raise ConfigError(outcome.why, path=f"engine.{outcome.setting}")
     return OpenAIHttpBackend(context)
-
-
-def _outcome(setting: str, value: object) -> SettingOutcome:
-    if setting == "served_model_name":
-        return SettingOutcome(setting, value, "mapped", becomes="the field `model` of every request")
-    if setting == "tokenizer":
-        return SettingOutcome(setting, value, "mapped", becomes="used by the load test only, to count tokens")
-    why = "the server runs already: set this where it is started"
-    return SettingOutcome(setting, value, "unsupported", why=why)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S
 from enginebay.backends.openai_http.options import OpenAIHttpOptions
 from enginebay.errors import BackendError, StartFailed, UpstreamError
 from enginebay.quantities import SIMULATED_HEADER, SIMULATED_METRIC
@@ -18,10 +19,8 @@ from enginebay.wire.openai_encode import encode_tokenize
 from enginebay.wire.openai_errors import error_from_response
 from enginebay.wire.prometheus_text import parse_metrics
 
-PROBE_TIMEOUT_S = 5.0
 _NO_HEALTH_HERE = (401, 403, 404, 405)
 """The OpenAI API itself has no health, and some servers ask for the key even there: the model list tells instead."""
-JSON_HEADERS: Mapping[str, str] = {"content-type": "application/json"}
 
 
 class ModelCard(msgspec.Struct):

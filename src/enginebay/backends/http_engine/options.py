@@ -1,0 +1,77 @@
+"""Options that every engine behind HTTP has. A plugin's own options model inherits from one of these."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from enginebay.errors import ConfigError
+from enginebay.wire.http_client import check_header
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PortNumber = Annotated[int, Field(ge=1, le=65535)]
+
+
+class HttpOptions(BaseModel):
+    """How a server is reached."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    api_key: SecretStr | None = Field(None, description="Sent as `Authorization: Bearer`.")
+    start_timeout_s: Seconds = Field(60.0, description="How long the server may take to become ready.")
+    connect_timeout_s: Seconds = Field(10.0, description="To open a connection.")
+    first_byte_timeout_s: Seconds | None = Field(600.0, description="From a request to the first byte of its answer.")
+    idle_timeout_s: Seconds | None = Field(120.0, description="Between two pieces of an answer.")
+    max_connections: Annotated[int, Field(ge=1)] = Field(1024, description="Requests at the same time; more wait.")
+    extra_headers: dict[str, str] = Field(default_factory=dict, description="Sent with every request.")
+    ca_file: str | None = Field(None, description="Certificates to trust for https, in PEM form.")
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _demand_sound_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if problem := check_header(name, value):
+                raise ValueError(problem)
+        return headers
+
+    def headers(self) -> dict[str, str]:
+        """Of every request, the key among them."""
+        headers = dict(self.extra_headers)
+        if self.api_key is not None:
+            headers["authorization"] = f"Bearer {self.api_key.get_secret_value()}"
+        return headers
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        if self.ca_file is None:
+            return None
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.ca_file} cannot be read as certificates: {error}", path="options.ca_file"
+            ) from error
+
+
+class ServerOptions(HttpOptions):
+    """Of a server that we may also launch (modes `managed` and `docker`)."""
+
+    start_timeout_s: Seconds = Field(900.0, description="How long the engine may take to become ready.")
+    stop_timeout_s: Seconds = Field(30.0, description="How long it may take to end before it is killed.")
+    port: PortNumber | None = Field(None, description="Of the launched server; else a free one.")
+    executable: tuple[str, ...] = Field(
+        (), strict=False, description="Replaces the engine's own launcher, e.g. a wrapper. The arguments follow it."
+    )
+    extra_arguments: tuple[str, ...] = Field(
+        (), strict=False, description="Appended to the command as they are: flags without a portable setting."
+    )
+    log_file: str | None = Field(None, description="The engine's log is appended here; its last lines are kept anyway.")
+    version: str | None = Field(
+        None, description="Release of the engine that the flags are written for; else the newest known."
+    )
+    container_runtime: str = Field("docker", description="Mode `docker`: the program that runs the image.")
+    gpus: str | None = Field("all", description="Mode `docker`: value of --gpus; null for none.")
+    cache_directory: str | None = Field(
+        None, description="Mode `docker`: folder of the host for downloaded weights; else the hub's own cache."
+    )
