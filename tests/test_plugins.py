@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 import enginebay
 from enginebay import BackendSpec, hookimpl
+from enginebay.backend import LaunchPlan
 from enginebay.errors import BackendNotFound, BrokenPlugin, ConfigError, DuplicateBackend
 from enginebay.plugins import DEFAULT_MODEL, canonical_kind, find_backend, get_backend, list_backends
 from enginebay.types import Capabilities
@@ -34,7 +35,7 @@ def spec(kind, *, create=Built):
         kind=kind,
         options_model=NoOptions,
         capabilities=lambda version, options: Capabilities(features=frozenset()),
-        compile=lambda settings, version: None,
+        compile=lambda settings, version: LaunchPlan(outcomes=()),
         create=create,
         modes=("in_process", "external"),
     )

@@ -174,7 +174,7 @@ class BackendSpec:
     capabilities: Callable[[str | None, Any], Capabilities]
     """(engine version or None for the newest known, options) -> what it can do."""
     compile: Callable[[Settings, str | None], LaunchPlan]
-    """(portable settings, engine version) -> what they become. Of a kind that can be launched it is not asked in mode
+    """(portable settings, engine version) -> what they become. Of a kind that we launch it is not asked in mode
     `external`: there `attached_plan` speaks."""
     create: Callable[[BackendContext], Backend]
     modes: tuple[Mode, ...] = ("external",)
@@ -194,3 +194,8 @@ class BackendSpec:
     interpreter. One that is not taken is refused."""
     evidence: str = "unverified"
     """What this adapter was checked against, in words: shown by `enginebay backends`."""
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether it has a command line of its own."""
+        return self.launch is not _as_compiled

@@ -80,8 +80,8 @@ def get_backend(
 
 def compile_plan(spec: BackendSpec, context: BackendContext) -> LaunchPlan:
     """What the context's settings become for this kind, with the command that would be run; starts nothing."""
-    if context_mode(spec, context) == "external" and spec.modes != ("external",):
-        return attached_plan(context.settings)  # `compile` speaks of an engine that is launched
+    if context_mode(spec, context) == "external" and spec.is_launched:
+        return attached_plan(context.settings)  # `compile` speaks of an engine that we launch
     return spec.launch(context, spec.compile(context.settings, spec.version(context)))
 
 
