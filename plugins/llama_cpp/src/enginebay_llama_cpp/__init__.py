@@ -1,0 +1,1 @@
+"""llama.cpp server as a backend of EngineBay."""

@@ -1,0 +1,1 @@
+"""OpenVINO GenAI as a backend of EngineBay."""
