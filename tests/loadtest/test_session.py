@@ -129,6 +129,25 @@ def test_a_server_that_takes_no_connections_in_advance_is_measured_all_the_same(
     assert run.valid
 
 
+def test_a_backend_that_does_not_start_is_no_reason_not_to_measure_the_others(tmp_path) -> None:
+    clock = VirtualClock()
+
+    class Failing(ScriptedBackend):
+        num_starts = 0
+
+        async def start(self) -> None:
+            Failing.num_starts += 1
+            raise StartFailed("no memory", backend="a")
+
+    other = ScriptedBackend(clock)
+    with pytest.raises(StartFailed, match="no memory"):
+        asyncio.run(bench(small_plan(), tmp_path, Failing(clock), other, num_starts=2).run())
+    result = load_result(tmp_path)
+    assert (result.status, [(run.label, run.status) for run in result.runs]) == ("partial", [("b", "complete")] * 2)
+    assert [failure.label for failure in result.failures] == ["a"]
+    assert Failing.num_starts == 1, "one that failed is not tried again"
+
+
 def test_the_warm_up_is_sent_first_and_not_measured(tmp_path) -> None:
     backend = ScriptedBackend(VirtualClock())
     [run] = asyncio.run(bench(small_plan(4, num_warmup=2), tmp_path, backend).run()).runs

@@ -1,7 +1,7 @@
 """One load test: every backend started, warmed up, put under each load of the plan, and stopped before the next.
 
-Whatever ends it early (Ctrl-C, an engine that does not start), what was measured until then is saved and marked
-`partial`.
+Whatever ends it early (Ctrl-C), what was measured until then is saved and marked `partial`. An engine that fails is no
+reason not to measure the others: its failure is kept and raised at the end.
 """
 
 from __future__ import annotations
@@ -46,19 +46,25 @@ class Bench:
         self._lines: list[RecordLine] = []
         self._samples: list[Sample] = []
         self._failures: list[Failure] = []
+        self._failed: dict[str, EngineBayError] = {}
+        """By label: what ended a start; that backend is not started again."""
         self.is_saved = False
         """Whether there is a result to report, also after `run` was cut short."""
 
     async def run(self) -> Result:
+        """Raises the first failure when all backends have had their turn."""
         save_plan(self._plan, self._out / "plan.json")
         status: Status = "partial"
         try:
             for start_index in range(self._settings.num_starts):
                 for subject in self._subjects:
-                    await self._measure_start(subject, start_index)
-            status = "complete"
+                    if subject.label not in self._failed:
+                        await self._measure_start(subject, start_index)
+            status = "partial" if self._failed else "complete"
         finally:
             result = self._save(status)
+        for error in self._failed.values():
+            raise error
         return result
 
     async def _measure_start(self, subject: Subject, start_index: int) -> None:
@@ -78,7 +84,8 @@ class Bench:
             self._failures.append(
                 Failure(label=subject.label, load=load, error_class=type(error).__name__, message=str(error))
             )
-            raise
+            self._failed[subject.label] = error
+            self._watcher.phase(subject.label, "failed")
 
     async def _warm_up(self, subject: Subject, backend: Backend, planned_load: PlannedLoad) -> None:
         if not planned_load.warmup:
