@@ -1,0 +1,183 @@
+"""Compare the engines on a GPU machine, unattended: plan, probe, measure, pack.
+
+    python benchmarks/gpu_comparison.py                       # every config in configs/gpu that fits the machine's GPUs
+    python benchmarks/gpu_comparison.py configs/gpu/qwen3-8b-1xh100.yaml --out out/gpu
+    python benchmarks/gpu_comparison.py --dry-run             # the commands, nothing is run
+
+It goes on after an engine that fails, takes up an interrupted comparison where it stopped (a step whose result is there
+is not repeated), and ends with one archive: results, reports, plans, probes, and what the machine was. Exit code 1 when
+a step failed. Needs Docker with the NVIDIA toolkit, and HF_TOKEN for gated weights. No GPU has run this script yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginebay.config.loader import load_config
+from enginebay.config.models import Config
+from enginebay.config.resolution import entry_names, resolve_backend
+
+ROOT = Path(__file__).parents[1]
+MIN_FREE_BYTES = 150 * 10**9
+"""Images and weights of one model for four engines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One command; its standard output is kept beside its results."""
+
+    name: str
+    command: tuple[str, ...]
+    output: Path
+    makes: Path
+    """Exists when the step is done: an interrupted comparison goes on from there."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    gpus = [] if options.dry_run else _gpus(options.nvidia_smi)
+    steps = [step for config in _configs(options, num_gpus=len(gpus)) for step in _steps(config, options)]
+    if options.dry_run:
+        for step in steps:
+            print(shlex.join(step.command))
+        return 0
+    _demand_room(options.out)
+    _describe_machine(options)
+    failed = [step.name for step in steps if not _run(step)]
+    archive = _pack(options.out)
+    print(f"{len(steps) - len(failed)} of {len(steps)} steps done; results: {archive}")
+    for name in failed:
+        print(f"failed: {name}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="*", type=Path, help="else all of configs/gpu that the machine has GPUs for")
+    parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder of everything that is found")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands")
+    parser.add_argument("--enginebay", default=f"{sys.executable} -m enginebay.cli", help="how to run enginebay")
+    parser.add_argument("--nvidia-smi", default="nvidia-smi", help="the program that tells the GPUs")
+    parser.add_argument("--docker", default="docker", help="the program that runs the images")
+    return parser.parse_args(arguments)
+
+
+def _gpus(nvidia_smi: str) -> list[str]:
+    if shutil.which(nvidia_smi) is None:
+        sys.exit(f"{nvidia_smi} is not here: this comparison needs a machine with NVIDIA GPUs (--dry-run does not)")
+    command = (nvidia_smi, "--query-gpu=name", "--format=csv,noheader")
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+
+
+def _configs(options: argparse.Namespace, *, num_gpus: int) -> Iterator[Path]:
+    for path in options.configs or sorted((ROOT / "configs" / "gpu").glob("*.yaml")):
+        needed = num_gpus_of(load_config(path))
+        if options.dry_run or needed <= num_gpus:
+            yield path
+        elif options.configs:
+            sys.exit(f"{path} needs {needed} GPUs, this machine has {num_gpus}")
+        else:
+            print(f"left out: {path.name} needs {needed} GPUs, this machine has {num_gpus}")
+
+
+def num_gpus_of(config: Config) -> int:
+    """The most that any of its backends takes."""
+    engines = [resolve_backend(config, name).engine for name in entry_names(config)]
+    return max(
+        (engine.tensor_parallel_size or 1) * (engine.pipeline_parallel_size or 1) * (engine.data_parallel or 1)
+        for engine in engines
+    )
+
+
+def _steps(path: Path, options: argparse.Namespace) -> Iterator[Step]:
+    config = load_config(path)
+    enginebay = tuple(shlex.split(options.enginebay))
+    folder = options.out / path.stem
+    plan = folder / "plan.txt"
+    yield Step(
+        name=f"{path.stem}: plan", command=(*enginebay, "plan", str(path), "--all"), output=plan, makes=plan
+    )  # fmt: skip
+    for name in entry_names(config):
+        own = folder / name
+        probes = own / "probes.json"
+        yield Step(
+            name=f"{path.stem}: probe {name}",
+            command=(*enginebay, "backends", "--check", str(path), "--backend", name, "--out", str(probes)),
+            output=own / "probes.txt",
+            makes=probes,
+        )
+    backends = [part for name in entry_names(config) for part in ("--backend", name)]
+    yield Step(
+        name=f"{path.stem}: measure",
+        command=(*enginebay, "bench", str(path), *backends, "--out", str(folder / "bench")),
+        output=folder / "bench.txt",
+        makes=folder / "bench" / "result.json",
+    )
+
+
+def _run(step: Step) -> bool:
+    if _is_done(step):
+        print(f"done before: {step.name}")
+        return True
+    print(f"{step.name}\n  {shlex.join(step.command)}", flush=True)
+    step.output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = step.output.with_suffix(".unfinished")
+    with unfinished.open("wb") as output:
+        code = subprocess.run(step.command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+    unfinished.replace(step.output if code == 0 else step.output.with_suffix(".failed"))
+    return code == 0
+
+
+def _is_done(step: Step) -> bool:
+    """A measurement that was cut short has a result, but a partial one."""
+    if not step.makes.exists():
+        return False
+    if step.makes.name != "result.json":
+        return True
+    return json.loads(step.makes.read_text())["status"] == "complete"
+
+
+def _demand_room(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out).free
+    if free < MIN_FREE_BYTES:
+        print(f"warning: {free / 1e9:.0f} GB are free, images and weights may need {MIN_FREE_BYTES / 1e9:.0f}")
+
+
+def _describe_machine(options: argparse.Namespace) -> None:
+    """What the results cannot be understood without."""
+    commands = {
+        "gpus.txt": (options.nvidia_smi, "-q"),
+        "topology.txt": (options.nvidia_smi, "topo", "-m"),
+        "images.txt": (options.docker, "images", "--digests"),
+        "packages.txt": (sys.executable, "-m", "pip", "freeze"),
+        "doctor.txt": (*shlex.split(options.enginebay), "doctor"),
+    }
+    folder = options.out / "machine"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, command in commands.items():
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            (folder / name).write_text(done.stdout + done.stderr)
+        except OSError as error:
+            (folder / name).write_text(f"{shlex.join(command)}: {error}\n")
+
+
+def _pack(out: Path) -> Path:
+    archive = out.with_suffix(".tar.gz")
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(out, arcname=out.name)
+    return archive
+
+
+if __name__ == "__main__":
+    sys.exit(main())
