@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +24,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """That this process may use."""
     memory_bytes: int
     packages: dict[str, str]
-    """Installed versions of what matters for speed."""
+    """Installed versions of what matters for speed, in our own environment: an engine in another one tells its own."""
+    gpus: tuple[str, ...] = ()
+    """Names of this machine's GPUs; empty where there is none, or no driver to tell of it."""
 
 
 def describe_environment() -> Environment:
@@ -33,7 +37,16 @@ def describe_environment() -> Environment:
         num_cores=_num_cores(),
         memory_bytes=psutil.virtual_memory().total,
         packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
+        gpus=_gpus(),
     )
+
+
+def _gpus() -> tuple[str, ...]:
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    command = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return tuple(done.stdout.splitlines()) if done.returncode == 0 else ()
 
 
 def _cpu_model() -> str:
