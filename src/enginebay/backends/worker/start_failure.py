@@ -45,6 +45,11 @@ def likely_cause(*, returncode: int | None, log_tail: Sequence[str], python: str
     return None
 
 
+def explained(*, returncode: int | None, log: Sequence[str], num_lines: int = 20) -> tuple[str | None, list[str]]:
+    """The likely cause, and the last lines to show."""
+    return likely_cause(returncode=returncode, log_tail=log, python="the engine's Python"), [*log][-num_lines:]
+
+
 def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
