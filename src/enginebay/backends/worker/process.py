@@ -35,13 +35,17 @@ class WorkerProcess:
         on_ended: Callable[[], None],
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
+        inherited: Mapping[str, str] | None = None,
         log_file: Path | None = None,
     ) -> None:
-        """worker is `module:function` for the child (`__main__.py`). environment is added to our own.
+        """worker is `module:function` for the child (`__main__.py`). environment is added to what it inherits.
 
+        inherited: in place of our own environment, for an engine that must not see all of it
+        (`launch.environment.inherited_environment`).
         on_ended is called once, when the process has been waited for and its log is complete.
         """
         self._worker, self._name, self._python = worker, name, python
+        self._inherited = inherited
         self._environment = dict(environment or {})
         self._on_ended = on_ended
         self._channel = ParentChannel(on_frame=on_frame, on_closed=self._channel_closed)
@@ -93,6 +97,7 @@ class WorkerProcess:
         return StartFailed("it was stopped before it ran", backend=self._name)
 
     async def _spawn(self, channel_fd: int, log_fd: int) -> asyncio.subprocess.Process:
+        inherited = os.environ if self._inherited is None else self._inherited
         return await asyncio.create_subprocess_exec(
             *(self._python, "-m", "enginebay.backends.worker"),
             *("--fd", str(channel_fd), "--parent", str(os.getpid()), self._worker),
@@ -101,7 +106,7 @@ class WorkerProcess:
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=(channel_fd,),
             start_new_session=True,
-            env={**os.environ, **self._environment, "PYTHONUNBUFFERED": "1"},
+            env={**inherited, **self._environment, "PYTHONUNBUFFERED": "1"},
         )
 
     @property
