@@ -1,0 +1,140 @@
+"""The whole command line: `vllm serve`, or `docker run` with vLLM's own image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from enginebay.backend import BackendContext, LaunchPlan
+from enginebay.backends.launch import container_model_argument, docker_run, model_argument, run_command
+from enginebay.errors import ConfigError
+from enginebay_vllm.options import ENGINE_MAX_LOGPROBS, VllmOptions
+
+DEFAULT_PORT = 8000
+DEFAULT_IMAGE = "vllm/vllm-openai:v0.32.0"
+API_KEY_VARIABLE = "VLLM_API_KEY"
+NO_SAMPLING_DEFAULTS = ("--generation-config", "vllm")
+"""Every request carries every sampling field, so the model's own defaults could only surprise: of them, the limit of
+output tokens would go on to apply. End-of-sequence tokens are read from the model all the same."""
+TELL_CACHED_TOKENS = ("--enable-prompt-tokens-details",)
+
+
+def launch(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
+    if context.mode == "in_process":
+        return replace(plan, keywords={**own_keywords(context), **plan.keywords}, environment=own_environment(context))
+    if context.mode == "docker":
+        return _in_docker(context, plan)
+    return _as_process(context, plan)
+
+
+def _as_process(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
+    options: VllmOptions = context.options
+    port = options.port or DEFAULT_PORT
+    arguments = (
+        *(model_argument(context.model), "--host", "127.0.0.1", "--port", str(port)),
+        *_arguments(context, plan),
+    )
+    command = run_command(("vllm", "serve"), arguments, options=options)
+    return replace(plan, command=command, environment=own_environment(context))
+
+
+def _in_docker(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
+    options: VllmOptions = context.options
+    environment = own_environment(context)
+    names = [*environment, *context.environment, *([API_KEY_VARIABLE] if options.api_key is not None else [])]
+    command = docker_run(
+        (container_model_argument(context.model), *_arguments(context, plan)),
+        options=options,
+        image=context.image or DEFAULT_IMAGE,
+        port=options.port or DEFAULT_PORT,
+        container_port=DEFAULT_PORT,
+        model=context.model,
+        environment=names,
+        flags=("--ipc", "host"),
+    )
+    notes = (*plan.notes, "the image was not run by us: its flags are those of the release")
+    return replace(plan, command=command, environment=environment, notes=notes)
+
+
+def _arguments(context: BackendContext, plan: LaunchPlan) -> tuple[str, ...]:
+    """Of settings and options, and what we always want. The name is ours, so that every engine answers to it."""
+    name = () if "served_model_name" in context.settings else ("--served-model-name", context.model)
+    return (*name, *plan.arguments, *_option_arguments(context.options), *NO_SAMPLING_DEFAULTS, *TELL_CACHED_TOKENS)
+
+
+def _option_arguments(options: VllmOptions) -> tuple[str, ...]:
+    arguments: list[str] = []
+    if options.enforce_eager:
+        arguments += ["--enforce-eager"]
+    if options.max_logprobs != ENGINE_MAX_LOGPROBS:
+        arguments += ["--max-logprobs", str(options.max_logprobs)]
+    if options.scheduling_policy != "fcfs":
+        arguments += ["--scheduling-policy", options.scheduling_policy]
+    if options.tool_call_parser is not None:
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", options.tool_call_parser]
+    for flag, value in (
+        ("--max-num-queued-reqs", options.max_queued_requests),
+        ("--max-num-queued-tokens", options.max_queued_tokens),
+        ("--stream-interval", options.stream_interval),
+    ):
+        if value is not None:
+            arguments += [flag, str(value)]
+    return tuple(arguments)
+
+
+def own_keywords(context: BackendContext) -> Mapping[str, object]:
+    """The same as arguments of `AsyncEngineArgs`, for the engine in a process of ours."""
+    options: VllmOptions = context.options
+    optional = {
+        "max_num_queued_reqs": options.max_queued_requests,
+        "max_num_queued_tokens": options.max_queued_tokens,
+        "stream_interval": options.stream_interval,
+    }
+    return {
+        "served_model_name": context.model,
+        "enforce_eager": options.enforce_eager,
+        "max_logprobs": options.max_logprobs,
+        "scheduling_policy": options.scheduling_policy,
+        "generation_config": "vllm",
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def own_environment(context: BackendContext) -> Mapping[str, str]:
+    """What the entry's own `environment` may replace. The API key is no part of it: no plan shows that."""
+    options: VllmOptions = context.options
+    environment = {"VLLM_NO_USAGE_STATS": "1"}
+    if options.dev_mode and context.mode != "in_process":
+        environment["VLLM_SERVER_DEV_MODE"] = "1"
+    if options.cpu_kv_cache_gib is not None:
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.cpu_kv_cache_gib)
+    if options.omp_threads_bind is not None:
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = options.omp_threads_bind
+    if context.mode != "docker" and _needs_no_hub(context):
+        environment["HF_HUB_OFFLINE"] = "1"
+    return environment
+
+
+def _needs_no_hub(context: BackendContext) -> bool:
+    """Everything is on this machine already: vLLM would ask the hub about it all the same."""
+    others = [context.settings.get(name) for name in ("tokenizer", "speculative_draft_model", "speculative_eagle")]
+    is_local = Path(model_argument(context.model)).is_absolute()
+    return is_local and all(Path(str(other)).is_dir() for other in others if other is not None)
+
+
+def release_of(image: str | None) -> str | None:
+    """The release that an image's tag names, `v0.32.0-cu129` among others; None where it names none."""
+    tag = (image or "").rpartition("/")[2].partition("@")[0].partition(":")[2]
+    release = tag.removeprefix("v").partition("-")[0]
+    return release if release[:1].isdigit() and "." in release else None
+
+
+def check_image(image: str) -> None:
+    """Raise ConfigError for an image that may be another one tomorrow."""
+    name = image.rpartition("/")[2]
+    if "@sha256:" in image:
+        return
+    tag = name.partition(":")[2]
+    if tag in ("", "latest", "nightly"):
+        raise ConfigError(f"{image!r} is another image every week", path="image", expected=f"a tag, as {DEFAULT_IMAGE}")
