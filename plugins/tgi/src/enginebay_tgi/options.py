@@ -1,0 +1,16 @@
+"""`options:` of a TGI backend."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from enginebay.backends.http_engine.options import ServerOptions
+
+
+class TgiOptions(ServerOptions):
+    enable_prefill_logprobs: bool = Field(
+        False,
+        description="The server computes log-probabilities of the prompt: `--enable-prefill-logprobs` when we launch "
+        "it, told by you when it runs already. Without it TGI answers such a request with an empty list.",
+    )
+    shm_size: str = Field("1g", description="Mode `docker`: shared memory, which the shards of one model talk through.")
