@@ -1,0 +1,122 @@
+"""The worker under an interpreter of its own, and what is left when this process is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import venv
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from enginebay.backends.in_process.interpreter import PackageFolder
+from enginebay.errors import StartFailed
+
+
+@pytest.fixture
+def empty_venv(tmp_path: Path) -> Path:
+    directory = tmp_path / "venv"
+    venv.create(directory, symlinks=True, with_pip=False)
+    return directory
+
+
+def test_a_foreign_interpreter_without_msgspec_is_told_what_to_install(make_backend, empty_venv: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(StartFailed, match=r"lacks the package msgspec: .*/venv/bin/python -m pip install msgspec"):
+            await make_backend(venv=str(empty_venv)).start()
+
+    asyncio.run(main())
+
+
+def test_a_foreign_interpreter_sees_the_two_packages_and_nothing_else_of_ours(make_backend, empty_venv: Path) -> None:
+    [site_packages] = empty_venv.glob("lib/python3*/site-packages")
+    (site_packages / "msgspec").symlink_to(Path(msgspec.__file__).parent)
+
+    async def main() -> None:
+        async with make_backend(venv=str(empty_venv)) as backend:
+            effective = backend.info.effective_settings
+            assert effective["python"] == str(empty_venv / "bin" / "python")
+            path = effective["path"]
+            assert isinstance(path, list)
+            ours = [entry for entry in path if str(entry).startswith(sys.prefix) and "site-packages" in str(entry)]
+            assert not ours
+            [folder] = [Path(entry) for entry in path if "enginebay-worker-" in str(entry)]
+            assert sorted(entry.name for entry in folder.iterdir()) == ["enginebay", "scripted_engine"]
+        assert not folder.exists()
+
+    asyncio.run(main())
+
+
+def test_a_venv_that_is_none_is_named(make_backend, tmp_path: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(StartFailed, match="is no virtual environment"):
+            await make_backend(venv=str(tmp_path / "nowhere")).start()
+
+    asyncio.run(main())
+
+
+def test_a_pythonpath_of_ours_is_kept_from_a_foreign_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere/of/ours")
+    folder = PackageFolder([])
+    assert "/somewhere" not in folder.environment(is_our_interpreter=False)["PYTHONPATH"]
+    assert folder.environment(is_our_interpreter=True)["PYTHONPATH"].endswith(os.pathsep + "/somewhere/of/ours")
+    folder.remove()
+    folder.remove()
+
+
+def test_nothing_outlives_a_parent_that_was_killed(model_dir: Path, tmp_path: Path) -> None:
+    """The worker, a process that its engine had begun, and the private folder are gone."""
+    mark = f"child of {tmp_path.name} {os.getpid()}"
+    script = textwrap.dedent(f"""
+        import asyncio, sys
+        sys.path.insert(0, {str(Path(__file__).parent / "packages")!r})
+        from enginebay.backend import BackendContext, LaunchPlan
+        from enginebay.backends.in_process.backend import InProcessBackend
+        from enginebay.clock import MonotonicClock
+        from enginebay.types import Capabilities
+
+        async def main():
+            context = BackendContext(
+                name="scripted", model={str(model_dir)!r}, options=None, settings={{}}, clock=MonotonicClock()
+            )
+            backend = InProcessBackend(
+                context, kind="scripted", worker="scripted_engine.engine:main", packages=("scripted_engine",),
+                capabilities=Capabilities(features=frozenset()),
+                plan=LaunchPlan(outcomes=(), keywords={{"on_start": "child", "mark": {mark!r}}}),
+            )
+            await backend.start()
+            print(backend.pid, flush=True)
+            await asyncio.Event().wait()
+
+        asyncio.run(main())
+    """)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert _processes_of(worker)
+        assert list(tmp_path.glob("enginebay-worker-*"))
+        parent.send_signal(signal.SIGKILL)
+    gives_up_at = time.monotonic() + 10
+    while _processes_of(worker) or list(tmp_path.glob("enginebay-worker-*")):
+        assert time.monotonic() < gives_up_at, _processes_of(worker)
+        time.sleep(0.02)
+
+
+def _processes_of(group: int) -> list[str]:
+    """Command lines of all living processes of a group."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append((process / "cmdline").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
