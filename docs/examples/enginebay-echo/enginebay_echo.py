@@ -40,7 +40,7 @@ class EchoOptions(BaseModel):
 
 # A request that makes use of any other feature is refused with UnsupportedFeature before it gets here. Leave out what
 # your engine would ignore: two engines are only comparable when they do the same work.
-CAPABILITIES = Capabilities(features=frozenset({Feature.TEXT_PROMPT, Feature.CHAT, Feature.SEED, Feature.IGNORE_EOS}))
+CAPABILITIES = Capabilities(features=frozenset({Feature.TEXT_PROMPT, Feature.CHAT, Feature.IGNORE_EOS}))
 
 
 @hookimpl
@@ -87,7 +87,8 @@ class EchoBackend:
 
     async def _chunks(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
         words = _text(request).split()
-        num_tokens = min(len(words), request.sampling.max_tokens)
+        limit = request.sampling.max_tokens
+        num_tokens = limit if request.sampling.ignore_eos and words else min(len(words), limit)
         begun_at = self._clock.now()
         try:
             for number in range(num_tokens):
@@ -98,7 +99,7 @@ class EchoBackend:
                 num_tokens=0,
                 received_at=self._clock.now(),  # when the bytes arrived, not when you have parsed them
                 usage=Usage(num_prompt_tokens=len(words), num_output_tokens=num_tokens),
-                finish_reason=FinishReason.LENGTH if num_tokens < len(words) else FinishReason.STOP,
+                finish_reason=FinishReason.LENGTH if num_tokens == limit else FinishReason.STOP,
             )
         finally:
             # Tell your engine here that nobody listens any more: abort the transport, or send a message without
@@ -108,7 +109,8 @@ class EchoBackend:
     async def _next_word(self, words: list[str], number: int, *, begun_at: float) -> str:
         if self._options.words_per_second is not None:
             await self._clock.sleep_until(begun_at + number / self._options.words_per_second)
-        return words[number] if number == 0 else f" {words[number]}"
+        word = words[number % len(words)]  # it never ends by itself where it is told to ignore its end
+        return word if number == 0 else f" {word}"
 
     async def health(self) -> Health:
         """Answer from what is known: never through the data path, which may be saturated."""

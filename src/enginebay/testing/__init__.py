@@ -1,4 +1,4 @@
-"""For those who write backends or test against one: a fake clock, a fake backend, a scripted HTTP server.
+"""For those who write backends or test against one: conformance, a fake clock, a fake backend, a scripted HTTP server.
 
 Nothing here is an engine: `ScriptedServer` says so in every answer, and `FakeBackend` in its `info`.
 """
@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from enginebay.testing.conformance import BackendConformance
     from enginebay.testing.fake_backend import FakeBackend, Pause, Stall, Step, fake_token_ids, say_tokens
     from enginebay.testing.fake_clock import FakeClock
     from enginebay.testing.scripted_server import ScriptedServer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # Loaded when first used: `python -m enginebay.testing.scripted_server` must not find itself imported already.
 _HOME_OF = {
+    "BackendConformance": "conformance",
     "FakeBackend": "fake_backend",
     "FakeClock": "fake_clock",
     "Fault": "server_script",
@@ -31,6 +33,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "BackendConformance",
     "FakeBackend",
     "FakeClock",
     "Fault",

@@ -1,0 +1,113 @@
+"""Probes of how tokens are chosen. A field that is accepted must also be obeyed."""
+
+from __future__ import annotations
+
+from enginebay.backend import Backend
+from enginebay.probes.asking import Answer, again, ask, greedy, sampled
+from enginebay.probes.probe import Probe, ProbeSkipped, expect
+from enginebay.types import Feature
+
+
+async def _greedy_repeats(backend: Backend) -> None:
+    request = greedy(backend, max_tokens=24)
+    first, second = await ask(backend, request), await ask(backend, again(request))
+    expect(first.text == second.text, f"first {first.text!r}, then {second.text!r}")
+    expect(
+        None in (first.whole.token_ids, second.whole.token_ids) or first.whole.token_ids == second.whole.token_ids,
+        f"the texts are equal, but first the token ids {first.whole.token_ids}, then {second.whole.token_ids}",
+    )
+
+
+async def _seed_repeats(backend: Backend) -> None:
+    request = sampled(backend, max_tokens=16, temperature=1.0, seed=7)
+    first, second = await ask(backend, request), await ask(backend, again(request))
+    expect(first.text == second.text, f"seed 7 gave {first.text!r}, then {second.text!r}")
+
+
+async def _seeds_differ(backend: Backend) -> str:
+    texts = {
+        (await ask(backend, sampled(backend, max_tokens=16, temperature=1.0, seed=seed))).text for seed in range(4)
+    }
+    expect(len(texts) > 1, f"the seeds 0 to 3 all gave {texts!r} at temperature 1")
+    return f"{len(texts)} different answers to 4 seeds"
+
+
+async def _small_top_p_is_greedy(backend: Backend) -> None:
+    await _expect_greedy(backend, again(sampled(backend), top_p=0.0001))
+
+
+async def _top_k_one_is_greedy(backend: Backend) -> None:
+    await _expect_greedy(backend, again(sampled(backend), top_k=1))
+
+
+async def _full_min_p_is_greedy(backend: Backend) -> None:
+    await _expect_greedy(backend, again(sampled(backend), min_p=1.0))
+
+
+async def _expect_greedy(backend: Backend, request) -> None:
+    best, drawn = await ask(backend, again(request, **_GREEDY)), await ask(backend, request)
+    expect(drawn.text == best.text, f"{drawn.text!r} was drawn, the most probable tokens are {best.text!r}")
+
+
+_GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+
+
+async def _bias_forbids(backend: Backend) -> None:
+    request = greedy(backend, max_tokens=4)
+    first_id = first_token_id(await ask(backend, request))
+    biased = await ask(backend, again(request, logit_bias={first_id: -100.0}))
+    expect(first_token_id(biased) != first_id, f"token {first_id} was chosen first, though a bias of -100 forbids it")
+
+
+def first_token_id(answer: Answer) -> int:
+    return token_ids(answer)[0]
+
+
+def token_ids(answer: Answer) -> tuple[int, ...]:
+    if answer.whole.token_ids:
+        return answer.whole.token_ids
+    raise ProbeSkipped("the engine does not tell token ids")
+
+
+SAMPLING_PROBES = (
+    Probe(
+        name="greedy repeats itself",
+        description="Temperature 0, one request at a time: twice the same text and the same token ids.",
+        run=_greedy_repeats,
+    ),
+    Probe(
+        name="a seed repeats itself",
+        description="Temperature 1 and one seed, one request at a time: twice the same text.",
+        run=_seed_repeats,
+        feature=Feature.SEED,
+    ),
+    Probe(
+        name="other seeds give other texts",
+        description="Four seeds at temperature 1 give at least two texts.",
+        run=_seeds_differ,
+        feature=Feature.SEED,
+    ),
+    Probe(
+        name="top_p near 0 is greedy",
+        description="At temperature 1, a nucleus of the most probable token alone.",
+        run=_small_top_p_is_greedy,
+    ),
+    Probe(
+        name="top_k 1 is greedy",
+        description="At temperature 1, from the most probable token alone.",
+        run=_top_k_one_is_greedy,
+        feature=Feature.TOP_K,
+    ),
+    Probe(
+        name="min_p 1 is greedy",
+        description="At temperature 1, from tokens as probable as the most probable one.",
+        run=_full_min_p_is_greedy,
+        feature=Feature.MIN_P,
+    ),
+    Probe(
+        name="logit_bias forbids a token",
+        description="With -100, the token that was chosen first is chosen no more.",
+        run=_bias_forbids,
+        feature=Feature.LOGIT_BIAS,
+    ),
+)
