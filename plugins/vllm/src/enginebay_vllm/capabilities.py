@@ -8,8 +8,8 @@ from enginebay.types import Capabilities, Feature
 from enginebay.wire.openai_dialects import VLLM
 from enginebay_vllm.options import VllmOptions
 
-_OVER_HTTP_ONLY = frozenset({Feature.DEADLINE, Feature.IMAGES, Feature.TOOLS})
-"""A deadline is kept by our HTTP client; images and tool calls are parsed by vLLM's server, not by its engine."""
+_OF_THE_SERVER = frozenset({Feature.ADAPTER, Feature.IMAGES, Feature.TOOLS})
+"""Adapters by name, images by address and tool calls are the work of vLLM's server, not of its engine."""
 
 
 def capabilities(version: str | None, options: VllmOptions) -> Capabilities:
@@ -19,6 +19,8 @@ def capabilities(version: str | None, options: VllmOptions) -> Capabilities:
         features.discard(Feature.PRIORITY)
     if options.tool_call_parser is None:
         features.discard(Feature.TOOLS)
+    if not options.trust_request_chat_template:
+        features.discard(Feature.CHAT_TEMPLATE)
     if not options.return_token_ids:
         features.discard(Feature.OUTPUT_TOKEN_IDS)
     if options.dev_mode:
@@ -28,9 +30,9 @@ def capabilities(version: str | None, options: VllmOptions) -> Capabilities:
 
 def in_process_capabilities(version: str | None, options: VllmOptions) -> Capabilities:
     """The engine's Python API limits no number of stop strings, and the prefix cache can always be reset."""
-    features = capabilities(version, options).features - _OVER_HTTP_ONLY - {Feature.ADAPTER}
+    features = capabilities(version, options).features - _OF_THE_SERVER
     return Capabilities(
-        features=features | {Feature.OUTPUT_TOKEN_IDS, Feature.RESET_PREFIX_CACHE},
+        features=features | {Feature.CHAT_TEMPLATE, Feature.OUTPUT_TOKEN_IDS, Feature.RESET_PREFIX_CACHE},
         max_logprobs=options.max_logprobs,
         max_temperature=VLLM.capabilities.max_temperature,
     )

@@ -73,6 +73,8 @@ def _option_arguments(options: VllmOptions) -> tuple[str, ...]:
         arguments += ["--scheduling-policy", options.scheduling_policy]
     if options.tool_call_parser is not None:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", options.tool_call_parser]
+    if options.trust_request_chat_template:
+        arguments += ["--trust-request-chat-template"]
     for flag, value in (
         ("--max-num-queued-reqs", options.max_queued_requests),
         ("--max-num-queued-tokens", options.max_queued_tokens),

@@ -30,6 +30,9 @@ class VllmOptions(ServerOptions):
     tool_call_parser: str | None = Field(
         None, description="The engine's parser for this model's tool calls; without it tools are refused."
     )
+    trust_request_chat_template: bool = Field(
+        False, description="Take chat templates from requests: they are code that the engine runs."
+    )
     dev_mode: bool = Field(
         False,
         description="Serve the engine's development endpoints too, which no key guards: all settings can be read back, "
