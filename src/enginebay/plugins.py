@@ -96,7 +96,10 @@ def build_backend(spec: BackendSpec, context: BackendContext) -> GuardedBackend:
     """
     check_context(spec, context)
     for outcome in compile_plan(spec, context).unsupported:
-        raise ConfigError(f"backend {spec.kind!r} cannot honour this: {outcome.why}", path=f"engine.{outcome.setting}")
+        raise ConfigError(
+            f"backend {spec.kind!r} cannot honour {outcome.setting}={outcome.value!r}: {outcome.why}",
+            path=f"engine.{outcome.setting}",
+        )
     return GuardedBackend(_created(spec, context))
 
 

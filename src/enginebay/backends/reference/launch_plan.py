@@ -27,15 +27,6 @@ def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
     return LaunchPlan(outcomes=tuple(_RULES[name](name, value) for name, value in settings.items()))
 
 
-def demand_supported(settings: Settings) -> None:
-    """Raise ConfigError for the first setting that this engine has no equivalent of."""
-    for outcome in compile_settings(settings, None).unsupported:
-        raise ConfigError(
-            f"the reference engine does not support {outcome.setting}={outcome.value!r}: {outcome.why}",
-            path=f"engine.{outcome.setting}",
-        )
-
-
 def engine_config(settings: Settings, options: ReferenceOptions, model_dir: Path) -> EngineConfig:
     own = options.model_dump(
         include={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enginebay.backend import Backend, BackendContext, BackendSpec
 from enginebay.backends.reference.capabilities import capabilities
-from enginebay.backends.reference.launch_plan import compile_settings, demand_supported
+from enginebay.backends.reference.launch_plan import compile_settings
 from enginebay.backends.reference.options import ReferenceOptions
 from enginebay.errors import PluginError
 from enginebay.hookspecs import hookimpl
@@ -25,7 +25,6 @@ def enginebay_backend() -> BackendSpec:
 
 
 def _create(context: BackendContext) -> Backend:
-    demand_supported(context.settings)
     try:
         from enginebay.backends.reference.backend import ReferenceBackend
         from enginebay.backends.reference.engine_process import EngineProcess
