@@ -1,0 +1,98 @@
+"""The fields of OpenAI requests as vLLM reads them; wires of like engines derive their own from these."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from msgspec import Struct
+
+from enginebay.testing.simulators import tokens
+
+Prompt = str | list[str | int | list[int]]
+"""A text, several, token ids, or several lists of them; a mixture is not told apart here."""
+
+
+class StreamOptions(Struct):
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+
+
+class SamplingBody(Struct, kw_only=True):
+    """Unknown fields are ignored by msgspec; null means the default."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = False
+    ignore_eos: bool | None = False
+    n: int | None = 1
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
+    add_special_tokens: bool | None = None
+    cache_salt: str | None = None
+    request_id: str | None = None
+    response_format: dict[str, object] | None = None
+    structured_outputs: dict[str, object] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class CompletionBody(SamplingBody, kw_only=True):
+    prompt: Prompt
+    logprobs: int | None = None
+    echo: bool | None = False
+
+
+class ChatBody(SamplingBody, kw_only=True):
+    messages: list[dict[str, object]]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = False
+    top_logprobs: int | None = 0
+    tools: list[dict[str, object]] | None = None
+    tool_choice: str | dict[str, object] | None = None
+
+
+class TokenizeBody(Struct):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, object]] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = False
+
+
+class DetokenizeBody(Struct):
+    tokens: list[int]
+    model: str | None = None
+
+
+def prompts_of(body: CompletionBody, *, adds_begin: bool) -> list[tuple[int, ...]]:
+    """Token ids as they are; adds_begin: put the begin token before each text."""
+    match body.prompt:
+        case str(text):
+            return [with_begin(tokens.encode(text), adds_begin)]
+        case [str(), *_] as texts:
+            return [with_begin(tokens.encode(cast(str, text)), adds_begin) for text in texts]
+        case [list(), *_] as lists:
+            return [tuple(cast("list[int]", ids)) for ids in lists]
+        case ids:
+            return [tuple(cast("list[int]", ids))]
+
+
+def with_begin(ids: tuple[int, ...], adds_begin: bool) -> tuple[int, ...]:
+    return (tokens.BEGIN_ID, *ids) if adds_begin else ids
