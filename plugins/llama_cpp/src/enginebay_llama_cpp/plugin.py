@@ -1,0 +1,77 @@
+"""Entry point of the kind `llama_cpp`: llama.cpp's own server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from enginebay import hookimpl
+from enginebay.backend import Backend, BackendContext, BackendSpec
+from enginebay.backends.http_engine.backend import HttpEngineBackend
+from enginebay.backends.launch import at_port, launched_server
+from enginebay.errors import ConfigError
+from enginebay.plugins import compile_plan
+from enginebay.wire.http_client import check_url
+from enginebay_llama_cpp import command
+from enginebay_llama_cpp.api import LlamaCppApi
+from enginebay_llama_cpp.capabilities import capabilities
+from enginebay_llama_cpp.options import LlamaCppOptions
+from enginebay_llama_cpp.settings import compile_settings
+
+_BUILD = re.compile(r"b\d+")
+
+
+@hookimpl
+def enginebay_backend() -> BackendSpec:
+    return SPEC
+
+
+def version(context: BackendContext) -> str | None:
+    """Of the options, else the build number in the image's tag."""
+    options: LlamaCppOptions = context.options
+    tag = (context.image or "").rpartition(":")[2]
+    found = _BUILD.search(tag) if context.image else None
+    return options.version or (found.group() if found else None)
+
+
+def check(context: BackendContext) -> None:
+    if context.mode == "external":
+        if not context.url:
+            raise ConfigError("mode external needs the address of the server", path="url", expected="http://...")
+        check_url(context.url)
+        return
+    command.check(context)
+
+
+def create(context: BackendContext) -> Backend:
+    options: LlamaCppOptions = context.options
+    model = str(context.settings.get("served_model_name") or context.model)
+    api = LlamaCppApi(name=context.name)
+    declared = capabilities(None, options)
+    if context.mode == "external":
+        return HttpEngineBackend(context, kind=SPEC.kind, api=api, capabilities=declared, model=model)
+    secrets = {} if options.api_key is None else {command.API_KEY_VARIABLE: options.api_key.get_secret_value()}
+    server = launched_server(
+        context,
+        compile_plan(SPEC, context),
+        with_port=lambda port: compile_plan(SPEC, at_port(context, port)),
+        environment=secrets,
+        install="python build_llama_server.py (beside this plugin), or a release of llama.cpp",
+        fetch=lambda _: command.fetch(context),
+    )
+    here = replace(context, url=None)
+    return HttpEngineBackend(here, kind=SPEC.kind, api=api, capabilities=declared, model=model, server=server)
+
+
+SPEC = BackendSpec(
+    kind="llama_cpp",
+    options_model=LlamaCppOptions,
+    capabilities=capabilities,
+    compile=compile_settings,
+    create=create,
+    modes=("managed", "external", "docker"),
+    version=version,
+    launch=command.complete,
+    check=check,
+    evidence="unverified",
+)
