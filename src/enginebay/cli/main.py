@@ -37,6 +37,7 @@ _COMMANDS = {
     "compare": ("compare:compare", "Compare two results of bench."),
     "plan": ("plan:plan", "Show what each setting becomes for a backend, and the command that would start it."),
     "backends": ("backends:backends", "List the installed backends."),
+    "simulate": ("simulate:simulate", "Play an engine without one: its protocol, metrics, flags and faults."),
     "doctor": ("doctor:doctor", "Look at this machine and say what is missing."),
 }
 _GROUPS = {
