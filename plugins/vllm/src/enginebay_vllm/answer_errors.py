@@ -29,6 +29,9 @@ def answer_error(status: int, body: bytes, *, backend: str, headers: Mapping[str
         return UpstreamError("the server refuses our API key: set options.api_key", backend=backend, status=status)
     if status == 501:
         return InvalidRequest(f"this model cannot do that: {error}")
+    if match := _PROMPT_IN_CHARACTERS.search(body.decode("utf-8", "replace")):
+        # It counts characters before it tokenises: all that is known is that the tokens are more than fit.
+        return ContextTooLong(num_tokens=int(match[2]) + 1, limit=int(match[1]))
     return sharpened(error, backend=backend)
 
 
@@ -40,9 +43,6 @@ def sharpened(error: EngineBayError, *, backend: str) -> EngineBayError:
     if match := _TOO_MANY_OUTPUT_TOKENS.search(message):
         # It looks at max_tokens before it tokenises: of the prompt, one token is certain.
         return ContextTooLong(num_tokens=1, limit=int(match[2]), max_tokens=int(match[1]), field="max_tokens")
-    if match := _PROMPT_IN_CHARACTERS.search(message):
-        # It counts characters before it tokenises: all that is known is that the tokens are more than fit.
-        return ContextTooLong(num_tokens=int(match[2]) + 1, limit=int(match[1]))
     if isinstance(error, ContextTooLong) and error.field in ("input_tokens", "input_text"):
         return ContextTooLong(num_tokens=error.num_tokens, limit=error.limit)
     return error

@@ -11,7 +11,7 @@ from typing import Any
 from enginebay.backends.in_process.foreign_engine import EngineFacts
 from enginebay.backends.in_process.serve import serve_engine
 from enginebay.backends.worker.channel import ChildChannel
-from enginebay.errors import UpstreamError
+from enginebay.errors import ContextTooLong, UpstreamError
 from enginebay.types import EngineStats, GenerationChunk, GenerationRequest, Prompt, TokenIds
 from enginebay.wire.prometheus_text import MetricsText, Sample
 from enginebay_vllm.effective import EngineConfig, from_engine_config
@@ -52,6 +52,7 @@ class VllmEngine:
         with typed_errors():
             self._engine.check_admission(1, request.request_id)
             prompt = await rendered(self._engine, request.prompt, request)
+            _check_length(len(prompt["prompt_token_ids"]), request, limit=self._engine.model_config.max_model_len)
             params = sampling_params(request)
             reader = OutputReader(request)
             outputs = self._engine.generate(prompt, params, request.request_id, priority=request.priority)
@@ -82,6 +83,13 @@ class VllmEngine:
         engine, self._engine = self._engine, None
         if engine is not None:
             await asyncio.to_thread(engine.shutdown, _SHUTDOWN_S)
+
+
+def _check_length(num_tokens: int, request: GenerationRequest, *, limit: int) -> None:
+    """vLLM would generate what fits and call it `length`."""
+    max_tokens = request.sampling.max_tokens
+    if num_tokens + max_tokens > limit:
+        raise ContextTooLong(num_tokens=num_tokens, limit=limit, max_tokens=max_tokens)
 
 
 def _effective_settings(config: Any) -> Mapping[str, object]:
