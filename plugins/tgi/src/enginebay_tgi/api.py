@@ -31,7 +31,7 @@ from enginebay.wire.prometheus_text import parse_metrics
 from enginebay_tgi.chat_decoder import ChatDecoder
 from enginebay_tgi.errors import error_from_answer
 from enginebay_tgi.identify import SimpleToken, find_out
-from enginebay_tgi.metrics import TGI_METRICS
+from enginebay_tgi.metrics import stats_from
 from enginebay_tgi.native_decoder import NativeDecoder
 from enginebay_tgi.request_body import GENERATE, encode_chat_to_tokenize, encode_request, path_of
 
@@ -74,7 +74,7 @@ class TgiApi:
         response = await http.request("GET", "/metrics", timeout_s=PROBE_TIMEOUT_S)
         if response.status != 200:
             raise self.error(response.status, response.body, response.headers)
-        return TGI_METRICS.stats(parse_metrics(response.body.decode("utf-8", "replace")))
+        return stats_from(parse_metrics(response.body.decode("utf-8", "replace")))
 
     async def count_tokens(self, http: HttpClient, prompt: Prompt, info: BackendInfo) -> tuple[int, ...]:
         if isinstance(prompt, Text):

@@ -6,7 +6,11 @@ There is no time to first token, no gap between tokens, no finish reason, no use
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from enginebay.backends.http_engine.metric_map import MetricMap
+from enginebay.types import EngineStats
+from enginebay.wire.prometheus_text import MetricsText
 
 TGI_METRICS = MetricMap(
     values={
@@ -23,11 +27,23 @@ TGI_METRICS = MetricMap(
         "queue_seconds": "tgi_request_queue_duration",
     },
     only_when={"tgi_request_skipped_tokens_sum": "speculative decoding"},
-    extra=(
-        "tgi_request_count",
-        "tgi_request_success",
-        "tgi_request_failure",
-        "tgi_batch_current_max_tokens",
-        "tgi_batch_inference_count",
-    ),
 )
+EXTRA = (
+    "tgi_request_count",
+    "tgi_request_success",
+    "tgi_request_failure",
+    "tgi_batch_current_max_tokens",
+    "tgi_batch_inference_count",
+)
+"""Series that only TGI has: what it received and how it ended, and the token budget that its batch holds."""
+
+
+def stats_from(metrics: MetricsText) -> EngineStats:
+    found = {name: value for name in EXTRA if (value := _value(metrics, name)) is not None}
+    return replace(TGI_METRICS.stats(metrics), extra=found)
+
+
+def _value(metrics: MetricsText, name: str) -> float | None:
+    """The parser gives counters the `_total` that TGI's lack."""
+    value = metrics.value(name)
+    return metrics.value(f"{name}_total") if value is None else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import replace
 
 from enginebay.errors import ConfigError
@@ -22,10 +21,6 @@ def unsigned(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(text)
     return int(text)
-
-
-def fraction(text: str) -> float:
-    return float(text)
 
 
 def _flag(name: str, **more: object) -> Flag:
@@ -48,7 +43,7 @@ FLAGS = FlagTable(
         _flag("--max-input-length", type=unsigned),
         _flag("--max-batch-prefill-tokens", type=unsigned),
         _flag("--max-batch-total-tokens", type=unsigned),
-        _flag("--cuda-memory-fraction", type=fraction, default=1.0),
+        _flag("--cuda-memory-fraction", type=float, default=1.0),
         _flag("--kv-cache-dtype", choices=("fp8_e4m3fn", "fp8_e5m2")),
         _flag("--speculate", type=unsigned),
         _flag("--hostname", default="0.0.0.0"),
@@ -64,7 +59,7 @@ FLAGS = FlagTable(
         _flag("--max-best-of", type=unsigned, default=2),
         _flag("--max-top-n-tokens", type=unsigned, default=5),
         _flag("--max-client-batch-size", type=unsigned, default=4),
-        _flag("--waiting-served-ratio", type=fraction, default=0.3),
+        _flag("--waiting-served-ratio", type=float, default=0.3),
         _flag("--max-waiting-tokens", type=unsigned, default=20),
         _flag("--validation-workers", type=unsigned, default=2),
         _flag("--cuda-graphs", default="1,2,4,8,16,32"),
@@ -102,14 +97,6 @@ def configure(values: Values, profile: SimulatorProfile) -> Launch:
         values=known,
         port=port,
     )
-
-
-def listens_on_all(values: Values) -> bool:
-    """A hostname that is no IP address is replaced by 0.0.0.0."""
-    try:
-        return ipaddress.ip_address(str(values["hostname"])).is_unspecified
-    except ValueError:
-        return True
 
 
 def _profile(values: Values, profile: SimulatorProfile, *, max_batch_prefill_tokens: int) -> SimulatorProfile:

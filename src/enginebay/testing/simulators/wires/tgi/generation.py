@@ -34,7 +34,7 @@ class Gathered:
 
 
 class Generation:
-    """A `Listener`. on_token(generation) comes after each token, on_failure(generation, refusal) when the shard dies."""
+    """A `Listener` of the engine, and what its answer is made of."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Generation:
         on_token: Callable[[Generation], None],
         on_failed: Callable[[Refusal], None],
     ) -> None:
-        """seed: what is drawn for a request without one."""
+        """seed: drawn for a request without one. on_token comes after each token, on_failed when the shard dies."""
         self.valid, self.gathered = valid, Gathered()
         self.seed = (valid.seed if valid.seed is not None else seed) if valid.is_sampled else None
         """As TGI tells it: None where it is greedy."""
@@ -56,8 +56,9 @@ class Generation:
 
     def submit(self, exchange: Exchange) -> None:
         valid = self.valid
+        is_noisy = valid.is_sampled and not valid.has_one_choice
         sampling = SimulatedSampling(
-            max_tokens=valid.max_new_tokens, temperature=1.0 if valid.is_sampled else 0.0, seed=self.seed
+            max_tokens=valid.max_new_tokens, temperature=1.0 if is_noisy else 0.0, seed=self.seed
         )
         exchange.submit(SimulatedRequest(valid.prompt_token_ids, sampling, listener=self))
 

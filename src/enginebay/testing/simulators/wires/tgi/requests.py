@@ -9,7 +9,6 @@ import msgspec
 from enginebay.testing.simulators.exchange import HttpRequest
 from enginebay.testing.simulators.wires.tgi.errors import Unreadable
 
-Uint = int
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 

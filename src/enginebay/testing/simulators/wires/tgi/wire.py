@@ -235,10 +235,8 @@ class TgiWire:
             has_logprobs=bool(body.logprobs),
         )
         text = render_chat(body.messages)
-        try:
-            if body.tools:
-                raise Refusal("tool_error", "tools are not simulated")
-        except Refusal as refusal:
+        if body.tools:
+            refusal = Refusal("tool_error", "tools are not simulated")
             exchange.reply(refusal.status, refusal.body())
             return
         answer.begin(len(text))

@@ -1,0 +1,50 @@
+"""The conformance suite against the simulated TGI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from threading import Event, Thread
+from typing import ClassVar
+
+import pytest
+
+from enginebay import get_backend
+from enginebay.backend import Backend
+from enginebay.testing import BackendConformance
+from enginebay.testing.simulators import PROFILES, Simulator, SimulatorProfile
+
+
+class SimulatorThread:
+    """A simulator on an event loop of its own, so that it outlives the loop of one test."""
+
+    def __init__(self, arguments: list[str], profile: SimulatorProfile) -> None:
+        self._arguments, self._profile = arguments, profile
+        self._is_up = Event()
+        self._thread = Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._is_up.wait(10)
+
+    async def _serve(self) -> None:
+        self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        async with Simulator("tgi", self._arguments, profile=self._profile) as self.simulator:
+            self._is_up.set()
+            await self._end.wait()
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+
+class TestSimulatedTgi(BackendConformance):
+    server: ClassVar[SimulatorThread]
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def simulator(cls) -> Iterator[None]:
+        cls.server = SimulatorThread(["--model-id", "simulated"], PROFILES["paced"])
+        yield
+        cls.server.close()
+
+    def make_backend(self) -> Backend:
+        return get_backend("tgi", mode="external", url=self.server.simulator.url, model="simulated")
