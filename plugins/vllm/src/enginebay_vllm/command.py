@@ -59,8 +59,14 @@ def _in_docker(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
 
 def _arguments(context: BackendContext, plan: LaunchPlan) -> tuple[str, ...]:
     """Of settings and options, and what we always want. The name is ours, so that every engine answers to it."""
-    name = () if "served_model_name" in context.settings else ("--served-model-name", context.model)
-    return (*name, *plan.arguments, *_option_arguments(context.options), *NO_SAMPLING_DEFAULTS, *TELL_CACHED_TOKENS)
+    named = () if "served_model_name" in context.settings else ("--served-model-name", *_names(context))
+    return (*named, *plan.arguments, *_option_arguments(context.options), *NO_SAMPLING_DEFAULTS, *TELL_CACHED_TOKENS)
+
+
+def _names(context: BackendContext) -> tuple[str, ...]:
+    """That of the config first: it labels the metrics. A model of the hub answers to its name there, too."""
+    at_the_hub = model_argument(context.model)
+    return (context.model,) if Path(at_the_hub).is_absolute() else tuple(dict.fromkeys((context.model, at_the_hub)))
 
 
 def _option_arguments(options: VllmOptions) -> tuple[str, ...]:
@@ -94,7 +100,7 @@ def own_keywords(context: BackendContext) -> Mapping[str, object]:
         "stream_interval": options.stream_interval,
     }
     return {
-        "served_model_name": context.model,
+        "served_model_name": list(_names(context)),
         "enforce_eager": options.enforce_eager,
         "max_logprobs": options.max_logprobs,
         "scheduling_policy": options.scheduling_policy,
