@@ -1,6 +1,6 @@
 """Engines of these tests: small programs that answer, or misbehave, as real ones do. `python engine_scripts.py NAME`.
 
-Where one has come to, it says on its log; nothing here is timed.
+Each says where it has come to over a connection to the test, whose end is the end of the process: nothing is timed.
 """
 
 from __future__ import annotations
@@ -8,18 +8,27 @@ from __future__ import annotations
 import http.server
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+AGAIN = [sys.executable, __file__]
+
+
+def report(port: str, *words: object) -> socket.socket:
+    """Kept open by the caller for as long as it lives."""
+    connection = socket.create_connection(("127.0.0.1", int(port)))
+    connection.sendall(f"{' '.join(map(str, words))} {os.getpid()}\n".encode())
+    return connection
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    polls_left = 0
+    answers_left = 0
 
     def do_GET(self) -> None:
-        loading = Handler.polls_left > 0
-        Handler.polls_left -= 1
-        self.send_response(503 if loading else 200)
+        Handler.answers_left -= 1
+        self.send_response(503 if Handler.answers_left >= 0 else 200)
         self.send_header("content-length", "0")
         self.end_headers()
 
@@ -27,11 +36,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         print(f"asked for {self.path}", flush=True)
 
 
-def serve(port: str, polls: str = "0") -> None:
-    """Ready at once, or after that many answers with 503."""
-    Handler.polls_left = int(polls)
+def serve(port: str, num_refusals: str = "0") -> None:
+    """Ready after that many answers with 503."""
+    Handler.answers_left = int(num_refusals)
+    print("loading", os.environ.get("ENGINE_API_KEY"), flush=True)
     with http.server.HTTPServer(("127.0.0.1", int(port)), Handler) as server:
-        print("serving", flush=True)
         server.serve_forever()
 
 
@@ -40,40 +49,57 @@ def say_environment() -> None:
         print(f"{name}={value}", flush=True)
 
 
-def die(*lines: str) -> None:
-    print(*lines, sep="\n", flush=True)
-    sys.exit(3)
+def say(*words: str) -> None:
+    print(*words, flush=True)
 
 
-def stubborn() -> None:
+def die(text: str, code: str = "3") -> None:
+    print(text, flush=True)
+    sys.exit(int(code))
+
+
+def hang(port: str, *words: str) -> None:
+    connection = report(port, *(words or ["hangs"]))
+    while connection:
+        time.sleep(3600)
+
+
+def stubborn(port: str, *words: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    hang()
+    hang(port, *(words or ["stubborn"]))
 
 
-def hang() -> None:
-    print(f"pid {os.getpid()}", flush=True)
+def graceful(port: str) -> None:
+    def end(number: int, frame: object) -> None:
+        connection.sendall(b"ended gracefully\n")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    connection = report(port, "graceful")
     while True:
         time.sleep(3600)
 
 
-def graceful() -> None:
-    def end(number: int, frame: object) -> None:
-        print("ended gracefully", flush=True)
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, end)
-    hang()
+def leave_group(port: str) -> None:
+    """With a stubborn grandchild in a session of its own, whose parent has ended."""
+    subprocess.run([*AGAIN, "fork_and_end", port], start_new_session=True, check=True)
+    hang(port, "parent")
 
 
-def leave_group() -> None:
-    """A grandchild in a session of its own, whose parent has ended."""
-    again = [sys.executable, __file__]
-    subprocess.Popen([*again, "fork_and_end"], start_new_session=True).wait()
-    hang()
+def fork_and_end(port: str) -> None:
+    subprocess.Popen([*AGAIN, "stubborn", port, "grandchild"], start_new_session=True)
 
 
-def fork_and_end() -> None:
-    subprocess.Popen([sys.executable, __file__, "stubborn"], start_new_session=True)
+def leave_child(port: str) -> None:
+    """Ends when it is told to; its child stays."""
+    subprocess.Popen([*AGAIN, "hang", port, "child"])
+    report(port, "parent").recv(1)
+
+
+def show_file(path: str) -> None:
+    with open(path) as file:
+        print(path, file.read(), flush=True)
 
 
 if __name__ == "__main__":

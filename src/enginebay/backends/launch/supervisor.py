@@ -26,6 +26,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LEFT_BEHIND_S = 5.0
 """How long after the engine itself what it left behind may take to end."""
 _REMOVAL_S = 60.0
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NOT_FOUND, _NOT_RUN = 127, 126
 
 
@@ -83,7 +84,7 @@ class Supervision:
         for end in (self._wake_fd, wake_end):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _ENDING_SIGNALS:
             signal.signal(number, self._told_to_stop)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self._poll.register(self._owner_fd, select.POLLIN)
@@ -162,16 +163,20 @@ class Supervision:
 def _started(command: Sequence[str]) -> int:
     """Fork and run. The engine is killed with us, should we be killed."""
     us = os.getpid()
+    # Between fork and exec a signal would meet our handler, and be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
     pid = os.fork()
     if pid != 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
         return pid
     try:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != us:
                 os._exit(_NOT_RUN)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be handed on
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        for number in (*_ENDING_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores the last two
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
         os.execvp(command[0], list(command))
     except OSError as error:
         print(f"cannot run {command[0]}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - it is the engine's log

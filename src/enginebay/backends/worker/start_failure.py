@@ -6,48 +6,49 @@ import re
 import signal
 from collections.abc import Sequence
 
-# Looked for in this order: the first that is found is named.
-_CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(r"out of memory|can't allocate memory|Cannot allocate memory|std::bad_alloc|^MemoryError", re.I),
-        "memory ran out: lower max_model_len, max_num_seqs or the size of the KV cache, or use a smaller dtype",
-    ),
-    (
-        re.compile(r"KV cache (?:does not fit|cannot hold)"),
-        "the KV cache does not fit: change the settings that the last line names",
-    ),
-    (
-        re.compile(r"No module named '?([\w.]+)"),
-        "the Python module {0} is not installed for {python}",
-    ),
-    (
-        re.compile(r"ModelNotFound|No such file or directory: '?([^']*(?:safetensors|config\.json|tokenizer)[^']*)'?"),
-        "weights or configuration of the model are missing: check the model's directory, or pull it again",
-    ),
-    (
-        re.compile(r"ConfigError|UnsupportedModel|ModelError|unrecognized arguments|invalid choice|ValidationError"),
-        "a setting or the model is not supported: see the last line",
-    ),
-    (re.compile(r"Address already in use"), "the port is in use by another process"),
-)
+from enginebay.backends.worker.known_causes import KNOWN_CAUSES
+
+_IS_NO_ERROR = re.compile(r"\b(?:DEBUG|INFO|WARN|WARNING)\b")
+"""Engines try what may be missing, and log that it is: no such line says why one ended."""
 
 
 def likely_cause(*, returncode: int | None, log_tail: Sequence[str], python: str) -> str | None:
     """None where nothing known is found. returncode is None while the process runs, -9 for a SIGKILL."""
-    for pattern, cause in _CAUSES:
-        for line in reversed(log_tail):
+    cause, _ = _found(log_tail, python)
+    return cause or _cause_of_signal(returncode)
+
+
+def explained(
+    *, returncode: int | None, log: Sequence[str], python: str, num_lines: int = 20
+) -> tuple[str | None, list[str]]:
+    """The likely cause and the lines to show: the last ones, and before them the one that tells the cause.
+
+    Engines of several processes say it first, and then at length that another process has ended.
+    """
+    cause, telling = _found(log, python)
+    shown = [*log][-num_lines:]
+    if telling is not None and telling not in shown:
+        shown = [telling, "[...]", *shown]
+    return cause or _cause_of_signal(returncode), shown
+
+
+def _found(log: Sequence[str], python: str) -> tuple[str | None, str | None]:
+    """(cause, the line that tells it)"""
+    lines = [line for line in reversed(log) if not _IS_NO_ERROR.search(line)]
+    for pattern, cause in KNOWN_CAUSES:
+        for line in lines:
             if match := pattern.search(line):
-                return cause.format(*match.groups(default=""), python=python)
-    if returncode == -signal.SIGKILL:
+                groups = [group for group in match.groups() if group is not None]
+                return cause.format(*groups or [""], python=python), line
+    return None, None
+
+
+def _cause_of_signal(returncode: int | None) -> str | None:
+    if returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return "the system killed it, most likely because memory ran out"
     if returncode is not None and returncode < 0:
         return f"it crashed with {signal_name(-returncode)}"
     return None
-
-
-def explained(*, returncode: int | None, log: Sequence[str], num_lines: int = 20) -> tuple[str | None, list[str]]:
-    """The likely cause, and the last lines to show."""
-    return likely_cause(returncode=returncode, log_tail=log, python="the engine's Python"), [*log][-num_lines:]
 
 
 def signal_name(number: int) -> str:
