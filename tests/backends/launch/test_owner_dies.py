@@ -24,7 +24,7 @@ async def main(engine, port, ending):
         signal.pause()  # with a copy of every descriptor of ours
     try:
         if ending == "raise":
-            await asyncio.sleep(0.01)
+            sys.stdin.readline()
             raise RuntimeError("a fault of ours")
         await asyncio.Event().wait()
     finally:
@@ -42,6 +42,7 @@ class Owner:
         self.process = subprocess.Popen(
             [sys.executable, "-c", OWNER, engine, str(reports.port), ending],
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -120,7 +121,7 @@ def test_an_exception_that_nobody_catches_ends_the_engine():
         async with Reports() as reports:
             owner = Owner("graceful", reports, ending="raise")
             engine = await reports.next()
-            _, err = await asyncio.to_thread(owner.end)
+            _, err = await asyncio.to_thread(owner.end)  # and its standard input
             assert "a fault of ours" in err
             await engine.gone()
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from enginebay.backends.worker.known_causes import KNOWN_CAUSES
 
-_IS_NO_ERROR = re.compile(r"\b(?:DEBUG|INFO|WARN|WARNING)\b")
+_IS_NO_ERROR = re.compile(r".{0,60}(?<![\w=])(?:DEBUG|INFO|WARN|WARNING)\b")
 """Engines try what may be missing, and log that it is: no such line says why one ended."""
 
 
@@ -34,7 +34,7 @@ def explained(
 
 def _found(log: Sequence[str], python: str) -> tuple[str | None, str | None]:
     """(cause, the line that tells it)"""
-    lines = [line for line in reversed(log) if not _IS_NO_ERROR.search(line)]
+    lines = [line for line in reversed(log) if not _IS_NO_ERROR.match(line)]
     for pattern, cause in KNOWN_CAUSES:
         for line in lines:
             if match := pattern.search(line):
