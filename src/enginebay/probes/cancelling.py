@@ -93,8 +93,11 @@ async def _cancel_before_first_chunk(backend: Backend) -> None:
 
 
 async def _until_first_chunk(backend: Backend, request: GenerationRequest) -> None:
-    async for _ in backend.generate(request):
-        return
+    stream = backend.generate(request)
+    try:
+        await anext(stream)
+    finally:
+        await stream.aclose()
 
 
 def _has_room(backend: Backend) -> bool:

@@ -14,7 +14,7 @@ from enginebay.probes.judging import judge
 from enginebay.probes.probe import LifeCycleProbe, ProbeFailed, ProbeResult, ProbeSkipped, Subject, expect
 from enginebay.types import HealthState
 
-_DEAD_WITHIN_S = 30.0
+DEAD_WITHIN_S = 30.0
 
 
 async def run_life_cycle_probe(
@@ -72,12 +72,20 @@ async def _closes_twice(subject: Subject) -> None:
 
 
 async def _closes_under_a_stream(subject: Subject) -> str:
-    async with _started(subject) as backend:
-        begun = asyncio.Event()
+    backend = subject.make()
+    begun = asyncio.Event()
+    consumer: asyncio.Future[None] | None = None
+    try:
+        await backend.start()
         consumer = asyncio.ensure_future(_consume(backend, begun))
         await _until_begun(begun, consumer)
+    finally:
         await backend.aclose()
+    try:
         return await _typed_end(consumer, "aclose() during a stream")
+    finally:
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
 
 
 async def _start_can_be_cancelled(subject: Subject) -> str:
@@ -151,9 +159,9 @@ async def _until_begun(begun: asyncio.Event, consumer: asyncio.Future[None]) -> 
 async def _typed_end(
     consumer: asyncio.Future[None], what: str, *, kinds: tuple[type[EngineBayError], ...] = (EngineBayError,)
 ) -> str:
-    await asyncio.wait({consumer}, timeout=_DEAD_WITHIN_S)
+    await asyncio.wait({consumer}, timeout=DEAD_WITHIN_S)
     if not consumer.done():
-        raise ProbeFailed(f"the stream hangs {_DEAD_WITHIN_S:g} s after {what}")
+        raise ProbeFailed(f"the stream hangs {DEAD_WITHIN_S:g} s after {what}")
     if consumer.cancelled():
         raise ProbeFailed(f"the consumer was cancelled by {what}: only its owner may cancel it")
     error = consumer.exception()
@@ -164,10 +172,10 @@ async def _typed_end(
 
 
 async def _until_dead(backend: Backend) -> None:
-    deadline = asyncio.get_running_loop().time() + _DEAD_WITHIN_S
+    deadline = asyncio.get_running_loop().time() + DEAD_WITHIN_S
     while (health := await backend.health()).state is not HealthState.DEAD:
         if asyncio.get_running_loop().time() > deadline:
-            raise ProbeFailed(f"health says {health.state.value} {_DEAD_WITHIN_S:g} s after the death of the engine")
+            raise ProbeFailed(f"health says {health.state.value} {DEAD_WITHIN_S:g} s after the death of the engine")
         await asyncio.sleep(0.05)
 
 

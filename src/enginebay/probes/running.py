@@ -34,10 +34,7 @@ async def run_probe(
     clock = clock or MonotonicClock()
     begun_at = clock.now()
     feature, declared = probe.feature, backend.info.capabilities
-    if feature is None or feature in declared:
-        running = probe.run(backend)
-    else:
-        running = demand_refused(backend, feature)
+    running = probe.run(backend) if feature is None or feature in declared else demand_refused(backend, feature)
     outcome, detail = await judge(
         running, time_limit_s=probe.time_limit_s * time_limit_factor, feature=feature, capabilities=declared
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from enginebay.backend import Backend
-from enginebay.probes.asking import Answer, again, ask, greedy, sampled
-from enginebay.probes.probe import Probe, ProbeSkipped, expect
+from enginebay.probes.asking import LONG_TEXT, Answer, again, ask, greedy, plain_prompt, sampled
+from enginebay.probes.probe import Probe, ProbeFailed, ProbeSkipped, expect
 from enginebay.types import Feature
 
 
@@ -32,24 +32,36 @@ async def _seeds_differ(backend: Backend) -> str:
     return f"{len(texts)} different answers to 4 seeds"
 
 
-async def _small_top_p_is_greedy(backend: Backend) -> None:
-    await _expect_greedy(backend, again(sampled(backend), top_p=0.0001))
+_TEXTS = (
+    LONG_TEXT,
+    "Once upon a time there was a small boat that wanted to sail around the whole world, and so one morning",
+    "To make bread you need flour, water, salt and yeast; first of all, you take a large bowl and then you",
+)
+"""Several, since tokens of equal probability are a draw by right: in bfloat16 two best ones are no rarity."""
 
 
-async def _top_k_one_is_greedy(backend: Backend) -> None:
-    await _expect_greedy(backend, again(sampled(backend), top_k=1))
+async def _small_top_p_is_greedy(backend: Backend) -> str:
+    return await _draws_the_best(backend, top_p=0.0001)
 
 
-async def _full_min_p_is_greedy(backend: Backend) -> None:
-    await _expect_greedy(backend, again(sampled(backend), min_p=1.0))
+async def _top_k_one_is_greedy(backend: Backend) -> str:
+    return await _draws_the_best(backend, top_k=1)
 
 
-async def _expect_greedy(backend: Backend, request) -> None:
-    best, drawn = await ask(backend, again(request, **_GREEDY)), await ask(backend, request)
-    expect(drawn.text == best.text, f"{drawn.text!r} was drawn, the most probable tokens are {best.text!r}")
+async def _full_min_p_is_greedy(backend: Backend) -> str:
+    return await _draws_the_best(backend, min_p=1.0)
 
 
-_GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+async def _draws_the_best(backend: Backend, **sampling: float) -> str:
+    """At temperature 1, one of the texts at least is continued as greedy does it."""
+    drawn, best = "", ""
+    for number, text in enumerate(_TEXTS):
+        request = greedy(backend, prompt=plain_prompt(backend, text))
+        best = (await ask(backend, request)).text
+        drawn = (await ask(backend, again(request, temperature=1.0, **sampling))).text
+        if drawn == best:
+            return "the same text" if number == 0 else f"the same text, from prompt {number + 1} on"
+    raise ProbeFailed(f"none of {len(_TEXTS)} answers is greedy's: {drawn!r} was drawn, the best is {best!r}")
 
 
 async def _bias_forbids(backend: Backend) -> None:

@@ -14,7 +14,8 @@ from enginebay.probes.probe import Probe, ProbeFailed, ProbeSkipped, expect
 from enginebay.types import EngineStats, Feature, FinishReason, HealthState, TokenLogprob
 
 _TOLERANCE = 1e-3
-_COUNTED_WITHIN_S = 10.0
+HEALTHY_WITHIN_S = 10.0
+COUNTED_WITHIN_S = 10.0
 """Engines publish their counters once a step, some once every few seconds."""
 
 
@@ -90,10 +91,10 @@ async def _health_answers_while_busy(backend: Backend) -> str:
     try:
         begun_at = time.monotonic()
         await asyncio.sleep(0)
-        health = await asyncio.wait_for(backend.health(), 10.0)
+        health = await asyncio.wait_for(backend.health(), HEALTHY_WITHIN_S)
         duration_s = time.monotonic() - begun_at
     except TimeoutError:
-        raise ProbeFailed("health did not answer within 10 s while 16 requests run") from None
+        raise ProbeFailed(f"health did not answer within {HEALTHY_WITHIN_S:g} s while 16 requests run") from None
     finally:
         for task in busy:
             task.cancel()
@@ -121,7 +122,7 @@ async def _requests_are_counted(backend: Backend) -> str:
     if before.requests_total_by_finish_reason is None:
         raise ProbeSkipped("the engine does not tell how many requests have ended")
     answer = await ask(backend, greedy(backend, max_tokens=3))
-    gives_up_at = time.monotonic() + _COUNTED_WITHIN_S
+    gives_up_at = time.monotonic() + COUNTED_WITHIN_S
     while True:
         after = (await backend.stats()).requests_total_by_finish_reason or {}
         grown = {key: after[key] - before.requests_total_by_finish_reason.get(key, 0.0) for key in after}
@@ -142,7 +143,7 @@ def _is_reason(key: str, answer: Answer) -> bool:
 
 async def _settled(backend: Backend, before: EngineStats, *, least: float) -> EngineStats:
     """The statistics once they have grown, or when they no longer may take."""
-    gives_up_at = time.monotonic() + _COUNTED_WITHIN_S
+    gives_up_at = time.monotonic() + COUNTED_WITHIN_S
     while True:
         stats = await backend.stats()
         grown = _growth(stats.generation_tokens_total, before.generation_tokens_total)
