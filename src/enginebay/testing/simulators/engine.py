@@ -34,7 +34,7 @@ class SimulatedEngine:
         self._waiting: deque[SimulatedRequest] = deque()
         self._running: dict[SimulatedRequest, None] = {}
         self._num_free_blocks = profile.num_blocks
-        self._drawn_seed = seed
+        self._drawn_seed = abs(seed)
         self._has_work = asyncio.Event()
         self._loaded = asyncio.Event()
         if self.is_loaded:
@@ -77,7 +77,7 @@ class SimulatedEngine:
         """Its wire has checked that prompt and max_tokens are within `max_model_len`."""
         assert request.num_prompt_tokens + request.sampling.max_tokens <= self.profile.max_model_len
         self._drawn_seed += 1
-        request.begin(self._drawn_seed)
+        request.begin(-self._drawn_seed)  # negative: no request chooses such a one
         request.arrived_at = self.clock.now()
         self._waiting.append(request)
         self._has_work.set()

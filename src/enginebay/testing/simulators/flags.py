@@ -94,7 +94,8 @@ class FlagTable:
         text = environment.get(flag.env) if flag.env is not None else None
         if text is None:
             return flag.default
-        return boolean(text) if flag.is_switch else self._value(flag, text)
+        value = boolean(text) if flag.is_switch else self._value(flag, text)
+        return [value] if flag.takes_many else value
 
     def _take(self, rest: list[str], values: dict[str, object]) -> None:
         argument = rest.pop(0)

@@ -70,7 +70,10 @@ class OpenAIAnswer:
         return {}
 
     def more_in_event(self, request: SimulatedRequest | None, *, is_first: bool) -> Json:
-        """Fields beside `choices`; request is None in the event that has the usage alone."""
+        """Fields beside `choices`; request is None in the event that has the usage alone.
+
+        is_first: of this request; the event with the role where there is one, and every whole answer.
+        """
         return {}
 
     def more_in_usage(self, requests: Sequence[SimulatedRequest]) -> Json:
@@ -110,7 +113,7 @@ class OpenAIAnswer:
         """Send the headers now, and the role of each choice. Else they go out with the first token."""
         self._has_begun = True
         self.exchange.begin_stream()
-        if self.asked.form == "chat" and self.asked.role_first:
+        if self._has_role_event:
             for index, request in enumerate(self.requests):
                 choice: Json = {
                     "index": index,
@@ -120,10 +123,14 @@ class OpenAIAnswer:
                 }
                 self._send([choice], request, is_first=True, usage=self._usage_now([request]))
 
+    @property
+    def _has_role_event(self) -> bool:
+        return self.asked.form == "chat" and self.asked.role_first
+
     def _send_token(self, request: SimulatedRequest, token: StepToken) -> None:
         if not self._has_begun:
             self.begin()
-        is_first = request.num_output_tokens == 1
+        is_first = request.num_output_tokens == 1 and not self._has_role_event
         choice = self._choice(request, [token], token.text, is_first=is_first)
         self._send([choice], request, is_first=is_first, usage=self._usage_now([request]))
         if self._num_unfinished == 0:

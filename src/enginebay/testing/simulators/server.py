@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from types import TracebackType
@@ -127,6 +127,15 @@ class Simulator:
         await self.engine.wait_loaded()
         if len(self._tasks) > 1:
             await self._tasks[1]
+
+    async def until(self, holds: Callable[[Simulator], bool]) -> None:
+        """For tests: `await simulator.until(lambda it: it.engine.num_waiting == 2)`."""
+        while not holds(self):  # noqa: ASYNC110 - a test's condition may be about anything
+            await asyncio.sleep(0.001)
+
+    async def until_idle(self) -> None:
+        """Every answer is complete or its client has gone, and the engine holds nothing."""
+        await self.until(lambda it: not it.num_in_flight and not it.engine.num_unfinished)
 
     async def accept_connections(self) -> None:
         """Listen, again after `refuse_connections`, on the same port."""

@@ -257,10 +257,7 @@ class _VllmAnswer(OpenAIAnswer):
         fields: Json = {}
         if self._num_prompt_logprobs is not None:
             fields["prompt_logprobs"] = _prompt_logprobs(request.prompt_token_ids)
-        if self._wants_ids and request.num_output_tokens in (
-            0,
-            *([] if self.asked.is_streamed else [len(request.output_token_ids)]),
-        ):
+        if self._wants_ids:
             fields["prompt_token_ids"] = request.prompt_token_ids
         return fields
 
