@@ -74,6 +74,8 @@ def _managed(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
         "--hostname", "127.0.0.1",
         "--port", str(options.port or DEFAULT_PORT),
     )  # fmt: skip
+    if options.prometheus_port is not None:
+        arguments = (*arguments, "--prometheus-port", str(options.prometheus_port))
     return replace(plan, command=run_command((LAUNCHER,), arguments, options=options))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from enginebay.backends.http_engine.options import ServerOptions
+from enginebay.backends.http_engine.options import PortNumber, ServerOptions
 
 
 class TgiOptions(ServerOptions):
@@ -14,3 +14,8 @@ class TgiOptions(ServerOptions):
         "it, told by you when it runs already. Without it TGI answers such a request with an empty list.",
     )
     shm_size: str = Field("1g", description="Mode `docker`: shared memory, which the shards of one model talk through.")
+    prometheus_port: PortNumber | None = Field(
+        None,
+        description="Mode `managed`: TGI binds a second port (9000) that nothing answers on, and ends where that is "
+        "taken. Two servers on one machine need two.",
+    )

@@ -108,7 +108,9 @@ def _batched_tokens(value: object, settings: Settings) -> Compiled:
     """The launcher refuses a prefill budget below the longest prompt, which is one less than the whole length."""
     why = "the prompt tokens of one prefill step; tokens of running sequences do not count toward it"
     num_tokens, longest_prompt = int(str(value)), _number(settings, "max_model_len") - 1
-    if num_tokens < longest_prompt:
+    if longest_prompt < 0:
+        why += ". TGI does not start where the model takes longer prompts: set max_model_len as well"
+    elif num_tokens < longest_prompt:
         why += f". Raised: TGI does not start with less than the longest prompt, {longest_prompt} of max_model_len"
         num_tokens = longest_prompt
     return Compiled("approximated", arguments=("--max-batch-prefill-tokens", str(num_tokens)), why=why)
