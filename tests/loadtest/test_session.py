@@ -19,7 +19,7 @@ from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Load, Plan, load_plan
 from enginebay.loadtest.records import read_records
 from enginebay.loadtest.result import Result, load_result
-from enginebay.loadtest.run_checks import settings_differ
+from enginebay.loadtest.run_checks import effective_settings, settings_differ
 from enginebay.loadtest.session import Bench
 from enginebay.loadtest.timeseries import read_samples
 from enginebay.types import Feature
@@ -181,6 +181,18 @@ def test_an_engine_that_runs_with_other_settings_than_configured_makes_the_run_i
     [reason] = run.invalid_reasons
     assert (run.valid, reason.code) == (False, "settings_differ")
     assert reason.detail == "the engine runs with other settings: max_num_seqs is 1, not 2"
+
+
+def test_a_setting_that_the_engine_does_not_tell_is_unknown_and_no_difference(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock(), effective_settings={"policy": "naive"})
+    [run] = asyncio.run(bench(small_plan(4), tmp_path, backend).run()).runs
+    assert run.effective_settings == {"max_num_seqs": "unknown", "policy": "naive"}
+    assert run.valid
+
+
+def test_options_of_a_kind_are_no_settings_of_the_engine() -> None:
+    told = effective_settings({"dtype": "float16", "seed": 3, "port": 8000, "tokenizer": None}, {"seed": 4, "x": 1})
+    assert told == {"dtype": "unknown", "seed": 4, "x": 1}
 
 
 def test_settings_that_one_side_leaves_open_do_not_differ() -> None:

@@ -18,7 +18,7 @@ from enginebay.loadtest.plan import PlannedLoad
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
 from enginebay.loadtest.records import Record, RunKey
 from enginebay.loadtest.result import Run, Status
-from enginebay.loadtest.run_checks import invalid_reasons, settings_differ
+from enginebay.loadtest.run_checks import effective_settings, invalid_reasons, settings_differ
 from enginebay.loadtest.runner import Runner
 from enginebay.loadtest.timeseries import Sample, Sampler
 from enginebay.loadtest.tokenizer import TextTokenizer
@@ -161,7 +161,7 @@ class Measurement:
             model=info.model,
             engine_version=info.engine_version,
             configured_settings=dict(self._subject.configured_settings),
-            effective_settings=dict(info.effective_settings),
+            effective_settings=effective_settings(self._subject.configured_settings, info.effective_settings),
             valid=not reasons,
             invalid_reasons=reasons,
             client_cpu_ratio=self._client_cpu_ratio,

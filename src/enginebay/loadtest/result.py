@@ -53,7 +53,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     engine_version: str | None
     configured_settings: dict[str, object]
     effective_settings: dict[str, object]
-    """What the engine said that it ran with; a key that is absent is unknown."""
+    """What the engine said that it ran with. `unknown` stands for a setting that was asked for and is not told."""
     valid: bool
     invalid_reasons: list[InvalidReason]
     client_cpu_ratio: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from enginebay.config.settings import EngineSettings
 from enginebay.errors import ContextTooLong
 from enginebay.loadtest.metrics import Metrics, output_tokens
 from enginebay.loadtest.plan import PlannedLoad
@@ -13,6 +14,8 @@ from enginebay.request_checks import check_request
 from enginebay.types import BackendInfo
 
 MAX_ERROR_RATIO = 0.01
+UNKNOWN = "unknown"
+"""In place of a setting that was asked for and that the engine does not tell."""
 
 
 def check_plan_fits(planned_load: PlannedLoad, info: BackendInfo) -> None:
@@ -43,9 +46,19 @@ def invalid_reasons(
     yield from _other_lengths(planned_load, [record for record in records if record.is_finished])
 
 
+def effective_settings(configured: Mapping[str, object], told: Mapping[str, object]) -> dict[str, object]:
+    """Each portable setting that was asked for, as the engine tells it or UNKNOWN; then what else it tells."""
+    asked = [name for name, value in configured.items() if value is not None and name in EngineSettings.model_fields]
+    return {**dict.fromkeys(asked, UNKNOWN), **told}
+
+
 def settings_differ(configured: Mapping[str, object], effective: Mapping[str, object]) -> Iterator[InvalidReason]:
     """What both tell must be equal; `auto` leaves the choice to the engine, and so does None."""
-    told = {name: asked for name, asked in configured.items() if asked not in (None, "auto") and name in effective}
+    told = {
+        name: asked
+        for name, asked in configured.items()
+        if asked not in (None, "auto") and effective.get(name, UNKNOWN) != UNKNOWN
+    }
     others = [f"{name} is {effective[name]}, not {asked}" for name, asked in told.items() if effective[name] != asked]
     if others:
         yield InvalidReason(code="settings_differ", detail=f"the engine runs with other settings: {', '.join(others)}")
