@@ -6,14 +6,11 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from enginebay_vllm import choices
-from enginebay_vllm.command import release_of
-from enginebay_vllm.plugin import enginebay_backend
-from enginebay_vllm.settings import compile_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -23,6 +20,10 @@ from enginebay.clock import MonotonicClock
 from enginebay.config.settings import EngineSettings
 from enginebay.errors import ConfigError
 from enginebay.plugins import compile_plan, get_backend
+from enginebay_vllm import choices
+from enginebay_vllm.command import release_of
+from enginebay_vllm.plugin import enginebay_backend
+from enginebay_vllm.settings import compile_settings
 
 SPEC = enginebay_backend()
 GOLDEN = Path(__file__).parent / "golden" / "0.32.0"
@@ -35,7 +36,7 @@ READ_FROM_SOURCE = {
     "--tool-call-parser": "vllm/entrypoints/launchers/cli_args.py:122",
     "--trust-request-chat-template": "vllm/entrypoints/launchers/cli_args.py:95",
 }
-"""Flags of 0.32.0 that the contract does not list, and where they are; the engine itself is asked in the heavy tests."""
+"""Flags of 0.32.0 that the contract does not list, and where they are. The heavy tests ask the engine itself."""
 
 
 def context(
@@ -117,7 +118,7 @@ def test_every_golden_file_is_of_a_plan() -> None:
 def test_the_lessons_command_has_its_two_settings_and_its_port() -> None:
     command = compile_plan(SPEC, GOLDEN_CONTEXTS["lesson"]).command
     assert command[:3] == ("vllm", "serve", "meta-llama/Llama-2-7b-hf")
-    pairs = set(zip(command, command[1:], strict=False))
+    pairs = set(pairwise(command))
     assert {("--tensor-parallel-size", "2"), ("--max-num-seqs", "256"), ("--port", "8000")} <= pairs
 
 
