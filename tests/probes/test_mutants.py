@@ -78,12 +78,12 @@ LEAKS = {
     m.HoldsSlotsOfTheUnbegun: {"a stream that is never begun takes no slot"},
     m.ForgetsTheSlotBeforeTheFirstChunk: {"cancelling before the first chunk frees the slot"},
     m.ForgetsOneOfMany: {"cancelling sixteen at once frees all slots"},
-    m.ForgetsTheSlotOfAClosedStream: {
-        "leaving the loop frees the slot",
-        "cancelling before the first chunk frees the slot",  # where a chunk came before the cancellation
-    },
+    m.ForgetsTheSlotOfAClosedStream: {"leaving the loop frees the slot"},
     m.WaitsInItsCleanUp: {"a cancelled anyio scope frees the slot"},
 }
+
+MAY_COME_TO_IT = {"cancelling before the first chunk frees the slot"}
+"""Where a chunk comes before the cancellation does, that stream is left in another way."""
 
 LIVES = {
     m.AnswersUnstarted: {"before start it refuses with NotStarted"},
@@ -147,7 +147,7 @@ def test_a_leaked_slot_is_caught_by_its_probe_alone(kind):
     caught: set[str] = set()
     for probe in CANCEL_PROBES:  # a leak is for ever, so that each probe has a backend of its own
         caught |= set(failed(results_of(kind(), [probe])))
-    assert caught == LEAKS[kind]
+    assert LEAKS[kind] <= caught <= LEAKS[kind] | MAY_COME_TO_IT
 
 
 @pytest.mark.parametrize("kind", LIVES, ids=lambda kind: kind.__name__)

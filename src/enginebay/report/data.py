@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import Record, RunKey, read_records
 from enginebay.loadtest.result import Result, Run, load_result
 from enginebay.loadtest.timeseries import Sample, read_samples
+from enginebay.probes.saved import ProbeReport
+from enginebay.report.probes_section import load_probes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class LoadReport:
 class Report:
     result: Result
     loads: tuple[LoadReport, ...]
+    probes: ProbeReport | None = None
+    """What `enginebay backends --check` saved in the folder."""
 
     @property
     def runs(self) -> tuple[RunReport, ...]:
@@ -78,7 +82,7 @@ def load_report(folder: Path) -> Report:
     if (folder / "timeseries.jsonl").exists():
         for sample in read_samples(folder / "timeseries.jsonl"):
             samples[sample.run].append(sample)
-    return make_report(result, records, samples)
+    return replace(make_report(result, records, samples), probes=load_probes(folder))
 
 
 def make_report(result: Result, records: dict[RunKey, list[Record]], samples: dict[RunKey, list[Sample]]) -> Report:

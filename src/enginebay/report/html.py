@@ -18,6 +18,7 @@ from enginebay.report.data import LoadReport, Report
 from enginebay.report.errors_table import error_rows
 from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, headline_rows, policy_rows
 from enginebay.report.palettes import DARK, LIGHT, NUM_RUN_COLORS
+from enginebay.report.probes_section import probes_context
 from enginebay.report.summary import summary
 
 
@@ -71,6 +72,7 @@ def render_html(report: Report) -> str:
         plots_json=_json_in_script(plots),
         palettes_json=_json_in_script({"light": LIGHT, "dark": DARK}),
         plotly_js=plotly_js(),
+        **probes_context(report.probes),
     )
 
 

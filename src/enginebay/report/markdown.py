@@ -9,6 +9,7 @@ from enginebay.report.data import LoadReport, Report, RunReport
 from enginebay.report.errors_table import error_rows
 from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, Row, headline_rows, policy_rows
 from enginebay.report.numbers import count, duration, named, share, size, times
+from enginebay.report.probes_section import probes_markdown
 from enginebay.report.summary import summary
 
 
@@ -33,6 +34,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _failures(report)
     yield from _invalid(report)
     yield from _errors(report)
+    yield from probes_markdown(report.probes)
     yield from _settings(report)
     yield from _origin(report)
 
