@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from enginebay.clock import Clock
 from enginebay.types import (
@@ -27,6 +27,11 @@ from enginebay.types import (
     Health,
     Prompt,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from enginebay.models.progress import ProgressCallback
 
 
 @runtime_checkable
@@ -164,6 +169,20 @@ def _as_compiled(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
     return plan
 
 
+class ConvertModel(Protocol):
+    """A Hugging Face directory to the form that this kind's engine reads; of a kind that reads those, there is none."""
+
+    def __call__(
+        self, source: Path, *, weight_format: str | None, venv: str | None, progress: ProgressCallback
+    ) -> Path:
+        """Return the converted directory, from the cache where it was made before.
+
+        weight_format: in the engine's words; None is its default. venv: where the converter is, if not where the kind
+        looks by itself. Raises ModelError, or ConfigError for a weight format that is none.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSpec:
     """The answer to the hook `enginebay_backend`: enough to plan with before anything starts."""
@@ -192,6 +211,8 @@ class BackendSpec:
     in_process_takes: tuple[Literal["venv", "environment"], ...] = ()
     """In mode `in_process`: `environment` where the engine has a process of its own, `venv` where that may run another
     interpreter. One that is not taken is refused."""
+    convert: ConvertModel | None = None
+    """`enginebay models convert --to KIND`; an engine that needs it does the same by itself when it starts."""
     evidence: str = "unverified"
     """What this adapter was checked against, in words: shown by `enginebay backends`."""
 

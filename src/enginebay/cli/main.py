@@ -42,10 +42,11 @@ _COMMANDS = {
 }
 _GROUPS = {
     "models": (
-        "Fetch and list models.",
+        "Fetch, list and convert models.",
         {
             "pull": ("models:pull", "Fetch a model, so that it can be used offline."),
             "list": ("models:list_models", "List the models in the cache."),
+            "convert": ("models:convert", "Bring a model into the form that one engine reads."),
         },
     ),
     "config": (

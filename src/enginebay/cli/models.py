@@ -1,4 +1,4 @@
-"""`enginebay models pull|list`."""
+"""`enginebay models pull|list|convert`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,27 @@ def pull(
 
     with _shown_progress() as progress:
         directory = resolve_model(source, revision=revision, offline=offline, refresh=not offline, progress=progress)
+    print(directory)
+
+
+def convert(
+    source: Annotated[str, Parameter(help="smollm2-135m, hf:owner/name[@revision], or a directory.")],
+    *,
+    to: Annotated[str, Parameter(help="Kind of the backend that is to read the result, e.g. openvino.")],
+    weight_format: Annotated[str | None, Parameter(help="In the engine's words, e.g. fp16 or int8.")] = None,
+    venv: Annotated[str | None, Parameter(help="Virtual environment that has the converter.")] = None,
+) -> None:
+    """Bring a model into the form that one engine reads. Prints its directory; made once, then only looked up."""
+    from enginebay.errors import ConfigError
+    from enginebay.models.sources import resolve_model
+    from enginebay.plugins import find_backend
+
+    spec = find_backend(to)
+    if spec.convert is None:
+        raise ConfigError(f"backend {spec.kind!r} reads a model as it is: there is nothing to convert", path="--to")
+    with _shown_progress() as progress:
+        directory = resolve_model(source, progress=progress)
+        directory = spec.convert(directory, weight_format=weight_format, venv=venv, progress=progress)
     print(directory)
 
 

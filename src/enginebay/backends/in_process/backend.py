@@ -47,6 +47,7 @@ class InProcessBackend:
         capabilities: Capabilities,
         plan: LaunchPlan,
         model: str | None = None,
+        directory: Path | None = None,
         prepare: Prepare | None = None,
         environment: Mapping[str, str] | None = None,
         offline: bool = False,
@@ -56,12 +57,14 @@ class InProcessBackend:
     ) -> None:
         """worker: `module:function` of the child, in one of `packages`, which it can import beside `enginebay`.
 
-        model: the name that is shown, else the served name or the context's. environment: added to that of the plan
-        and of the context. The engine gets `plan.keywords`, and `model`, the directory of the weights.
+        model: the name that is shown, else the served name or the context's. directory: of the weights, where the
+        context's model is not to be resolved. environment: between that of the plan and that of the context.
+        The engine gets `plan.keywords`, and `model`, the directory of the weights.
         """
         self._context, self._plan, self._prepare = context, plan, prepare
         self._worker_function, self._packages = worker, tuple(packages)
         self._environment = {**plan.environment, **(environment or {}), **context.environment}
+        self._directory = directory
         self._offline, self._log_file = offline, log_file
         self._start_timeout_s, self._stop_grace_s = start_timeout_s, stop_grace_s
         self._worker: EngineWorker | None = None
@@ -118,17 +121,20 @@ class InProcessBackend:
 
     def _keywords(self) -> Keywords:
         """Blocking: weights may have to be fetched first."""
+        directory = self._directory or self._resolved()
+        keywords: dict[str, object] = {"model": str(directory), **self._plan.keywords}
+        if self._prepare is not None:
+            keywords.update(self._prepare(directory, self._stop_if_closed))
+        return keywords
+
+    def _resolved(self) -> Path:
         revision = self._context.settings.get("revision")
-        directory = resolve_model(
+        return resolve_model(
             self._context.model,
             revision=None if revision is None else str(revision),
             offline=self._offline,
             progress=self._stop_if_closed,
         )
-        keywords: dict[str, object] = {"model": str(directory), **self._plan.keywords}
-        if self._prepare is not None:
-            keywords.update(self._prepare(directory, self._stop_if_closed))
-        return keywords
 
     def _stop_if_closed(self, progress: PullProgress) -> None:
         """A thread can't be cancelled: it ends at its next report once nobody waits for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -28,6 +29,7 @@ from enginebay.backends.in_process.messages import (
     submit_frame,
 )
 from enginebay.backends.in_process.stream import ChunkStream
+from enginebay.backends.launch.environment import inherited_environment
 from enginebay.backends.worker.process import WorkerProcess
 from enginebay.clock import Clock
 from enginebay.errors import (
@@ -73,6 +75,7 @@ class EngineWorker:
             on_ended=self._on_ended,
             python=python,
             environment={**environment, **self._folder.environment(is_our_interpreter=is_our_interpreter)},
+            inherited=inherited_environment(os.environ),
             log_file=log_file,
         )
         self._numbers = count(1)
