@@ -301,7 +301,7 @@ def test_plan_shows_each_setting_and_the_command_without_secrets(
     path = written(ECHO.replace("seed: 3", "dtype: float32, tokenizer: '${PLACE}'"))
     assert run(["plan", path]) == 0
     out = capsys.readouterr().out
-    assert "│ dtype     │ float32 │ mapped  │ --dtype float32 │" in out
+    assert "│ dtype     │ float32 │ --dtype float32 │ mapped  │" in out
     assert "command: ECHO_TOKEN=*** THREADS=2 echo-server --tokenizer=*** --dtype=float32" in out
     assert "secret" not in out
 
@@ -320,7 +320,7 @@ def test_plan_says_what_is_unsupported_and_exits_with_2_unless_it_is_allowed(
 def test_plan_of_all_shows_every_entry_and_reports_those_that_are_not_installed() -> None:
     done = enginebay("plan", "configs/swap.yaml", "--all")
     for name in ("reference", "one-at-a-time", "precise"):
-        assert f"{name} (kind reference)" in done.stdout
+        assert f"{name} (kind reference, mode in_process)" in done.stdout
     assert "float32" in done.stdout
 
 
@@ -372,7 +372,7 @@ def test_validate_plan_and_doctor_find_an_address_that_serve_would_refuse(
     assert run(["plan", path, "--all"]) == 2
     captured = capsys.readouterr()
     assert f"error: far: {words.removeprefix('error: ')}" in captured.err
-    assert "reference (kind reference)" in captured.out
+    assert "reference (kind reference, mode in_process)" in captured.out
     assert run(["doctor", path]) == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +9,14 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from enginebay.backend import LaunchPlan, SettingOutcome
+from enginebay.cli.plan_command import command_lines
+from enginebay.cli.plan_tables import settings_table, side_by_side
 from enginebay.config.loader import load_config
 from enginebay.config.models import Config
-from enginebay.config.secret import MASK, Secret, is_secret_key
 from enginebay.configured import CheckedBackend, check_backend, entry_names
 from enginebay.errors import ConfigError, EngineBayError
-
-_COLOURS = {"mapped": "green", "approximated": "yellow", "unsupported": "red"}
+from enginebay.plugins import context_mode
 
 
 def plan(
@@ -27,7 +24,7 @@ def plan(
     /,
     *,
     backend: Annotated[str | None, Parameter(help="Name of an entry, or a kind; else the config's own.")] = None,
-    all_: Annotated[bool, Parameter(name="--all", help="Every backend of the config.", negative="")] = False,
+    all_: Annotated[bool, Parameter(name="--all", help="Every backend, side by side.", negative="")] = False,
 ) -> int:
     """Show what each engine setting becomes for a backend, and the command that would start it.
 
@@ -36,49 +33,66 @@ def plan(
     if backend is not None and all_:
         raise ConfigError("--backend and --all exclude each other")
     loaded = load_config(config)
-    if not all_:
-        return 0 if _show(loaded, check_backend(loaded, backend)) else 2
-    is_sound = True
-    for name in entry_names(loaded):
-        try:
-            is_sound &= _show(loaded, check_backend(loaded, name))
-        except EngineBayError as error:
-            print(f"error: {name}: {error}", file=sys.stderr)
-            is_sound = False
-    return 0 if is_sound else 2
-
-
-def _show(config: Config, checked: CheckedBackend) -> bool:
-    """Print one backend's plan; False where it would be refused."""
     console = Console(highlight=False)
-    resolved, redact = checked.resolved, config.source.redact
-    console.print(f"[bold]{escape(resolved.name)}[/bold] (kind {checked.spec.kind})")
-    allowed = resolved.entry.allow_unsupported
+    if all_:
+        return _show_all(loaded, console)
+    checked = check_backend(loaded, backend)
+    _show_heading(checked, console)
     if checked.plan.outcomes:
-        table = Table()
-        for heading in ("setting", "value", "outcome", "becomes", "why"):
-            table.add_column(heading, overflow="fold")
-        for outcome in checked.plan.outcomes:
-            table.add_row(*(escape(redact(cell)) for cell in _cells(outcome, allowed)), style=_COLOURS[outcome.outcome])
-        console.print(table)
+        console.print(settings_table(checked, loaded.source.redact))
     else:
         console.print("no engine settings were given: every one is the engine's own default")
-    _show_command(checked.plan, config)
-    return all(outcome.setting in allowed for outcome in checked.plan.unsupported)
+    _show_launch(loaded, checked)
+    return 0 if _is_sound(checked) else 2
 
 
-def _cells(outcome: SettingOutcome, allowed: tuple[str, ...]) -> tuple[str, str, str, str, str]:
-    value = MASK if isinstance(outcome.value, Secret) else str(outcome.value)
-    is_allowed = outcome.outcome == "unsupported" and outcome.setting in allowed
-    verdict = f"{outcome.outcome}, allowed" if is_allowed else outcome.outcome
-    return outcome.setting, value, verdict, outcome.becomes, outcome.why
+def _show_all(config: Config, console: Console) -> int:
+    found: list[CheckedBackend] = []
+    errors: list[str] = []
+    for name in entry_names(config):
+        try:
+            found.append(check_backend(config, name))
+        except EngineBayError as error:
+            errors.append(f"error: {name}: {error}")
+    for table in side_by_side(found, config.source.redact, width=console.width):
+        console.print(table)
+    _show_reasons(config, found, console)
+    for checked in found:
+        console.print()
+        _show_heading(checked, console)
+        _show_launch(config, checked)
+    for error in errors:
+        print(error, file=sys.stderr)
+    return 0 if not errors and all(map(_is_sound, found)) else 2
 
 
-def _show_command(plan: LaunchPlan, config: Config) -> None:
-    if not plan.command:
-        print("command: none, this engine is not launched by a command line")
-        return
-    environment = [
-        f"{key}={MASK if is_secret_key(key) else shlex.quote(value)}" for key, value in plan.environment.items()
-    ]
-    print("command: " + config.source.redact(" ".join([*environment, shlex.join(plan.command)])))
+def _show_reasons(config: Config, found: list[CheckedBackend], console: Console) -> None:
+    for checked in found:
+        for outcome in checked.plan.outcomes:
+            if outcome.why:
+                text = f"{checked.resolved.name}, {outcome.setting}: {outcome.outcome}, {outcome.why}"
+                console.print(escape(config.source.redact(text)))
+
+
+def _show_heading(checked: CheckedBackend, console: Console) -> None:
+    spec, context = checked.spec, checked.context
+    mode = context_mode(spec, context)
+    console.print(f"[bold]{escape(checked.resolved.name)}[/bold] (kind {spec.kind}, mode {mode})")
+    if spec.is_launched and mode != "external":
+        console.print(f"compiled for {escape(spec.version(context) or 'the newest known release')}")
+
+
+def _show_launch(config: Config, checked: CheckedBackend) -> None:
+    """Never wrapped: a command can be copied from here."""
+    redact = config.source.redact
+    for line in command_lines(checked):
+        print(redact(line))
+    for name, content in checked.plan.files.items():
+        print(redact(f"file {{files}}/{name}:"))
+        print(redact("\n".join(f"  {line}" for line in content.splitlines())))
+    for note in checked.plan.notes:
+        print(redact(f"note: {note}"))
+
+
+def _is_sound(checked: CheckedBackend) -> bool:
+    return all(outcome.setting in checked.resolved.entry.allow_unsupported for outcome in checked.plan.unsupported)

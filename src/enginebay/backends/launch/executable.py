@@ -5,10 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from enginebay.backend import BackendContext
 from enginebay.errors import StartFailed
+
+
+def program_of(context: BackendContext, command: Sequence[str], *, path: str, install: str | None = None) -> str:
+    """The file of the program that this command runs. path: that of the child. Raises StartFailed.
+
+    A container's runtime, and what `options.executable` names, may live outside of the entry's virtual environment.
+    """
+    is_container = runs_container(context, command)
+    return find_executable(
+        command[0],
+        path=path,
+        venv=context.venv,
+        is_replaced=bool(context.options.executable) or is_container,
+        backend=context.name,
+        install=None if is_container else install,
+    )
+
+
+def runs_container(context: BackendContext, command: Sequence[str]) -> bool:
+    return tuple(command[:2]) == (context.options.container_runtime, "run")
 
 
 def environment_of_venv(environment: Mapping[str, str], venv: str | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from enginebay.backend import FILES, BackendContext, LaunchPlan
 from enginebay.backends.http_engine.options import ServerOptions
 from enginebay.backends.launch.environment import inherited_environment
-from enginebay.backends.launch.executable import environment_of_venv, find_executable
+from enginebay.backends.launch.executable import environment_of_venv, program_of, runs_container
 from enginebay.backends.launch.in_thread import in_thread
 from enginebay.backends.launch.model import fetch_model
 from enginebay.backends.launch.port import HOST, chosen_port
@@ -141,15 +141,8 @@ class LaunchedServer:
     def _arguments(self, plan: LaunchPlan, environment: Mapping[str, str]) -> tuple[str, ...]:
         if not plan.command:
             raise ConfigError(f"{self._context.name}: the plan has no command to run", path="mode")
-        is_container = plan.command[:2] == (self._options.container_runtime, "run")
-        program = find_executable(
-            plan.command[0],
-            path=environment.get("PATH", os.defpath),
-            venv=self._context.venv,
-            is_replaced=bool(self._options.executable) or is_container,
-            backend=self._context.name,
-            install=None if is_container else self._install,
-        )
+        path = environment.get("PATH", os.defpath)
+        program = program_of(self._context, plan.command, path=path, install=self._install)
         return (program, *plan.command[1:])
 
     def _check_log_file(self) -> None:
@@ -172,7 +165,7 @@ class LaunchedServer:
 
     def _prepared(self, plan: LaunchPlan, arguments: Sequence[str], environment: Mapping[str, str]) -> Command:
         container: tuple[str, str] | None = None
-        if plan.command[:2] == (self._options.container_runtime, "run"):
+        if runs_container(self._context, plan.command):
             container = arguments[0], f"enginebay-{_plain(self._context.name)}-{uuid.uuid4().hex[:8]}"
             arguments = [*arguments[:2], "--name", container[1], *arguments[2:]]
         if plan.files:
