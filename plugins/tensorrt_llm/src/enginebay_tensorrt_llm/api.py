@@ -19,10 +19,9 @@ from enginebay.wire.prometheus_text import MetricsText, parse_metrics
 from enginebay_tensorrt_llm.answer_errors import error_of
 from enginebay_tensorrt_llm.capabilities import capabilities
 from enginebay_tensorrt_llm.decoder import TrtllmDecoder
-from enginebay_tensorrt_llm.iteration_stats import IterationStats
+from enginebay_tensorrt_llm.iteration_stats import IterationReader
 from enginebay_tensorrt_llm.metrics import LINE_1_3, NEWEST, stats_of
 from enginebay_tensorrt_llm.options import TensorrtLlmOptions
-from enginebay_tensorrt_llm.releases import Line, line_of
 from enginebay_tensorrt_llm.requests import encode
 
 _PROMETHEUS = "/prometheus/metrics"
@@ -54,10 +53,9 @@ class TrtllmApi:
         """seed: of the seeds of requests that bring none. is_ours: we launch the server, with the model we name."""
         self._options, self._name, self._is_ours = options, name, is_ours
         self._version = version
-        self._line: Line = line_of(version)
         self._served_model_name = served_model_name
         self._seeds = random.Random(seed)
-        self._iterations = IterationStats(backend=name)
+        self._iterations = IterationReader(backend=name)
 
     # ---------------------------------------------------------------- requests
 
@@ -66,7 +64,6 @@ class TrtllmApi:
             request,
             model=info.model,
             backend=self._name,
-            line=self._line,
             drawn_seed=self._seeds.getrandbits(62),
             token_ids_only=self._options.token_ids_only,
         )
@@ -97,8 +94,6 @@ class TrtllmApi:
         version = await self._read_version(http)
         metrics = await self._prometheus(http)
         is_simulated = models.headers.get(SIMULATED_HEADER) == "1"
-        if version is not None:
-            self._line = line_of(version)
         return replace(
             info,
             model=self._model_name(listed, info.model),

@@ -15,20 +15,21 @@ _SAMPLING = frozenset(
 _OPENAI = _SAMPLING | {
     Feature.TOKEN_PROMPT, Feature.CHAT, Feature.TEMPLATE_KWARGS, Feature.CHAT_TEMPLATE, Feature.MIN_P,
     Feature.LOGIT_BIAS, Feature.STOP_IN_OUTPUT, Feature.STOP_TOKEN_IDS, Feature.IGNORE_EOS,
-    Feature.KEEP_SPECIAL_TOKENS, Feature.LOGPROBS, Feature.TRUNCATE_PROMPT, Feature.CACHE_SALT,
+    Feature.KEEP_SPECIAL_TOKENS, Feature.TRUNCATE_PROMPT,
 }  # fmt: skip
 _IN_PROCESS = _SAMPLING | {
     Feature.TOKEN_PROMPT, Feature.MIN_P, Feature.STOP_IN_OUTPUT, Feature.STOP_TOKEN_IDS, Feature.IGNORE_EOS,
-    Feature.KEEP_SPECIAL_TOKENS, Feature.LOGPROBS, Feature.PROMPT_LOGPROBS, Feature.CACHE_SALT,
-    Feature.OUTPUT_TOKEN_IDS, Feature.COUNT_TOKENS,
+    Feature.KEEP_SPECIAL_TOKENS, Feature.CACHE_SALT, Feature.OUTPUT_TOKEN_IDS,
 }  # fmt: skip
 
 
 def capabilities(version: str | None, options: TensorrtLlmOptions) -> Capabilities:
-    """Of a server. Log-probabilities and salts of /v1/completions are refused by the encoder where there are none."""
+    """Of a server. What chats alone can do there is not offered: log-probabilities before 1.4, and salts."""
     if options.api == "triton":
         return Capabilities(features=_SAMPLING)
     features = set(_OPENAI)
+    if line_of(version) == "1.4":
+        features.add(Feature.LOGPROBS)
     if options.tool_parser is not None and line_of(version) != "1.2":
         features.add(Feature.TOOLS)
     if options.guided_decoding_backend is not None:
@@ -36,7 +37,7 @@ def capabilities(version: str | None, options: TensorrtLlmOptions) -> Capabiliti
     if options.token_ids_only:
         features.add(Feature.OUTPUT_TOKEN_IDS)
         features.discard(Feature.CHAT)  # a chat's answer has no field for ids
-        features -= {Feature.TEMPLATE_KWARGS, Feature.CHAT_TEMPLATE, Feature.TOOLS, Feature.CACHE_SALT}
+        features -= {Feature.TEMPLATE_KWARGS, Feature.CHAT_TEMPLATE, Feature.TOOLS}
     return Capabilities(features=frozenset(features))
 
 

@@ -9,7 +9,6 @@ from enginebay.errors import UnsupportedFeature
 from enginebay.types import Capabilities, Chat, GenerationRequest, ResponseFormat
 from enginebay.wire.openai_dialects import Dialect
 from enginebay.wire.openai_encode import Form, encode_request, is_streamed
-from enginebay_tensorrt_llm.releases import Line
 
 _SAMPLING_FIELDS = frozenset(
     {
@@ -22,7 +21,7 @@ _DIALECTS: Mapping[Form, Dialect] = {
     "completions": Dialect(name="tensorrt_llm", fields=_SAMPLING_FIELDS, capabilities=_NO_CAPABILITIES),
     "chat": Dialect(
         name="tensorrt_llm",
-        fields=_SAMPLING_FIELDS | {"cache_salt", "chat_template", "chat_template_kwargs"},
+        fields=_SAMPLING_FIELDS | {"chat_template", "chat_template_kwargs"},
         capabilities=_NO_CAPABILITIES,
     ),
 }
@@ -31,12 +30,9 @@ _STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
 _MAX_SEED = 2**64
 
 
-def encode(
-    request: GenerationRequest, *, model: str, backend: str, line: Line, drawn_seed: int, token_ids_only: bool
-) -> bytes:
+def encode(request: GenerationRequest, *, model: str, backend: str, drawn_seed: int, token_ids_only: bool) -> bytes:
     """drawn_seed: for a request without one, which the engine would give the same seed every time."""
     form: Form = "chat" if isinstance(request.prompt, Chat) else "completions"
-    _demand_logprobs(request, form, line=line, backend=backend)
     seed = request.sampling.seed
     own: dict[str, object] = {"seed": (drawn_seed if seed is None else seed) % _MAX_SEED}
     if is_streamed(request):
@@ -49,12 +45,6 @@ def encode(
             own["response_format"] = _response_format(wanted, backend=backend)
         request = replace(request, response_format=None)
     return encode_request(request, model=model, dialect=_DIALECTS[form], backend=backend, extra_body=own)
-
-
-def _demand_logprobs(request: GenerationRequest, form: Form, *, line: Line, backend: str) -> None:
-    if request.logprobs is not None and form == "completions" and line != "1.4":
-        detail = f"release {line} rejects it for a plain prompt; a chat may ask"
-        raise UnsupportedFeature(field="logprobs", backend=backend, detail=detail)
 
 
 def _response_format(wanted: ResponseFormat, *, backend: str) -> dict[str, object]:
