@@ -1,0 +1,163 @@
+"""What each portable setting becomes for sglang.launch_server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from enginebay.backend import LaunchPlan, SettingOutcome, Settings
+
+NEWEST_VERSION = "0.5.23"
+NUM_DRAFT_STEPS = 3
+
+_CACHE_TYPES = ("auto", "fp8_e5m2", "fp8_e4m3", "mxfp8", "bf16", "bfloat16", "nvfp4", "fp4_mx_block16")
+_CACHE_TYPE_OF: Mapping[str, str] = {**{name: name for name in _CACHE_TYPES}, "fp8": "fp8_e4m3"}
+_QUANTIZATIONS = (
+    "awq", "fp8", "mxfp8", "gptq", "gptq_marlin", "awq_marlin", "bitsandbytes", "gguf", "modelopt", "modelopt_fp8",
+    "modelopt_fp4", "nvfp4_online", "modelopt_mixed", "petit_nvfp4", "w8a8_int8", "w8a8_fp8", "moe_wna16", "w4afp8",
+    "mxfp4", "auto-round", "auto-round-int8", "compressed-tensors", "quark", "quark_int4fp8_moe", "quark_mxfp4",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compiled:
+    """One setting. `refused` says why there is nothing of it."""
+
+    arguments: tuple[str, ...] = ()
+    becomes: str = ""
+    why: str = ""
+    is_exact: bool = True
+    refused: str = ""
+
+    def outcome(self, setting: str, value: object) -> SettingOutcome:
+        if self.refused:
+            return SettingOutcome(setting, value, "unsupported", why=self.refused)
+        outcome: Literal["mapped", "approximated"] = "mapped" if self.is_exact else "approximated"
+        return SettingOutcome(setting, value, outcome, becomes=self.becomes or " ".join(self.arguments), why=self.why)
+
+
+_Rule = Callable[[object, Settings], _Compiled]
+
+
+def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
+    compiled = {name: _RULES[name](value, settings) for name, value in settings.items()}
+    return LaunchPlan(
+        outcomes=tuple(compiled[name].outcome(name, value) for name, value in settings.items()),
+        arguments=tuple(argument for rule in compiled.values() for argument in rule.arguments),
+        notes=_notes(version),
+    )
+
+
+def _notes(version: str | None) -> tuple[str, ...]:
+    if version is None or version.removeprefix("v") == NEWEST_VERSION:
+        return ()
+    return (f"the flags are those of SGLang {NEWEST_VERSION}: release {version} was not checked",)
+
+
+# ---------------------------------------------------------------- one rule for each setting
+
+
+def _flag(flag: str, *, why: str = "", is_exact: bool = True) -> _Rule:
+    return lambda value, settings: _Compiled(arguments=(flag, str(value)), why=why, is_exact=is_exact)
+
+
+def _dtype(value: object, settings: Settings) -> _Compiled:
+    why = "a float32 checkpoint then runs in float16" if value == "auto" else ""
+    return _Compiled(arguments=("--dtype", str(value)), why=why)
+
+
+def _quantization(value: object, settings: Settings) -> _Compiled:
+    method = str(value)
+    if method == "int8":
+        why = "int8 weights and activations go by this name, and want a checkpoint that was made so"
+        return _Compiled(arguments=("--quantization", "w8a8_int8"), why=why, is_exact=False)
+    if method not in _QUANTIZATIONS:
+        known = ", ".join(_QUANTIZATIONS)
+        return _Compiled(refused=f"SGLang {NEWEST_VERSION} has no method called {method!r}; it knows {known}")
+    return _Compiled(arguments=("--quantization", method))
+
+
+def _kv_cache_dtype(value: object, settings: Settings) -> _Compiled:
+    cache_type = _CACHE_TYPE_OF.get(str(value))
+    if cache_type is None:
+        known = ", ".join(_CACHE_TYPES)
+        return _Compiled(refused=f"SGLang {NEWEST_VERSION} has no KV cache type called {value!r}; it knows {known}")
+    why = "" if cache_type == value else f"one of two fp8 formats: {cache_type}"
+    return _Compiled(arguments=("--kv-cache-dtype", cache_type), why=why, is_exact=cache_type == value)
+
+
+def _prefix_caching(value: object, settings: Settings) -> _Compiled:
+    if value:
+        return _Compiled(becomes="nothing", why="on unless --disable-radix-cache is given")
+    return _Compiled(arguments=("--disable-radix-cache",))
+
+
+def _chunked_prefill(value: object, settings: Settings) -> _Compiled:
+    if value:
+        return _Compiled(becomes="nothing", why="on; SGLang chooses the size by the memory of the device")
+    return _Compiled(arguments=("--chunked-prefill-size", "-1"))
+
+
+def _trust_remote_code(value: object, settings: Settings) -> _Compiled:
+    return _Compiled(arguments=("--trust-remote-code",)) if value else _Compiled(becomes="nothing", why="off")
+
+
+# ---------------------------------------------------------------- speculation: one algorithm at a time
+
+_DRAFTING = ("speculative_draft_model", "speculative_ngram", "speculative_eagle")
+
+
+def _draft(algorithm: str) -> _Rule:
+    def rule(value: object, settings: Settings) -> _Compiled:
+        tree = ("--speculative-num-steps", str(NUM_DRAFT_STEPS), "--speculative-eagle-topk", "1")
+        arguments = (
+            "--speculative-algorithm", algorithm, "--speculative-draft-model-path", str(value), *tree,
+            "--speculative-num-draft-tokens", str(NUM_DRAFT_STEPS + 1),
+        )  # fmt: skip
+        why = f"a chain of {NUM_DRAFT_STEPS} drafted tokens; the number sent to be verified has the one before it too"
+        return _alone(_Compiled(arguments=arguments, why=why), settings)
+
+    return rule
+
+
+def _ngram(value: object, settings: Settings) -> _Compiled:
+    arguments = ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(value))
+    why = "looked up in what all requests of the server have seen, not in this prompt alone"
+    return _alone(_Compiled(arguments=arguments, why=why, is_exact=False), settings)
+
+
+def _alone(compiled: _Compiled, settings: Settings) -> _Compiled:
+    given = [setting for setting in settings if setting in _DRAFTING]
+    if len(given) == 1:
+        return compiled
+    return _Compiled(refused=f"one way to draft at a time: {' and '.join(given)} are set")
+
+
+_RULES: Mapping[str, _Rule] = {
+    "tokenizer": _flag("--tokenizer-path"),
+    "revision": _flag("--revision"),
+    "dtype": _dtype,
+    "quantization": _quantization,
+    "tensor_parallel_size": _flag("--tp-size"),
+    "pipeline_parallel_size": _flag("--pp-size"),
+    "data_parallel": _flag("--dp-size"),
+    "max_num_seqs": _flag("--max-running-requests"),
+    "max_model_len": _flag("--context-length"),
+    "max_num_batched_tokens": _flag(
+        "--max-prefill-tokens", is_exact=False, why="of prefill batches, and never below the context length"
+    ),
+    "gpu_memory_fraction": _flag(
+        "--mem-fraction-static", is_exact=False, why="weights and KV pool alone; activations come on top"
+    ),
+    "kv_cache_dtype": _kv_cache_dtype,
+    "enable_prefix_caching": _prefix_caching,
+    "chunked_prefill": _chunked_prefill,
+    "speculative_draft_model": _draft("STANDALONE"),
+    "speculative_ngram": _ngram,
+    "speculative_eagle": _draft("EAGLE3"),
+    "seed": _flag("--random-seed", why="a seed of a request acts only with options.deterministic"),
+    "served_model_name": _flag("--served-model-name"),
+    "trust_remote_code": _trust_remote_code,
+    "log_level": _flag("--log-level"),
+}
