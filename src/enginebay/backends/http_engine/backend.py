@@ -79,6 +79,15 @@ class HttpEngineBackend:
     def info(self) -> BackendInfo:
         return self._info
 
+    @property
+    def options(self) -> HttpOptions:
+        return self._options
+
+    @property
+    def url(self) -> str:
+        """Of the server; empty before one of our own was launched."""
+        return self._url
+
     # ---------------------------------------------------------------- life
 
     async def start(self) -> None:
@@ -110,6 +119,11 @@ class HttpEngineBackend:
 
     async def stats(self) -> EngineStats:
         return await self._api.stats(self._client_of_control())
+
+    @property
+    def num_in_flight(self) -> int:
+        """Connections that a request holds or waits to be opened."""
+        return 0 if self._data is None else self._data.num_open - self._data.num_idle
 
     async def open_connections(self, num_connections: int) -> None:
         """Connect in advance, so that no request of a measurement pays for it."""

@@ -75,7 +75,8 @@ class Simulator:
         self._connections: set[SimulatorConnection] = set()
         self._all_gone = asyncio.Event()
         self._socket: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._is_listening = False
+        self._accepting: set[asyncio.Task[object]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -139,20 +140,38 @@ class Simulator:
 
     async def accept_connections(self) -> None:
         """Listen, again after `refuse_connections`, on the same port."""
-        if self._server is None:
-            listener = self._socket or _bound(self.port)
-            self._socket = None
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(lambda: SimulatorConnection(self), sock=listener, backlog=_BACKLOG)
+        if not self._is_listening:
+            self._socket = self._socket or _bound(self.port)
+            self._socket.listen(_BACKLOG)
+            self._is_listening = True
+            asyncio.get_running_loop().add_reader(self._socket, self._accept)
 
     async def refuse_connections(self) -> None:
         """New ones; those that are open stay."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._socket is None:
+            return
+        if self._is_listening:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._is_listening = False
+        self._socket.close()
+        self._socket = None
+        if self._accepting:
+            await asyncio.wait(self._accepting)
+
+    def _accept(self) -> None:
+        """asyncio's own server leaks what it accepts in the turn in which it is closed; this one may close any time."""
+        assert self._socket is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            accepted.setblocking(False)
+            connecting = loop.connect_accepted_socket(lambda: SimulatorConnection(self), accepted)
+            task: asyncio.Task[object] = loop.create_task(connecting)
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
 
     def disconnect_all(self) -> None:
         for connection in tuple(self._connections):
@@ -223,6 +242,7 @@ def _is_in_answer(rule: FaultRule | None) -> bool:
 def _bound(port: int) -> socket.socket:
     """Bound and not listening: whoever connects is refused, and nobody else can take the port."""
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setblocking(False)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(("127.0.0.1", port))
