@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from enginebay.errors import EngineBayError
     from enginebay.hookspecs import hookimpl
     from enginebay.llm import LLM, Completion, GenerationResult
+    from enginebay.official_client import async_openai_client, openai_client
     from enginebay.plugins import get_backend, list_backends
     from enginebay.types import (
         BackendInfo,
@@ -36,6 +37,7 @@ _HOMES = {
     "errors": ("EngineBayError",),
     "hookspecs": ("hookimpl",),
     "llm": ("LLM", "Completion", "GenerationResult"),
+    "official_client": ("async_openai_client", "openai_client"),
     "plugins": ("get_backend", "list_backends"),
     "types": (
         "BackendInfo", "Capabilities", "Chat", "Feature", "FinishReason", "GenerationChunk", "GenerationRequest",
@@ -47,6 +49,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 - grouped by home
     "Backend", "BackendContext", "BackendSpec", "LaunchPlan", "SettingOutcome",
     "EngineBayError", "hookimpl", "LLM", "Completion", "GenerationResult", "get_backend", "list_backends",
+    "async_openai_client", "openai_client",
     "BackendInfo", "Capabilities", "Chat", "Feature", "FinishReason", "GenerationChunk", "GenerationRequest",
     "Message", "SamplingParams", "Text", "TokenIds", "Usage",
 ]  # fmt: skip
