@@ -73,7 +73,8 @@ class BackendConformance:
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        cls.__test__ = True
+        if "__test__" not in vars(cls):
+            cls.__test__ = True
         cls._shared = None
 
     @classmethod
