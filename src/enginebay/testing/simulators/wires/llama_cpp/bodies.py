@@ -1,0 +1,91 @@
+"""Requests of llama-server's native routes. Unknown fields are ignored."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from msgspec import Struct
+
+from enginebay.testing.simulators import tokens
+from enginebay.testing.simulators.openai_body import ChatBody
+from enginebay.testing.simulators.request import SimulatedSampling
+
+
+class Refusal(Exception):
+    """Leaves a route; the wire answers with it. Never leaves a simulator."""
+
+    def __init__(self, status: int, message: str, kind: str, **more: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"code": status, "message": message, "type": kind, **more}}
+
+
+class NativeBody(Struct, kw_only=True):
+    prompt: str | list[str | int | list[int]] | None = None
+    n_predict: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stream: bool = False
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    seed: int = -1
+    stop: str | list[str] = []
+    ignore_eos: bool = False
+    return_tokens: bool = False
+    n_probs: int = 0
+    samplers: list[str] | None = None
+
+    @property
+    def num_predict(self) -> int:
+        given = (self.n_predict, self.max_completion_tokens, self.max_tokens)
+        return next((value for value in given if value is not None), -1)
+
+
+class LlamaChatBody(ChatBody, kw_only=True):
+    """`/v1/chat/completions`: the OpenAI fields, and the native ones beside them."""
+
+    timings_per_token: bool = False
+    repeat_penalty: float = 1.0
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, object] | None = None
+
+
+class TokenizeBody(Struct):
+    content: str
+    add_special: bool = False
+
+
+class DetokenizeBody(Struct):
+    tokens: list[int]
+
+
+class TemplateBody(Struct):
+    messages: list[dict[str, object]]
+
+
+def prompt_ids(body: NativeBody) -> tuple[int, ...]:
+    """Texts get the begin token of the simulated vocabulary, token ids are used as they are."""
+    prompt = body.prompt
+    if prompt is None:
+        raise Refusal(400, '"prompt" must not be empty', "invalid_request_error")
+    if isinstance(prompt, str):
+        return (tokens.BEGIN_ID, *tokens.encode(prompt))
+    ids: list[int] = []
+    for part in prompt:
+        ids += tokens.encode(part) if isinstance(part, str) else [cast(int, part)]
+    return tuple(ids)
+
+
+def sampling_of(body: NativeBody, *, num_predict: int) -> SimulatedSampling:
+    return SimulatedSampling(
+        max_tokens=num_predict,
+        temperature=body.temperature,
+        seed=None if body.seed == -1 else body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
+        ignore_eos=body.ignore_eos,
+    )
