@@ -8,6 +8,8 @@ from typing import Any
 from enginebay.types import GenerationRequest
 
 MAX_TOP_K = 2**63 - 1
+MAX_MIN_P = 1.0 - 2.0**-24
+"""The engine refuses 1; this, the next lower float32, leaves the most probable token alone just as well."""
 _SEED_RANGE = 2**64
 
 
@@ -24,7 +26,7 @@ def generation_config(make_config: Any, request: GenerationRequest, *, eos_ids: 
         config.temperature = sampling.temperature
     config.top_p = sampling.top_p
     config.top_k = sampling.top_k or MAX_TOP_K
-    config.min_p = sampling.min_p
+    config.min_p = min(sampling.min_p, MAX_MIN_P)
     config.repetition_penalty = sampling.repetition_penalty
     config.presence_penalty = sampling.presence_penalty
     config.frequency_penalty = sampling.frequency_penalty
