@@ -28,6 +28,7 @@ from enginebay.types import (
     GenerationRequest,
     HealthState,
     Message,
+    ResponseFormat,
     SamplingParams,
     Text,
     TokenIds,
@@ -131,6 +132,12 @@ def test_what_the_server_would_cut_short_silently_is_refused() -> None:
     with pytest.raises(ContextTooLong, match="8000 prompt tokens and 200 output tokens"):
         api().call(wanted, info())
     api().call(replace(wanted, truncate_prompt_tokens=100), info())
+
+
+@pytest.mark.parametrize("schema", [{"enum": ["yes", "no"]}, {"name": "answer", "schema": {"enum": ["yes", "no"]}}])
+def test_a_bare_schema_is_given_the_name_that_the_server_demands(schema: dict[str, object]) -> None:
+    sent = body_of(request(response_format=ResponseFormat(type="json_schema", schema=schema)))["response_format"]
+    assert sent == {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"enum": ["yes", "no"]}}}
 
 
 def test_options_add_fields_but_none_that_a_request_decides() -> None:

@@ -27,6 +27,7 @@ from enginebay.wire.openai_encode import PATHS, encode_request, form_of, is_stre
 from enginebay_vllm import effective, probing
 from enginebay_vllm.answer_errors import answer_error
 from enginebay_vllm.decoder import VllmDecoder
+from enginebay_vllm.json_schema import with_named_schema
 from enginebay_vllm.metrics import METRICS
 from enginebay_vllm.options import VllmOptions
 from enginebay_vllm.tokenize import encode_tokenize
@@ -43,7 +44,7 @@ class VllmApi:
     def call(self, request: GenerationRequest, info: BackendInfo) -> HttpCall:
         _check_length(request, info)
         body = encode_request(
-            request,
+            with_named_schema(request),
             model=info.model,
             dialect=VLLM,
             backend=self._name,

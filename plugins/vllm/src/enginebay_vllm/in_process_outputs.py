@@ -16,6 +16,7 @@ from enginebay.types import (
     TokenLogprob,
     Usage,
 )
+from enginebay_vllm.json_schema import bare
 
 
 def sampling_params(request: GenerationRequest) -> Any:
@@ -55,9 +56,7 @@ def _structured_outputs(wanted: ResponseFormat | None) -> Any:
     if wanted.type == "json_object":
         return StructuredOutputsParams(json_object=True)
     if wanted.type == "json_schema":
-        named = wanted.schema
-        schema = named["schema"] if isinstance(named, Mapping) and "schema" in named else named
-        return StructuredOutputsParams(json=schema)
+        return StructuredOutputsParams(json=bare(wanted.schema))
     return StructuredOutputsParams(**{wanted.type: wanted.schema})
 
 
