@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 
 import pydantic
-from text_generation import AsyncClient, Client
-from text_generation.types import ChoiceDelta
+from text_generation import AsyncClient, Client  # pyright: ignore[reportMissingImports] - in that environment alone
+from text_generation.types import ChoiceDelta  # pyright: ignore[reportMissingImports]
 
 PROMPT = "the quick brown fox"
 MESSAGES = [{"role": "user", "content": PROMPT}]

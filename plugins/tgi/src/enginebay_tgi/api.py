@@ -41,6 +41,7 @@ class TgiApi:
         self._name = name
         self._adds_special_tokens = True
         """Until `identify` knows."""
+        self._has_answered = False
 
     def call(self, request: GenerationRequest, info: BackendInfo) -> HttpCall:
         _demand_prompt(request)
@@ -55,11 +56,12 @@ class TgiApi:
         return error_from_answer(status, body, headers, backend=self._name)
 
     async def health(self, http: HttpClient) -> Health:
-        """TGI listens only when it is ready, so one that does not answer loads or is dead: who launched it knows."""
+        """TGI listens only when it is ready: one that never answered may still load, one that did is dead."""
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
         except BackendError as error:
-            return Health(HealthState.DEAD, str(error))
+            return Health(HealthState.DEAD if self._has_answered else HealthState.LOADING, str(error))
+        self._has_answered = True
         if response.status == 200:
             return Health(HealthState.READY)
         error = self.error(response.status, response.body, response.headers)
