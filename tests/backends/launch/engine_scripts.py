@@ -16,11 +16,15 @@ import time
 AGAIN = [sys.executable, __file__]
 
 
-def report(port: str, *words: object) -> socket.socket:
+def report(port: str, *words: str) -> socket.socket:
     """Kept open by the caller for as long as it lives."""
     connection = socket.create_connection(("127.0.0.1", int(port)))
-    connection.sendall(f"{' '.join(map(str, words))} {os.getpid()}\n".encode())
+    say_where(connection, *words)
     return connection
+
+
+def say_where(connection: socket.socket, *words: str) -> None:
+    connection.sendall(f"{' '.join(words)} {os.getpid()}\n".encode())
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -74,9 +78,10 @@ def graceful(port: str) -> None:
         connection.sendall(b"ended gracefully\n")
         sys.exit(0)
 
+    connection = socket.create_connection(("127.0.0.1", int(port)))
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    connection = report(port, "graceful")
+    say_where(connection, "graceful")
     while True:
         time.sleep(3600)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import selectors
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -96,3 +98,10 @@ class Reports:
         self._writers.append(writer)
         text, _, pid = (await reader.readline()).decode().strip().rpartition(" ")
         self._arrived.put_nowait(Report(text, int(pid), reader, writer))
+
+
+def wait_for_its_end(pidfd: int) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(pidfd, selectors.EVENT_READ)
+        assert selector.select(timeout=20), "it is still there"
+    os.close(pidfd)

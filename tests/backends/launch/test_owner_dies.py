@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import selectors
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from launch_fakes import Reports
+from launch_fakes import Reports, wait_for_its_end
 
 OWNER = """
 import asyncio, os, signal, sys
@@ -51,13 +50,6 @@ class Owner:
     def end(self) -> tuple[str, str]:
         out, err = self.process.communicate(timeout=30)
         return out.decode(), err.decode()
-
-
-def wait_for_its_end(pidfd: int) -> None:
-    with selectors.DefaultSelector() as selector:
-        selector.register(pidfd, selectors.EVENT_READ)
-        assert selector.select(timeout=20), "it is still there"
-    os.close(pidfd)
 
 
 @pytest.mark.parametrize("engine", ["graceful", "stubborn"])
