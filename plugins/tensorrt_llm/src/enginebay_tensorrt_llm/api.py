@@ -56,6 +56,7 @@ class TrtllmApi:
         self._served_model_name = served_model_name
         self._seeds = random.Random(seed)
         self._iterations = IterationReader(backend=name)
+        self._was_ready = False
 
     # ---------------------------------------------------------------- requests
 
@@ -81,8 +82,9 @@ class TrtllmApi:
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
         except BackendError as error:
-            return Health(HealthState.DEAD, str(error))
+            return Health(HealthState.DEAD if self._was_ready else HealthState.LOADING, str(error))
         if response.status == 200:
+            self._was_ready = True
             return Health(HealthState.READY)
         reason = response.body.decode("utf-8", "replace").strip() or f"HTTP {response.status}"
         return Health(HealthState.DEAD if response.status == 503 else HealthState.DEGRADED, reason)

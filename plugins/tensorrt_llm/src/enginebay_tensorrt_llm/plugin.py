@@ -54,6 +54,9 @@ def check(context: BackendContext) -> None:
             raise ConfigError("mode external needs the address of the server", path="url", expected="http://...")
         check_url(context.url)
         return
+    if options.api_key is not None and mode != "in_process":
+        problem = "the server that is launched has no authentication: a key would protect nothing"
+        raise ConfigError(problem, path="options.api_key")
     if mode == "in_process" and (options.path == "engine" or options.api == "triton"):
         raise ConfigError("mode in_process runs the PyTorch path", path="options.path", expected="pytorch")
     if options.api == "triton" and options.path != "engine":

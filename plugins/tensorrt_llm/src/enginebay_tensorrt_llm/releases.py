@@ -34,7 +34,7 @@ def version_of(context: BackendContext) -> str | None:
     if context.options.version is not None:
         return context.options.version
     name, _, tag = (context.image or "").rpartition(":")
-    return tag if name.endswith("tensorrt-llm/release") else None
+    return tag if name.endswith("tensorrt-llm/release") and _VERSION.match(tag) else None
 
 
 def image_of(context: BackendContext) -> str:

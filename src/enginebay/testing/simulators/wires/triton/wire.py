@@ -80,7 +80,10 @@ class TritonWire:
         _refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, "Exceeds maximum queue size")
 
     def when_dead(self, request: HttpRequest, exchange: Exchange) -> None:
-        self.while_loading(request, exchange)
+        if request.path == "/v2/health/live":
+            exchange.reply(400, b"")
+        else:
+            self.while_loading(request, exchange)
 
     # ---------------------------------------------------------------- generations
 
