@@ -82,12 +82,16 @@ SERVER_INFO = {
 }
 
 
+def made(**options: Any) -> VllmOptions:
+    return VllmOptions.model_validate(options)
+
+
 def api(**options: Any) -> VllmApi:
-    return VllmApi(VllmOptions(**options), name="vllm")
+    return VllmApi(made(**options), name="vllm")
 
 
 def info(**options: Any) -> BackendInfo:
-    declared = capabilities(None, VllmOptions(**options))
+    declared = capabilities(None, made(**options))
     return BackendInfo(kind="vllm", name="vllm", model=MODEL, capabilities=declared, max_model_len=8192)
 
 
@@ -143,7 +147,7 @@ def test_a_bare_schema_is_given_the_name_that_the_server_demands(schema: dict[st
 def test_options_add_fields_but_none_that_a_request_decides() -> None:
     assert body_of(request(), extra_body={"vllm_xargs": {"a": 1}})["vllm_xargs"] == {"a": 1}
     with pytest.raises(ValueError, match="truncation_side"):
-        VllmOptions(extra_body={"truncation_side": "right"})
+        made(extra_body={"truncation_side": "right"})
 
 
 # ---------------------------------------------------------------- errors, as vLLM 0.32.0 words them
@@ -343,8 +347,8 @@ def test_a_reset_that_did_not_happen_is_an_error() -> None:
 
 
 def test_what_an_option_switches_on_is_declared_with_it_and_not_without() -> None:
-    plain = capabilities(None, VllmOptions()).features
-    options = VllmOptions(
+    plain = capabilities(None, made()).features
+    options = made(
         scheduling_policy="priority", tool_call_parser="hermes", trust_request_chat_template=True, dev_mode=True
     )
     switched = {Feature.PRIORITY, Feature.TOOLS, Feature.CHAT_TEMPLATE, Feature.RESET_PREFIX_CACHE}
@@ -353,11 +357,11 @@ def test_what_an_option_switches_on_is_declared_with_it_and_not_without() -> Non
 
 
 def test_in_process_there_is_no_limit_of_stop_strings_and_no_server() -> None:
-    own = in_process_capabilities(None, VllmOptions(tool_call_parser="hermes"))
+    own = in_process_capabilities(None, made(tool_call_parser="hermes"))
     assert own.max_stop_strings is None
     assert not {Feature.TOOLS, Feature.IMAGES, Feature.ADAPTER} & own.features
     assert {Feature.RESET_PREFIX_CACHE, Feature.CHAT_TEMPLATE, Feature.DEADLINE} <= own.features
 
 
 def test_neither_prefill_alone_nor_a_resumed_answer_is_declared() -> None:
-    assert not {Feature.PREFILL_ONLY, Feature.RESUME} & capabilities(None, VllmOptions()).features
+    assert not {Feature.PREFILL_ONLY, Feature.RESUME} & capabilities(None, made()).features

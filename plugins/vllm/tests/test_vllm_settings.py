@@ -229,6 +229,7 @@ def test_a_model_that_is_here_is_not_looked_for_on_the_hub() -> None:
 def test_in_process_keywords_have_no_command() -> None:
     plan = compile_plan(SPEC, context(mode="in_process", settings=LESSON, enforce_eager=True))
     assert plan.command == ()
+    assert [outcome.becomes for outcome in plan.outcomes] == ["tensor_parallel_size=2", "max_num_seqs=256"]
     assert plan.keywords["tensor_parallel_size"] == 2
     assert plan.keywords["served_model_name"] == ["smollm2-135m"]
     assert plan.keywords["enforce_eager"] is True

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from enginebay.backend import BackendContext, LaunchPlan
+from enginebay.backend import BackendContext, LaunchPlan, SettingOutcome
 from enginebay.backends.launch import container_model_argument, docker_run, model_argument, run_command
 from enginebay.errors import ConfigError
 from enginebay_vllm.options import ENGINE_MAX_LOGPROBS, VllmOptions
+from enginebay_vllm.settings import compile_settings
 
 DEFAULT_PORT = 8000
 DEFAULT_IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -22,10 +23,25 @@ TELL_CACHED_TOKENS = ("--enable-prompt-tokens-details",)
 
 def launch(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
     if context.mode == "in_process":
-        return replace(plan, keywords={**own_keywords(context), **plan.keywords}, environment=own_environment(context))
+        return _as_keywords(context, plan)
     if context.mode == "docker":
         return _in_docker(context, plan)
     return _as_process(context, plan)
+
+
+def _as_keywords(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
+    return replace(
+        plan,
+        outcomes=tuple(_told_as_keyword(outcome) for outcome in plan.outcomes),
+        keywords={**own_keywords(context), **plan.keywords},
+        environment=own_environment(context),
+    )
+
+
+def _told_as_keyword(outcome: SettingOutcome) -> SettingOutcome:
+    keywords = compile_settings({outcome.setting: outcome.value}, None).keywords
+    told = ", ".join(f"{name}={value!r}" for name, value in keywords.items())
+    return outcome if outcome.outcome == "unsupported" else replace(outcome, becomes=told)
 
 
 def _as_process(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
