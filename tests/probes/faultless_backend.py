@@ -63,7 +63,10 @@ class Generated:
 
 
 class FaultlessBackend:
-    def __init__(self, *, features: frozenset[Feature] = frozenset(Feature), load_takes_s: float = 0.0) -> None:
+    def __init__(
+        self, *, features: frozenset[Feature] = frozenset(Feature), load_takes_s: float = 0.0, pace_s: float = 0.0
+    ) -> None:
+        """pace_s: from one token to the next."""
         self.info = BackendInfo(
             kind="faultless",
             name="faultless",
@@ -73,7 +76,7 @@ class FaultlessBackend:
             simulated=True,
         )
         self.state = HealthState.LOADING
-        self.load_takes_s = load_takes_s
+        self.load_takes_s, self.pace_s = load_takes_s, pace_s
         self.died: asyncio.Future[str] | None = None
         self.is_closed = False
         self.num_running = 0
@@ -136,8 +139,8 @@ class FaultlessBackend:
         is_ended = False
         try:
             for chunk in self.chunks(request, ids):
-                for _ in range(2):
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                await asyncio.sleep(self.pace_s)
                 if self.died.done():
                     await self.end_from_outside(self.died.result())
                 if chunk.finish_reason is not None:
