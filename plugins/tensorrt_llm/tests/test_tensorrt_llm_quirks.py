@@ -1,116 +1,38 @@
-"""Every quirk that the contract lists, by one test with its name: handled, or shown to do no harm."""
+"""Quirks of the contract in launch, metrics and requests, by one test of their name: handled, or shown harmless."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import pytest
+import test_tensorrt_llm_answer_quirks
+from tensorrt_llm_asking import CHAT, answer, ask, attached, body_of, post, run, serving, text_of
 from tensorrt_llm_simulator import STATS_FILE, contract, sample
 from tensorrt_llm_simulator import context as make_context
 
 from enginebay import get_backend
-from enginebay.clock import MonotonicClock
 from enginebay.errors import (
-    BackendUnavailable,
     ConfigError,
-    ContextTooLong,
-    EngineStepFailed,
-    InvalidRequest,
     StartFailed,
     UnsupportedFeature,
     UpstreamError,
 )
-from enginebay.guard import GuardedBackend
 from enginebay.plugins import compile_plan
-from enginebay.testing.simulators import INSTANT, PROFILES, Fault, Simulator, SimulatorProfile
 from enginebay.types import (
     Chat,
     Feature,
-    FinishReason,
-    GenerationChunk,
-    GenerationRequest,
     HealthState,
-    Message,
-    Prompt,
-    SamplingParams,
     Text,
     TokenIds,
 )
-from enginebay.wire.http_client import HttpClient
 from enginebay.wire.prometheus_text import parse_metrics
-from enginebay_tensorrt_llm.answer_errors import error_of
-from enginebay_tensorrt_llm.decoder import TrtllmDecoder
 from enginebay_tensorrt_llm.in_process import sampling_keywords
 from enginebay_tensorrt_llm.metrics import LINE_1_2, LINE_1_3, generation_of, stats_of
 from enginebay_tensorrt_llm.plugin import enginebay_backend
-from enginebay_tensorrt_llm.requests import encode
-from enginebay_tensorrt_llm.triton_decoder import TritonDecoder
 
-T = TypeVar("T")
 SPEC = enginebay_backend()
-CHAT = Chat((Message("user", "Hello"),))
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    async def limited() -> T:
-        async with asyncio.timeout(20):
-            return await work
-
-    return asyncio.run(limited())
-
-
-def ask(prompt: Prompt | None = None, **fields: Any) -> GenerationRequest:
-    fields.setdefault("max_tokens", 8)
-    sampling = SamplingParams(**fields)
-    return GenerationRequest(request_id="r1", prompt=prompt or Text("the quick brown fox"), sampling=sampling)
-
-
-def body_of(request: GenerationRequest, *, token_ids_only: bool = False) -> dict[str, Any]:
-    data = encode(request, model="m", backend="trt", drawn_seed=77, token_ids_only=token_ids_only)
-    return msgspec.json.decode(data)
-
-
-async def answer(backend: GuardedBackend, request: GenerationRequest) -> list[GenerationChunk]:
-    return [chunk async for chunk in backend.generate(request)]
-
-
-def text_of(chunks: list[GenerationChunk]) -> str:
-    return "".join(chunk.text for chunk in chunks)
-
-
-@asynccontextmanager
-async def serving(
-    *arguments: str, kind: str = "tensorrt_llm", profile: SimulatorProfile = INSTANT
-) -> AsyncIterator[Simulator]:
-    async with Simulator(kind, arguments, profile=profile, port=0) as simulator:
-        yield simulator
-
-
-@asynccontextmanager
-async def attached(simulator: Simulator, **options: object) -> AsyncIterator[GuardedBackend]:
-    if simulator.spec.kind == "triton":
-        options |= {"api": "triton", "metrics_url": simulator.url}
-    made = get_backend("tensorrt_llm", mode="external", url=simulator.url, model="simulated", options=options)
-    async with made as backend:
-        yield backend
-
-
-async def post(simulator: Simulator, path: str, body: Mapping[str, object] | None = None) -> tuple[int, bytes]:
-    """Past the adapter: as any client would."""
-    client = HttpClient(simulator.url, clock=MonotonicClock())
-    try:
-        method = "GET" if body is None else "POST"
-        data = b"" if body is None else msgspec.json.encode(body)
-        response = await client.request(method, path, body=data, headers={"content-type": "application/json"})
-        return response.status, response.body
-    finally:
-        await client.aclose()
 
 
 @pytest.fixture
@@ -130,7 +52,8 @@ def fields_of_contract(path: str) -> set[str]:
 
 
 def test_every_quirk_of_the_contract_has_a_test() -> None:
-    tested = {name.removeprefix("test_quirk_") for name in globals() if name.startswith("test_quirk_")}
+    names = [*globals(), *vars(test_tensorrt_llm_answer_quirks)]
+    tested = {name.removeprefix("test_quirk_") for name in names if name.startswith("test_quirk_")}
     assert tested == {quirk["id"] for quirk in contract()["quirks"]}
 
 
@@ -382,160 +305,3 @@ def test_quirk_bos() -> None:
     run(main())
     assert body_of(ask())["add_special_tokens"] is True  # said in both forms, whose defaults differ
     assert body_of(ask(CHAT))["add_special_tokens"] is False
-
-
-# ---------------------------------------------------------------- answers
-
-
-def test_quirk_error_shape() -> None:
-    flat = b'{"object":"error","message":"top_p is bad","type":"BadRequestError","param":null,"code":400}'
-    for body in (flat, b'{"error":"top_p is bad"}'):
-        error = error_of(400, body, {}, backend="trt")
-        assert isinstance(error, InvalidRequest)
-        assert "top_p is bad" in str(error)
-
-    async def main() -> None:
-        for release, key in (("1.2", "object"), ("1.3", "error")):
-            async with serving("--simulated_release", release) as simulator:
-                status, body = await post(simulator, "/v1/completions", {"prompt": "no model"})
-                assert status == 400
-                assert key in msgspec.json.decode(body)
-
-    run(main())
-
-
-def test_quirk_errors_400() -> None:
-    def error(message: str) -> Exception:
-        body = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
-        return error_of(400, msgspec.json.encode(body), {}, backend="trt")
-
-    assert isinstance(error("CUDA out of memory"), UpstreamError)
-    assert isinstance(error("temperature must not be negative"), InvalidRequest)
-    sums = "The sum of prompt length (4000.0) and query length (0) max_tokens (200)"
-    too_long = error(f"{sums} should not exceed max_seq_len (4096)")
-    assert isinstance(too_long, ContextTooLong)
-    assert (too_long.num_tokens, too_long.limit) == (4000, 4096)
-
-
-def test_quirk_finish_names() -> None:
-    wanted = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
-    wanted |= {"timeout": FinishReason.ABORT, "cancelled": FinishReason.ABORT}
-    listed = contract()["in_process_api"]["output"]["finish_reasons"]
-    assert set(listed) == set(wanted)
-    usage = {"prompt_tokens": 1, "completion_tokens": 1}
-    for name, reason in wanted.items():
-        body = {"choices": [{"index": 0, "text": "a", "finish_reason": name}], "usage": usage}
-        chunk = TrtllmDecoder("completions", backend="trt", num_alternatives=None).whole(msgspec.json.encode(body), 0.0)
-        assert chunk.finish_reason is reason
-
-
-def test_quirk_stream_break() -> None:
-    async def main() -> None:
-        async with serving() as simulator, attached(simulator) as backend:
-            simulator.faults.inject(Fault.CUT, num_requests=1, after_events=2)
-            with pytest.raises(BackendUnavailable):
-                await answer(backend, ask())
-            assert len(await answer(backend, ask())) > 0
-
-    run(main())
-
-
-def test_quirk_first_chunk() -> None:
-    decoder = TrtllmDecoder("chat", backend="trt", num_alternatives=None)
-    role = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]} \n\n'
-    assert list(decoder.feed(role, 1.0)) == []  # no chunk, so nothing that a first token is timed by
-
-    async def main() -> None:
-        async with serving() as simulator, attached(simulator) as backend:
-            chunks = await answer(backend, ask(CHAT))
-            assert chunks[0].num_tokens
-            assert sum(chunk.num_tokens or 0 for chunk in chunks) == 8
-
-    run(main())
-
-
-# ---------------------------------------------------------------- behaviour
-
-
-def test_quirk_unbounded_queue() -> None:
-    async def main() -> None:
-        async with serving("--max_batch_size", "2") as simulator, attached(simulator) as backend:
-            simulator.faults.inject(Fault.OVERLOAD, num_requests=10)
-            answers = await asyncio.gather(*(answer(backend, ask()) for _ in range(60)))
-            assert all(chunks[-1].finish_reason is FinishReason.LENGTH for chunks in answers)
-
-    run(main())
-
-
-def test_quirk_fatal_executor_error() -> None:
-    async def main() -> None:
-        for release in ("1.2", "1.3"):
-            arguments = ("--simulated_release", release)
-            async with serving(*arguments) as simulator, attached(simulator) as backend:
-                simulator.kill_engine()
-                assert (await backend.health()).state is HealthState.DEAD
-                with pytest.raises(BackendUnavailable):
-                    await answer(backend, ask())
-
-    run(main())
-
-
-def test_quirk_disconnect_delay() -> None:
-    async def main() -> None:
-        async with serving(profile=PROFILES["paced"]) as simulator, attached(simulator) as backend:
-            stream = backend.generate(ask(max_tokens=2000))
-            await anext(stream)
-            await stream.aclose()  # at once for us; the server's slot is free when it has noticed
-            while simulator.engine.num_unfinished:
-                await backend.health()
-            assert simulator.num_in_flight == 0
-
-    run(main())
-
-
-# ---------------------------------------------------------------- Triton
-
-
-def test_quirk_triton_not_ready_400() -> None:
-    async def main() -> None:
-        loading = PROFILES["paced"].__class__(pace="instant", load_time_s=60.0)
-        async with serving(kind="triton", profile=loading) as simulator:
-            assert (await post(simulator, "/v2/health/ready"))[0] == 400
-            options = {"api": "triton", "start_timeout_s": 0.3}
-            with pytest.raises(StartFailed, match="not ready"):
-                async with get_backend("tensorrt_llm", mode="external", url=simulator.url, options=options):
-                    pass
-
-    run(main())
-
-
-def test_quirk_triton_stream_end() -> None:
-    async def main() -> None:
-        async with serving(kind="triton") as simulator, attached(simulator) as backend:
-            chunks = await answer(backend, ask())
-            assert chunks[-1].finish_reason is FinishReason.LENGTH
-            simulator.faults.inject(Fault.CUT, num_requests=1, after_events=2)
-            with pytest.raises(BackendUnavailable):
-                await answer(backend, ask())
-
-    run(main())
-    decoder = TritonDecoder(backend="trt", max_tokens=4)
-    with pytest.raises(EngineStepFailed, match="out of blocks"):
-        list(decoder.feed(b'data: {"error":"out of blocks"}\n\n', 0.0))
-
-
-def test_quirk_triton_no_ids() -> None:
-    async def main() -> None:
-        async with serving(kind="triton") as simulator, attached(simulator) as backend:
-            assert Feature.OUTPUT_TOKEN_IDS not in backend.info.capabilities
-            chunks = await answer(backend, ask(max_tokens=6))
-            assert all(chunk.token_ids is None for chunk in chunks)
-            assert sum(chunk.num_tokens or 0 for chunk in chunks) == 6
-            assert chunks[-1].usage is not None
-            assert chunks[-1].usage.num_output_tokens == 6
-
-    run(main())
-
-
-def test_the_names_of_tests_are_ids() -> None:
-    assert all(re.fullmatch(r"[a-z0-9_]+", quirk["id"]) for quirk in contract()["quirks"])

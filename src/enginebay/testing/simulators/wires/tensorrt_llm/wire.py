@@ -185,6 +185,7 @@ class _TrtllmAnswer(OpenAIAnswer):
         if self.asked.form == "completions":
             ids = None if self._has_text else [token.token_id for token in step]
             fields |= {"token_ids": ids, "context_logits": None, "disaggregated_params": None}
+            fields["avg_decoded_tokens_per_iter"] = None
         return fields
 
     def more_in_usage(self, requests: Sequence[SimulatedRequest]) -> Json:
@@ -210,7 +211,7 @@ class _TrtllmAnswer(OpenAIAnswer):
         if self.asked.form == "completions":
             super()._send(choices, request, is_first=is_first, usage=usage)
             return
-        has_role = request is not None and request.num_output_tokens == 0
+        has_role = any(isinstance(choice, dict) and "role" in choice["delta"] for choice in choices)
         event = self._envelope("chat.completion.chunk", [_without_nulls(choice) for choice in choices])
         if usage is not None:
             event["usage"] = usage
