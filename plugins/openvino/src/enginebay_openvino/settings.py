@@ -40,13 +40,16 @@ class _Compiled:
         )
 
     def _spelled(self) -> str:
-        titled = ((_TITLES[section], values) for section, values in self.values.items())
-        return ", ".join(f"{title}{name}={value}" for title, values in titled for name, value in values.items())
+        flat = ((section, name, value) for section, values in self.values.items() for name, value in values.items())
+        return ", ".join(_spelled(section, name, value) for section, name, value in flat)
 
 
-_TITLES: Mapping[Section, str] = {
-    "scheduler": "SchedulerConfig.", "properties": "property ", "adapter": "", "conversion": "optimum-cli --",
-}  # fmt: skip
+def _spelled(section: str, name: str, value: object) -> str:
+    if section == "conversion":
+        return f"optimum-cli --{name.replace('_', '-')} {value}"
+    return f"SchedulerConfig.{name}={value}" if section == "scheduler" else f"property {name}={value}"
+
+
 _Rule = Callable[[object], _Compiled]
 
 
@@ -133,7 +136,8 @@ def _seed(value: object) -> _Compiled:
 
 
 def _trust_remote_code(value: object) -> _Compiled:
-    return _Compiled(values={"conversion": {"trust_remote_code": value}})
+    becomes = "optimum-cli --trust-remote-code" if value else "no such flag for optimum-cli"
+    return _Compiled(values={"conversion": {"trust_remote_code": value}}, becomes=becomes)
 
 
 def _log_level(value: object) -> _Compiled:
