@@ -136,9 +136,12 @@ def test_prompts_longer_than_the_corpus_are_possible(tokenizer) -> None:
     assert len(token_ids) == len(tokenizer.encode(text)) == 12_000
 
 
-def test_each_request_has_a_seed_of_its_own(tokenizer) -> None:
-    requests = plan_of(tokenizer).loads[0].requests
+def test_each_sampled_request_has_a_seed_of_its_own_and_a_greedy_one_none(tokenizer) -> None:
+    sampling = SamplingParams(max_tokens=1, temperature=0.7, ignore_eos=True)
+    plan = make_plan(workload(), SIXTEEN_USERS, model="m", sampling=sampling, seed=0, tokenizer=tokenizer)
+    requests = plan.loads[0].requests
     assert len({request.sampling.seed for request in requests}) == len(requests)
+    assert {request.sampling.seed for request in plan_of(tokenizer).loads[0].requests} == {None}
 
 
 def test_a_model_without_a_fast_tokenizer_is_refused(tmp_path) -> None:

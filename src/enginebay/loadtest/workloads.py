@@ -56,7 +56,7 @@ def make_plan(
 ) -> Plan:
     """Every load gets the same lengths and arrivals of its own, and prompts that occur nowhere else in the plan.
 
-    sampling: what all requests share; max_tokens and seed are drawn for each.
+    sampling: what all requests share; max_tokens and, unless it is greedy, seed are drawn for each.
     Raises LoadTestError for a load that the workload cannot make.
     """
     for load in loads:
@@ -140,7 +140,8 @@ def _request(
 
 
 def _with_length(sampling: SamplingParams, *, max_tokens: int, seed: int) -> SamplingParams:
-    return replace(sampling, max_tokens=max_tokens, seed=seed)
+    """Greedy sampling draws nothing: without a seed it also runs on engines that take none."""
+    return replace(sampling, max_tokens=max_tokens, seed=None if sampling.temperature == 0 else seed)
 
 
 class PromptWriter:

@@ -78,7 +78,8 @@ def _caveats(report: Report) -> Iterator[str]:
     if not report.runs:
         yield "Nothing was measured."
     elif report.result.failures:
-        yield "That failure ended the load test: what was measured before it is shown, and nothing came after it."
+        failed = listed(list(dict.fromkeys(failure.label for failure in report.result.failures)))
+        yield f"Nothing more was measured with {failed} after the failure; the others had their turn."
     elif report.result.status == "partial":
         yield "The load test was stopped before its end: what it had measured until then is shown."
     invalid = [run for run in report.runs if not run.run.valid]
