@@ -36,6 +36,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("content-length", "0")
         self.end_headers()
 
+    def do_POST(self) -> None:
+        """An answer that begins, and never ends."""
+        self.send_response(200)
+        self.send_header("content-length", "1000")
+        self.end_headers()
+        self.wfile.write(b"a token")
+        self.wfile.flush()
+        while True:
+            time.sleep(3600)
+
     def log_message(self, format: str, *args: object) -> None:
         print(f"asked for {self.path}", flush=True)
 

@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pytest
 from launch_fakes import PORT, Reports, Run, context_with, script, server_of
 
 from enginebay.backends.http_engine.api import HttpCall
 from enginebay.backends.http_engine.backend import HttpEngineBackend
-from enginebay.errors import BackendError, EngineBayError, StartFailed, UpstreamError
+from enginebay.backends.launch import LaunchedServer
+from enginebay.errors import BackendError, BackendUnavailable, EngineBayError, EngineDied, StartFailed, UpstreamError
 from enginebay.guard import GuardedBackend
-from enginebay.types import BackendInfo, Capabilities, EngineStats, GenerationRequest, Health, HealthState
+from enginebay.types import (
+    BackendInfo,
+    Capabilities,
+    EngineStats,
+    GenerationChunk,
+    GenerationRequest,
+    Health,
+    HealthState,
+    SamplingParams,
+    Text,
+)
 from enginebay.wire.http_client import HttpClient
+
+
+class SmallDecoder:
+    """Each piece is a token; the last never comes."""
+
+    is_finished = False
+
+    def feed(self, data: bytes, received_at: float) -> Iterable[GenerationChunk]:
+        yield GenerationChunk(text=data.decode(), num_tokens=1, received_at=received_at)
+
+    def end(self, received_at: float) -> Iterable[GenerationChunk]:
+        raise BackendUnavailable("the answer was cut off")
+
+    def whole(self, body: bytes, received_at: float) -> GenerationChunk:
+        raise BackendUnavailable("the answer is no JSON")
 
 
 class SmallApi:
     """Health alone: 503 while it loads."""
 
     def call(self, request: GenerationRequest, info: BackendInfo) -> HttpCall:
-        raise NotImplementedError
+        return HttpCall(path="/", body=b"{}", decoder=SmallDecoder())
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> EngineBayError:
         return UpstreamError("no")
@@ -107,13 +133,30 @@ def test_a_start_that_is_cancelled_takes_the_engine_down(run: Run):
     run(main())
 
 
+def test_an_engine_killed_in_the_middle_of_an_answer_is_told_as_dead(run: Run):
+    async def main() -> None:
+        backend = backend_of(script("serve", PORT))
+        await backend.start()
+        request = GenerationRequest(request_id="r", prompt=Text("hello"), sampling=SamplingParams(max_tokens=9))
+        stream = backend.generate(request)
+        assert (await anext(stream)).text == "a token"
+        server = backend._server  # pyright: ignore[reportPrivateUsage] - to end it as a crash would
+        assert isinstance(server, LaunchedServer)
+        server.kill()
+        with pytest.raises(EngineDied, match="was killed by SIGKILL"):
+            await anext(stream)
+        await backend.aclose()
+
+    run(main())
+
+
 def test_an_engine_that_ends_later_is_dead_for_good(run: Run):
     async def main() -> None:
         inner = backend_of(script("serve", PORT))
         async with GuardedBackend(inner) as backend:
             server = inner._server  # pyright: ignore[reportPrivateUsage] - to end it as a crash would
-            assert server is not None
-            server.kill()  # type: ignore[attr-defined]
+            assert isinstance(server, LaunchedServer)
+            server.kill()
             await server.wait_ended()
             health = await backend.health()
             assert (health.state, health.is_final) == (HealthState.DEAD, True)

@@ -41,6 +41,7 @@ from enginebay.wire.http_stream import HttpStream
 from enginebay.wire.http_types import HttpTimeouts
 
 _POLL_INTERVAL_S = 0.1
+_LAST_BREATH_S = 0.5
 _MAX_ERROR_BODY_BYTES = 1024 * 1024
 
 
@@ -169,7 +170,7 @@ class HttpEngineBackend:
                 ) from error
             raise
         except BackendUnavailable as error:
-            if self._server is not None and not self._server.is_alive:
+            if self._server is not None and await _has_ended(self._server):
                 raise EngineDied(f"the engine {self._server.how_it_ended()}", backend=self._name) from error
             raise
         finally:
@@ -263,3 +264,14 @@ class HttpEngineBackend:
         if self._control is None:
             raise NotStarted("the server was not launched yet", backend=self._name)
         return self._control
+
+
+async def _has_ended(server: OwnedServer) -> bool:
+    """A connection breaks a moment before the end of its process is known."""
+    if server.is_alive:
+        ending = asyncio.ensure_future(server.wait_ended())
+        try:
+            await asyncio.wait({ending}, timeout=_LAST_BREATH_S)
+        finally:
+            ending.cancel()
+    return not server.is_alive

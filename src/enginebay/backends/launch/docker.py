@@ -19,7 +19,7 @@ def docker_run(
     image: str,
     port: int,
     container_port: int,
-    model: str,
+    model: str | None,
     environment: Iterable[str] = (),
     cache_in_container: str | None = HUB_CACHE_IN_CONTAINER,
     shm_size: str | None = None,
@@ -28,7 +28,7 @@ def docker_run(
     """arguments: the engine's own, behind the image. environment: names alone; `launched_server` sets their values.
 
     The port is open to this machine only. A model that is a directory is mounted at `container_model_argument(model)`;
-    the hub's cache at cache_in_container. flags: more of `docker run`, such as `--ipc host`.
+    the hub's cache at cache_in_container; nothing for None, whose caller mounts by flags. flags: more of `docker run`, such as `--ipc host`.
     `options.executable` replaces the image's entry point.
     """
     command = [options.container_runtime, "run", "--rm"]
@@ -46,8 +46,10 @@ def docker_run(
     return (*command, image, *options.executable[1:], *arguments, *options.extra_arguments)
 
 
-def _volumes(options: ServerOptions, model: str, cache_in_container: str | None) -> Mapping[str, str]:
+def _volumes(options: ServerOptions, model: str | None, cache_in_container: str | None) -> Mapping[str, str]:
     volumes: dict[str, str] = {}
+    if model is None:
+        return volumes
     if mount := model_mount(model):
         volumes[str(mount[0])] = f"{mount[1]}:ro"
     elif cache_in_container is not None:

@@ -23,6 +23,9 @@ from enginebay.backends.worker.start_failure import explained
 from enginebay.config.secret import MASK, is_secret_key
 from enginebay.errors import ConfigError, EngineBayError, StartFailed
 
+_SHORTEST_SECRET = 4
+"""Shorter ones would mask half of what is shown."""
+
 
 def launched_server(
     context: BackendContext,
@@ -180,7 +183,7 @@ class LaunchedServer:
 
     def _redacted(self, text: str) -> str:
         for name, value in {**self._context.environment, **self._secrets}.items():
-            if value and (name in self._secrets or is_secret_key(name)):
+            if len(value) >= _SHORTEST_SECRET and (name in self._secrets or is_secret_key(name)):
                 text = text.replace(value, MASK)
         return text
 

@@ -20,6 +20,7 @@ TAG_VARIABLE = "ENGINEBAY_LAUNCH"
 """In the environment of everything that one launch started, whoever its parent is by now."""
 _LAST_WORDS_S = 1.0
 """How long the log of an ended process is read."""
+_REMOVAL_S = 60.0
 _MARGIN_S = 15.0
 """What the supervisor needs beyond the grace: for what the engine left behind, and for its container."""
 
@@ -173,7 +174,11 @@ class SupervisedProcess:
         """It was perhaps the supervisor that was killed, and not the engine: then its work is ours."""
         kill_tagged(self._tag)
         if self._command.container is not None:
-            runtime, name = self._command.container
+            await self._remove_container(*self._command.container)
+
+    async def _remove_container(self, runtime: str, name: str) -> None:
+        """As the supervisor would: one that cannot be removed has nobody left to tell."""
+        try:
             removal = await asyncio.create_subprocess_exec(
                 *(runtime, "rm", "-f", name),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -181,6 +186,12 @@ class SupervisedProcess:
                 stderr=asyncio.subprocess.DEVNULL,
                 env=dict(self._command.environment),
             )
+        except OSError:
+            return
+        try:
+            await asyncio.wait_for(removal.wait(), _REMOVAL_S)
+        except TimeoutError:
+            removal.kill()
             await removal.wait()
 
 

@@ -80,6 +80,7 @@ class Supervision:
     # ---------------------------------------------------------------- hearing
 
     def _listen(self) -> None:
+        os.set_inheritable(self._owner_fd, False)  # ours alone, and not the engine's
         self._wake_fd, wake_end = os.pipe()
         for end in (self._wake_fd, wake_end):
             os.set_blocking(end, False)

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import deque
 from pathlib import Path
+from typing import IO
 
 MAX_LINES = 200
 MAX_LINE_LENGTH = 2000
@@ -43,14 +44,24 @@ class LogRing:
         file = self._log_file.open("ab", buffering=0) if self._log_file else None
         try:
             while data := await self._stream.read(_READ_BYTES):
-                if file:
-                    file.write(data)
+                if file and not self._write(file, data):
+                    file = None
                 self._take(data)
             self._take(b"\n" if self._rest else b"")
         finally:
             self.close()
             if file:
                 file.close()
+
+    def _write(self, file: IO[bytes], data: bytes) -> bool:
+        """A full disk costs the file and no more: a log that nobody reads would stop the child."""
+        try:
+            file.write(data)
+        except OSError as error:
+            file.close()
+            self._lines.append(f"[{self._log_file} ends here: {error.strerror}]")
+            return False
+        return True
 
     def close(self) -> None:
         if self._transport is not None:
