@@ -38,6 +38,7 @@ class LlamaCppApi:
     def __init__(self, *, name: str) -> None:
         self._name = name
         self._adds_special_tokens = True
+        self._has_answered = False
 
     # ---------------------------------------------------------------- requests
 
@@ -69,7 +70,9 @@ class LlamaCppApi:
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
         except BackendError as error:
-            return Health(HealthState.DEAD, str(error))
+            # The port opens some time after the process has begun.
+            return Health(HealthState.DEAD if self._has_answered else HealthState.LOADING, str(error))
+        self._has_answered = True
         if response.status == 200:
             return Health(HealthState.READY)
         state = HealthState.LOADING if response.status == 503 else HealthState.DEGRADED

@@ -63,7 +63,7 @@ def _docker(context: BackendContext, plan: LaunchPlan, port: int) -> tuple[str, 
         image=context.image or _image(context),
         port=port,
         container_port=DEFAULT_PORT,
-        model=context.model,
+        model=context.model if _is_of_hub(context) else None,
         environment=(API_KEY_VARIABLE,) if options.api_key is not None else (),
         flags=mount,
     )

@@ -40,6 +40,7 @@ class SglangApi:
         self._name = name
         self._is_cumulative = True
         self._adds_special_tokens = True
+        self._has_answered = False
 
     # ---------------------------------------------------------------- requests
 
@@ -75,7 +76,9 @@ class SglangApi:
         try:
             response = await http.request("GET", "/ready", timeout_s=PROBE_TIMEOUT_S)
         except BackendError as error:
-            return Health(HealthState.DEAD, str(error))
+            # The port opens some time after the process has begun.
+            return Health(HealthState.DEAD if self._has_answered else HealthState.LOADING, str(error))
+        self._has_answered = True
         if response.status == 200:
             return Health(HealthState.READY)
         if response.status == 503:

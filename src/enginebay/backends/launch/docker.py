@@ -27,9 +27,9 @@ def docker_run(
 ) -> tuple[str, ...]:
     """arguments: the engine's own, behind the image. environment: names alone; `launched_server` sets their values.
 
-    The port is open to this machine only. A model that is a directory is mounted at `container_model_argument(model)`;
-    the hub's cache at cache_in_container; nothing for None, whose caller mounts by flags. flags: more of `docker run`, such as `--ipc host`.
-    `options.executable` replaces the image's entry point.
+    The port is open to this machine only. A model that is a directory is mounted at `container_model_argument(model)`,
+    the hub's cache for any other at cache_in_container; for None the caller mounts what it needs, by flags.
+    flags: more of `docker run`, such as `--ipc host`.
     """
     command = [options.container_runtime, "run", "--rm"]
     if options.gpus is not None:
