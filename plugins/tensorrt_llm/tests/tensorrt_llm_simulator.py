@@ -19,7 +19,7 @@ from enginebay_tensorrt_llm.options import TensorrtLlmOptions
 
 CONTRACTS = Path(__file__).parents[3] / "tests" / "data" / "contracts"
 GOLDEN = Path(__file__).parent / "golden"
-PACED = replace(PROFILES["paced"], tick_s=0.005)
+PACED = replace(PROFILES["paced"], tick_s=0.002)
 STATS_FILE = "return_perf_metrics: true\nenable_iter_perf_stats: true\n"
 
 

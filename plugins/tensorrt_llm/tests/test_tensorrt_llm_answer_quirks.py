@@ -63,6 +63,12 @@ def test_quirk_errors_400() -> None:
     too_long = error(f"{sums} should not exceed max_seq_len (4096)")
     assert isinstance(too_long, ContextTooLong)
     assert (too_long.num_tokens, too_long.limit) == (4000, 4096)
+    assert "200 output tokens" in str(too_long)
+    deduced = "`default_max_tokens` (-152) = max_seq_len (8192) - `splited_prompt_len` (8344)"
+    no_room = error(f"`default_max_tokens` (-152) must be greater than 0, {deduced}")
+    assert isinstance(no_room, ContextTooLong)
+    assert (no_room.num_tokens, no_room.limit) == (8344, 8192)
+    assert isinstance(error("the grammar could not be compiled"), InvalidRequest)  # no word of MPI
 
 
 def test_quirk_finish_names() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -64,6 +64,9 @@ class TestLine12(_OfSimulator):
 
 class TestLine14(_OfSimulator):
     arguments = ("--simulated_release", "1.4", "--max_seq_len", "8192")
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        "every token has a logprob": "the simulator's log-probabilities are made up one by one",
+    }
 
 
 class TestTriton(_OfSimulator):

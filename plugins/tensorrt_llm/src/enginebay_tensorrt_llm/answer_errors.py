@@ -14,9 +14,13 @@ _TOO_LONG = re.compile(
     rf"max_input_len){_NUMBER}",
     re.DOTALL,
 )
+# The PyTorch path's, where the prompt leaves no room for any output.
+_NOTHING_LEFT = re.compile(rf"= max_seq_len{_NUMBER}\D{{0,8}}splited_prompt_len{_NUMBER}")
 # Words of the engine's own troubles, which no request can be to blame for.
 _OWN_FAILURE = re.compile(
-    r"cuda|out of memory|nccl|mpi|executor|internal|runtimeerror|assertion|\[tensorrt-llm\]\[error\]", re.IGNORECASE
+    r"\b(?:cuda|nccl|mpi|out of memory|executor|internal error|runtimeerror|assertion failed)"
+    r"|\[tensorrt-llm\]\[error\]",
+    re.IGNORECASE,
 )
 
 
@@ -34,10 +38,16 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str], *, backend: s
 
 
 def _context_too_long(message: str) -> ContextTooLong | None:
-    found = _TOO_LONG.search(message)
-    if found is None:
-        return None
-    num_tokens, max_tokens, limit = (None if group is None else int(float(group)) for group in found.groups())
-    assert num_tokens is not None
-    assert limit is not None
-    return ContextTooLong(num_tokens=num_tokens, limit=limit, max_tokens=max_tokens)
+    if (found := _TOO_LONG.search(message)) is not None:
+        prompt, max_tokens, limit = found.groups()
+        asked = None if max_tokens is None else _whole(max_tokens)
+        return ContextTooLong(num_tokens=_whole(prompt), limit=_whole(limit), max_tokens=asked)
+    if (found := _NOTHING_LEFT.search(message)) is not None:
+        limit, prompt = found.groups()
+        return ContextTooLong(num_tokens=_whole(prompt), limit=_whole(limit))
+    return None
+
+
+def _whole(number: str) -> int:
+    """Lengths are divided by the number of context-parallel GPUs, and so come with a fraction."""
+    return int(float(number))

@@ -196,7 +196,9 @@ def _triton_plan(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
         metrics = ("-p", f"127.0.0.1:{triton_metrics_port(options)}:{TRITON_METRICS_PORT}")
         mounts = ("-v", f"{FILES}:{_IN_CONTAINER}:ro", *_engine_mount(options), *metrics)
         return replace(plan, arguments=flags, command=_in_docker(context, arguments, mounts=mounts))
-    flags = _triton_flags(options.port or DEFAULT_PORT, triton_metrics_port(options))
+    # It binds every address by default; the metrics go where HTTP goes.
+    ports = _triton_flags(options.port or DEFAULT_PORT, triton_metrics_port(options))
+    flags = ("--http-address", "127.0.0.1", *ports)
     # Our script copies the image's programs in; who replaces it says where its repository is.
     where = ("--model-repository", f"{FILES}/{REPOSITORY}") if options.executable else ()
     command = run_command(("sh", f"{FILES}/{SERVE_SCRIPT}"), (*where, *flags), options=options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from enginebay.backends.http_engine.api import PROBE_TIMEOUT_S
+from enginebay.errors import UpstreamError
 from enginebay.types import EngineStats
 from enginebay.wire.http_client import HttpClient
 from enginebay_tensorrt_llm.iterations import IterationCounts
@@ -19,6 +20,7 @@ class IterationReader:
     """The one reader."""
 
     def __init__(self, *, backend: str) -> None:
+        self._backend = backend
         self._counts = IterationCounts(backend=backend)
         self._lock = asyncio.Lock()
         self._num_reads = 0
@@ -33,7 +35,8 @@ class IterationReader:
             if self._num_reads == num_reads:
                 # With nothing queued the server itself waits up to two seconds.
                 response = await http.request("GET", PATH, timeout_s=PROBE_TIMEOUT_S)
-                if response.status == 200:
-                    self._counts.add(response.body, is_sole_reader=is_sole_reader)
+                if response.status != 200:
+                    raise UpstreamError(f"{PATH} answered HTTP {response.status}", backend=self._backend)
+                self._counts.add(response.body, is_sole_reader=is_sole_reader)
                 self._num_reads += 1
         return self._counts.stats()
