@@ -28,7 +28,10 @@ ASKED: Mapping[str, object] = {
     "enable_prefix_caching": True, "chunked_prefill": True, "seed": 3, "kv_cache_dtype": "auto",
     "tensor_parallel_size": 1, "trust_remote_code": False, "log_level": "info",
 }  # fmt: skip
-OPTIONS: Mapping[str, object] = {"enforce_eager": True, "cpu_kv_cache_gib": 1, "start_timeout_s": 300.0}
+STOP_TIMEOUT_S = 10.0
+OPTIONS: Mapping[str, object] = {
+    "enforce_eager": True, "cpu_kv_cache_gib": 1, "start_timeout_s": 300.0, "stop_timeout_s": STOP_TIMEOUT_S,
+}  # fmt: skip
 
 
 def venv() -> Path:
