@@ -117,7 +117,7 @@ def test_the_tool_is_found_beside_the_engines_environment(tmp_path: Path, conver
 
 def test_a_backend_without_a_converter_fails_to_start_with_the_remedy(source: Path) -> None:
     async def main() -> None:
-        with pytest.raises(ModelError, match="no optimum-cli was found"):
+        with pytest.raises(ModelError, match="has to be converted for OpenVINO once"):
             await get_backend("openvino", model=str(source)).start()
 
     asyncio.run(main())

@@ -26,6 +26,7 @@ def engine_stats(pipeline_metrics: Any, metrics: RequestMetrics, *, num_live: in
         inter_token_seconds=metrics.inter_token_s.snapshot(),
         tpot_seconds=metrics.tpot_s.snapshot(),
         e2e_seconds=metrics.e2e_s.snapshot(),
+        queue_seconds=metrics.queue_s.snapshot(),
         kv_cache_usage_ratio=pipeline_metrics.cache_usage / _PERCENT,
         batch_size=num_running,
         extra={

@@ -67,7 +67,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise StartFailed(f"OpenVINO cannot load {directory}: {first_line(error)}") from error
         self._read_model(directory, adapter, scheduler)
-        self._stepper = Stepper(self._pipeline)
+        self._stepper = Stepper(self._pipeline, max_num_seqs=scheduler.max_num_seqs)
         return EngineFacts(
             engine_version=openvino_genai.__version__.partition("-")[0],
             max_model_len=self._limit,
@@ -108,7 +108,8 @@ class OpenVinoEngine:
         times.cancelled()  # how it ends if no last chunk comes
         self._num_live += 1
         try:
-            async with aclosing(self._stepper.outputs(self._tensor(prompt_ids), config)) as outputs:
+            outputs = self._stepper.outputs(self._tensor(prompt_ids), config, on_admitted=times.queued)
+            async with aclosing(outputs):
                 async for output in outputs:
                     chunk = reader.read(output)
                     times.chunk(replace(chunk, received_at=time.monotonic()))

@@ -125,6 +125,14 @@ def _kv_cache_dtype(value: object) -> _Compiled:
     return _Compiled(values={"properties": {"KV_CACHE_PRECISION": precision}})
 
 
+def _max_num_seqs(value: object) -> _Compiled:
+    return _Compiled(
+        values={"scheduler": {"max_num_seqs": value}},
+        becomes=f"SchedulerConfig.max_num_seqs={value}, and minded before the engine, which ignores it where it splits "
+        "prompts",
+    )
+
+
 def _max_model_len(value: object) -> _Compiled:
     return _Compiled(
         values={"adapter": {"max_model_len": value}}, becomes="checked before the engine, which has no such limit"
@@ -152,7 +160,7 @@ _RULES: Mapping[str, _Rule] = {
     "tensor_parallel_size": _one_only("device"),
     "pipeline_parallel_size": _one_only("device"),
     "data_parallel": _one_only("copy of the model"),
-    "max_num_seqs": _scheduler("max_num_seqs"),
+    "max_num_seqs": _max_num_seqs,
     "max_model_len": _max_model_len,
     "max_num_batched_tokens": _scheduler("max_num_batched_tokens"),
     "gpu_memory_fraction": _refused("the engine takes a size, no fraction: set options.cache_size_gb"),

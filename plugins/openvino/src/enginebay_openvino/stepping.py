@@ -7,7 +7,9 @@ other line of this process wait for the lock instead of for its turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,23 +24,36 @@ _MOST_CLOSING_STEPS = 4
 
 @dataclass(slots=True, eq=False)
 class _Live:
-    handle: Any
+    input_ids: Any
+    config: Any
+    arrived_at: float
+    on_admitted: Callable[[float], None]
+    handle: Any = None
+    """None while it waits for its place."""
     outputs: asyncio.Queue[Any] = field(default_factory=asyncio.Queue[Any])
     """GenerationOutput, or the EngineBayError that ends it."""
 
 
 class Stepper:
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
+    """Keeps at most max_num_seqs requests in the pipeline, first come, first served: its own scheduler minds that limit
+    only without `dynamic_split_fuse`."""
+
+    def __init__(self, pipeline: Any, *, max_num_seqs: int) -> None:
+        self._pipeline, self._max_num_seqs = pipeline, max_num_seqs
+        self._waiting: deque[_Live] = deque()
         self._live: set[_Live] = set()
         self._next_number = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def outputs(self, input_ids: Any, config: Any) -> AsyncGenerator[Any, None]:
-        """Of one request, as long as it lives. Left early, the request is cancelled and its place is free."""
-        self._next_number += 1
-        live = _Live(self._pipeline.add_request(self._next_number, input_ids, config))
-        self._live.add(live)
+    async def outputs(
+        self, input_ids: Any, config: Any, *, on_admitted: Callable[[float], None]
+    ) -> AsyncGenerator[Any, None]:
+        """Of one request, as long as it lives. Left early, the request is cancelled and its place is free.
+
+        on_admitted is told how long it waited for its place, in seconds.
+        """
+        live = _Live(input_ids, config, time.monotonic(), on_admitted)
+        self._waiting.append(live)
         self._wake()
         try:
             while True:
@@ -53,9 +68,13 @@ class Stepper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+        if self._pipeline.get_metrics().requests:
+            self._step()  # gives back the blocks of requests that were cancelled; else the engine calls them leaked
 
     def _forget(self, live: _Live) -> None:
-        if live in self._live:
+        if live in self._waiting:
+            self._waiting.remove(live)
+        elif live in self._live:
             self._live.remove(live)
             live.handle.cancel()
             self._wake()
@@ -66,11 +85,28 @@ class Stepper:
 
     async def _run(self) -> None:
         num_closing_steps = 0
-        while self._live or (num_closing_steps < _MOST_CLOSING_STEPS and self._pipeline.get_metrics().requests):
+        while (
+            self._live
+            or self._waiting
+            or (num_closing_steps < _MOST_CLOSING_STEPS and self._pipeline.get_metrics().requests)
+        ):
+            self._admit()
             num_closing_steps = 0 if self._live else num_closing_steps + 1
             self._step()
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._live) < self._max_num_seqs:
+            live = self._waiting.popleft()
+            self._next_number += 1
+            try:
+                live.handle = self._pipeline.add_request(self._next_number, live.input_ids, live.config)
+            except RuntimeError as error:
+                live.outputs.put_nowait(_failed("the engine does not take the request", error))
+                continue
+            live.on_admitted(time.monotonic() - live.arrived_at)
+            self._live.add(live)
 
     def _step(self) -> None:
         try:
@@ -95,11 +131,15 @@ class Stepper:
     def _fail_all(self, error: RuntimeError) -> None:
         """Whose fault it was is not told: all that were in the step end, those that come next find a clean pipeline."""
         for live in [*self._live]:
-            failed = EngineStepFailed(f"a step of the engine failed: {first_line(error)}")
-            failed.__cause__ = error
-            live.outputs.put_nowait(failed)
+            live.outputs.put_nowait(_failed("a step of the engine failed", error))
             self._live.remove(live)
             live.handle.cancel()
+
+
+def _failed(what: str, error: RuntimeError) -> EngineStepFailed:
+    failed = EngineStepFailed(f"{what}: {first_line(error)}")
+    failed.__cause__ = error
+    return failed
 
 
 def _ended_early(status: str) -> EngineStepFailed:

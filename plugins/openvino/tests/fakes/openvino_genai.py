@@ -131,7 +131,7 @@ class ContinuousBatchingPipeline:
     def __init__(self, models_path: str, scheduler_config: SchedulerConfig, device: str, properties: dict) -> None:
         if device != "CPU":
             raise RuntimeError(f"Exception from core.cpp:1:\nDevice {device!r} is not registered\n")
-        self._max_num_seqs = scheduler_config.max_num_seqs
+        self._max_num_seqs = 999 if scheduler_config.dynamic_split_fuse else scheduler_config.max_num_seqs
         self._handles: list[GenerationHandle] = []
         self._metrics = PipelineMetrics()
 
@@ -159,7 +159,7 @@ class ContinuousBatchingPipeline:
         """The figures are those of the begin of the step, as the real ones are."""
         scheduled = [handle for handle in self._handles if handle.status is GenerationStatus.RUNNING]
         scheduled = scheduled[: self._max_num_seqs]
-        share = 100.0 * len(scheduled) / self._max_num_seqs
+        share = 50.0 * len(scheduled)
         self._metrics = PipelineMetrics(len(self._handles), len(scheduled), share, 1 << 20)
         for handle in scheduled:
             if handle.reply == [ord("x")]:
