@@ -327,6 +327,16 @@ class ForgetsTheSlot(FaultlessBackend):
             super().free_slot(is_ended=True)
 
 
+class SaysNothingRuns(FaultlessBackend):
+    """With a pace, so that there is time to look."""
+
+    def __init__(self) -> None:
+        super().__init__(pace_s=0.002)
+
+    async def stats(self) -> EngineStats:
+        return replace(await super().stats(), requests_running=0.0)
+
+
 class ForgetsOneOfMany(FaultlessBackend):
     def free_slot(self, *, is_ended: bool) -> None:
         if is_ended or self.num_running != 13:

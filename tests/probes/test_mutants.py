@@ -72,6 +72,7 @@ CAUGHT = {
     m.TakesAnyAdapter: {"adapter is accepted or refused by name"},
 }
 
+TOLD = "statistics tell a request while it runs"
 LEFT_EARLY = {probe.name for probe in CANCEL_PROBES} - {"a stream that is never begun takes no slot"}
 LEAKS = {
     m.ForgetsTheSlot: LEFT_EARLY,
@@ -79,6 +80,7 @@ LEAKS = {
     m.ForgetsTheSlotBeforeTheFirstChunk: {"cancelling before the first chunk frees the slot"},
     m.ForgetsOneOfMany: {"cancelling sixteen at once frees all slots"},
     m.ForgetsTheSlotOfAClosedStream: {"leaving the loop frees the slot"},
+    m.SaysNothingRuns: {TOLD},
     m.WaitsInItsCleanUp: {"a cancelled anyio scope frees the slot"},
 }
 
@@ -105,6 +107,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enginebay.probes.telling.COUNTED_WITHIN_S", 0.0)
     monkeypatch.setattr("enginebay.probes.telling.HEALTHY_WITHIN_S", 0.2)
     monkeypatch.setattr("enginebay.probes.cancelling.FREE_WITHIN_S", 0.1)
+    monkeypatch.setattr("enginebay.probes.cancelling.SEEN_WITHIN_S", 0.1)
     monkeypatch.setattr("enginebay.probes.life_cycle.DEAD_WITHIN_S", 0.2)
 
 
@@ -132,7 +135,7 @@ def lived(kind: type[FaultlessBackend]) -> list[ProbeResult]:
 
 
 def test_a_faultless_backend_passes_every_probe():
-    results = results_of(FaultlessBackend(), PROBES) + lived(FaultlessBackend)
+    results = results_of(FaultlessBackend(pace_s=0.0005), PROBES) + lived(FaultlessBackend)
     assert [(result.name, result.detail) for result in results if result.outcome is not Outcome.PASSED] == []
     assert len(results) == len(PROBES) + len(LIFE_CYCLE_PROBES)
 
@@ -208,7 +211,7 @@ def test_a_refusal_under_another_name_is_caught():
 
 
 def test_an_engine_that_does_not_tell_what_runs_is_skipped_when_it_still_answers():
-    results = results_of(m.TellsNothing(), CANCEL_PROBES[1:3])
+    results = results_of(m.TellsNothing(), CANCEL_PROBES[2:4])
     assert {result.outcome for result in results} == {Outcome.SKIPPED}
     assert all("still answers" in result.detail for result in results)
 

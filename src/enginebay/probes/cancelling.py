@@ -13,6 +13,8 @@ from enginebay.probes.probe import Probe, ProbeFailed, ProbeSkipped, expect
 from enginebay.types import GenerationRequest
 
 FREE_WITHIN_S = 10.0
+SEEN_WITHIN_S = 10.0
+"""Some engines publish their gauges once in many steps."""
 _POLL_S = 0.05
 _NUM_STABLE_POLLS = 4
 """A request that is on its way into the engine is in no metric yet: free means free for a while."""
@@ -171,11 +173,42 @@ async def _many_at_once(backend: Backend) -> None:
     await asyncio.gather(*(leave() for _ in range(16)))
 
 
+async def _running_is_told(backend: Backend) -> str:
+    """What the other probes here rest on: a gauge that never moves would show every slot as free."""
+    before = await _num_in_flight(backend)
+    if before is None:
+        raise ProbeSkipped("the engine does not tell what is running")
+    begun = asyncio.Event()
+    task = asyncio.ensure_future(_consume(backend, long(backend), begun))
+    begun_at = time.monotonic()
+    try:
+        while not task.done():
+            in_flight = await _num_in_flight(backend)
+            if in_flight is not None and in_flight > before:
+                return f"seen after {(time.monotonic() - begun_at) * 1e3:.0f} ms"
+            expect(
+                time.monotonic() - begun_at < SEEN_WITHIN_S,
+                f"{in_flight} requests are in flight {SEEN_WITHIN_S:g} s after one more was begun, before {before:g}",
+            )
+            await asyncio.sleep(_POLL_S)
+        task.result()
+        raise ProbeSkipped("the answer was over before it could be seen")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await _until_free(backend, before)
+
+
 def _probe(name: str, description: str, leave: Leave) -> Probe:
     return Probe(name=name, description=description, run=_freed_after(leave), time_limit_s=120.0)
 
 
 CANCEL_PROBES = (
+    Probe(
+        name="statistics tell a request while it runs",
+        description="requests_running, or requests_waiting, rises when one is begun and falls when it is left.",
+        run=_running_is_told,
+    ),
     _probe(
         "a stream that is never begun takes no slot",
         "generate() alone starts nothing, whether the stream is closed or let go of.",

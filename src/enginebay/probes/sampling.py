@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from enginebay.backend import Backend
 from enginebay.probes.asking import LONG_TEXT, Answer, again, ask, greedy, plain_prompt, sampled
 from enginebay.probes.probe import Probe, ProbeFailed, ProbeSkipped, expect
@@ -36,8 +38,12 @@ _TEXTS = (
     LONG_TEXT,
     "Once upon a time there was a small boat that wanted to sail around the whole world, and so one morning",
     "To make bread you need flour, water, salt and yeast; first of all, you take a large bowl and then you",
+    "The three largest cities of France are Paris, Marseille and Lyon, and the three largest of Italy are Rome,",
+    "Dear Sir or Madam, I am writing to you because the washing machine that I bought from your shop last week",
+    "One, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen,",
 )
-"""Several, since tokens of equal probability are a draw by right: in bfloat16 two best ones are no rarity."""
+_LEAST_EQUAL = 4
+"""Of six short answers: in bfloat16 two best tokens of equal probability are no rarity, and either may be drawn."""
 
 
 async def _small_top_p_is_greedy(backend: Backend) -> str:
@@ -53,15 +59,46 @@ async def _full_min_p_is_greedy(backend: Backend) -> str:
 
 
 async def _draws_the_best(backend: Backend, **sampling: float) -> str:
-    """At temperature 1, one of the texts at least is continued as greedy does it."""
-    drawn, best = "", ""
-    for number, text in enumerate(_TEXTS):
-        request = greedy(backend, prompt=plain_prompt(backend, text))
-        best = (await ask(backend, request)).text
-        drawn = (await ask(backend, again(request, temperature=1.0, **sampling))).text
-        if drawn == best:
-            return "the same text" if number == 0 else f"the same text, from prompt {number + 1} on"
-    raise ProbeFailed(f"none of {len(_TEXTS)} answers is greedy's: {drawn!r} was drawn, the best is {best!r}")
+    """At temperature 1: the text says so where it is greedy's, and else the logprobs where they are told."""
+    pairs = [await _greedy_and_drawn(backend, text, sampling) for text in _TEXTS]
+    num_equal = sum(drawn == best for best, drawn in pairs)
+    if num_equal >= _LEAST_EQUAL:
+        return f"{num_equal} of {len(pairs)} texts are greedy's"
+    if Feature.LOGPROBS in backend.info.capabilities:
+        return await _expect_a_tie(backend, sampling)
+    best, drawn = next((best, drawn) for best, drawn in pairs if drawn != best)
+    raise ProbeFailed(
+        f"{num_equal} of {len(pairs)} texts are greedy's: {drawn!r} was drawn where the most probable is {best!r}"
+    )
+
+
+async def _greedy_and_drawn(backend: Backend, text: str, sampling: Mapping[str, float]) -> tuple[str, str]:
+    request = greedy(backend, prompt=plain_prompt(backend, text), max_tokens=3)
+    best = await ask(backend, request)
+    return best.text, (await ask(backend, again(request, temperature=1.0, **sampling))).text
+
+
+async def _expect_a_tie(backend: Backend, sampling: Mapping[str, float]) -> str:
+    """Where the drawn answer leaves greedy's, the token drawn there must be as probable as greedy's."""
+    most = backend.info.capabilities.max_logprobs
+    request = again(greedy(backend), logprobs=3 if most is None else min(3, most))
+    best = (await ask(backend, request)).whole.logprobs or ()
+    drawn = (await ask(backend, again(request, temperature=1.0, **sampling))).whole.logprobs or ()
+    fork = next(((one, other) for one, other in zip(best, drawn, strict=False) if one.token != other.token), None)
+    if fork is None:
+        return "some texts are not greedy's, the one that was looked at is"
+    one, other = fork
+    told = next((each.logprob for each in one.alternatives if each.token == other.token), None)
+    shown = "less than its alternatives" if told is None else f"{told:g}"
+    expect(
+        told is not None and told >= one.logprob - _TOLERANCE,
+        f"{other.token!r} was drawn with a logprob of {shown}, the most probable token {one.token!r} has "
+        f"{one.logprob:g}",
+    )
+    return "where a text leaves greedy's, two tokens are equally probable"
+
+
+_TOLERANCE = 1e-3
 
 
 async def _bias_forbids(backend: Backend) -> None:
