@@ -73,7 +73,7 @@ CAUGHT = {
 }
 
 TOLD = "statistics tell a request while it runs"
-LEFT_EARLY = {probe.name for probe in CANCEL_PROBES} - {"a stream that is never begun takes no slot"}
+LEFT_EARLY = {probe.name for probe in CANCEL_PROBES} - {"a stream that is never begun takes no slot", TOLD}
 LEAKS = {
     m.ForgetsTheSlot: LEFT_EARLY,
     m.HoldsSlotsOfTheUnbegun: {"a stream that is never begun takes no slot"},
@@ -84,8 +84,9 @@ LEAKS = {
     m.WaitsInItsCleanUp: {"a cancelled anyio scope frees the slot"},
 }
 
-MAY_COME_TO_IT = {"cancelling before the first chunk frees the slot"}
-"""Where a chunk comes before the cancellation does, that stream is left in another way."""
+MAY_COME_TO_IT = {"cancelling before the first chunk frees the slot", TOLD}
+"""Where a chunk comes before the cancellation does, that stream is left in another way; the stream that is to be seen
+running is left, too, if it has not ended before."""
 
 LIVES = {
     m.AnswersUnstarted: {"before start it refuses with NotStarted"},
