@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-import mutants as m
+import mutants_of_answers as answers
+import mutants_of_engines as engines
 import pytest
 from faultless_backend import FaultlessBackend
 
@@ -17,71 +18,71 @@ QUICK = tuple(probe for probe in PROBES if probe not in CANCEL_PROBES)
 BATCH = "thirty-two requests at once each get their own answer"
 
 CAUGHT = {
-    m.SendsTwoLastChunks: {"a stream ends with exactly one last chunk"},
-    m.TalksAfterItsEnd: {"a stream ends with exactly one last chunk"},
-    m.MiscountsUsage: {"usage equals the tokens that arrived"},
-    m.StampsBackwards: {"chunks tell when they arrived"},
-    m.SaysOtherInFinal: {"one final chunk says what the stream says"},
-    m.SendsHalfCharacters: {"characters of several bytes arrive whole"},
-    m.GivesOneTokenTooMany: {"max_tokens is exact"},
-    m.CallsTheLimitAStop: {"max_tokens is exact"},
-    m.dropping(stop=()): {
+    answers.SendsTwoLastChunks: {"a stream ends with exactly one last chunk"},
+    answers.TalksAfterItsEnd: {"a stream ends with exactly one last chunk"},
+    answers.MiscountsUsage: {"usage equals the tokens that arrived"},
+    answers.StampsBackwards: {"chunks tell when they arrived"},
+    answers.SaysOtherInFinal: {"one final chunk says what the stream says"},
+    answers.SendsHalfCharacters: {"characters of several bytes arrive whole"},
+    answers.GivesOneTokenTooMany: {"max_tokens is exact"},
+    answers.CallsTheLimitAStop: {"max_tokens is exact"},
+    answers.dropping(stop=()): {
         "a stop string ends the text before it",
         "a stop string is kept when asked for",
     },
-    m.KeepsTheStop: {"a stop string ends the text before it"},
-    m.NamesAnotherStop: {"stop_reason names the stop string"},
-    m.dropping(include_stop_str_in_output=False): {"a stop string is kept when asked for"},
-    m.dropping(stop_token_ids=()): {"a stop token ends the answer"},
-    m.NamesAnotherStopToken: {"a stop token ends the answer"},
-    m.dropping(min_tokens=0): {"min_tokens delays the end"},
-    m.dropping(ignore_eos=False): {"ignore_eos reaches max_tokens"},
-    m.IsNeverTwiceTheSame: {"greedy repeats itself"},
-    m.SpeaksAnotherTokenInTheSameWords: {"greedy repeats itself"},
-    m.DrawsFromItsOwnNoise: {"a seed repeats itself"},
-    m.HasOneSeed: {"other seeds give other texts"},
-    m.dropping(top_p=1.0): {"top_p near 0 is greedy"},
-    m.dropping(top_k=0): {"top_k 1 is greedy"},
-    m.dropping(min_p=0.0): {"min_p 1 is greedy"},
-    m.dropping(logit_bias={}): {"logit_bias forbids a token"},
-    m.CountsOneTokenTooMany: {"count_tokens tells what the engine sees", "token ids give what their text gives"},
-    m.AddsATokenToIds: {"token ids give what their text gives"},
-    m.IsSilentInConversations: {"a conversation is answered"},
-    m.SeesPartsDifferently: {"a text part gives what plain content gives"},
-    m.CutsLongPrompts: {"a prompt that is too long is the request's fault"},
-    m.ForgetsToTruncate: {"a truncated prompt has as many tokens as asked for"},
-    m.SpeaksThoughToldNothing: {"max_tokens 0 computes the prompt alone"},
-    m.BeginsAgain: {"a resumed answer goes on where it ended"},
-    m.ForgetsALogprob: {"every token has a logprob"},
-    m.IsMoreThanSure: {"every token has a logprob"},
-    m.ListsTheWorstFirst: {"every token has a logprob"},
-    m.ForgetsThePromptLogprobs: {"every prompt token but the first has a logprob"},
-    m.HidesTokenIds: {"every chunk tells its token ids", "a resumed answer goes on where it ended"},
-    m.BreaksTheSchema: {"a JSON schema is kept"},
-    m.SaysItIsDegraded: {"health says ready"},
-    m.IsUnwellWhenBusy: {"health answers while the engine is busy"},
-    m.HasNoTimeForHealth: {"health answers while the engine is busy"},
-    m.CountsTokensTwice: {"statistics count the tokens that were generated"},
-    m.CountsNoTokens: {"statistics count the tokens that were generated"},
-    m.CountsNoRequests: {"statistics count the requests that ended"},
-    m.CountsUnderAnotherReason: {"statistics count the requests that ended"},
-    m.KeepsItsCache: {"the prefix cache is reset"},
-    m.MixesUpNeighbours: {BATCH},
-    m.FallsSilentInACrowd: {BATCH},
-    m.IgnoresDeadlines: {"a deadline that has passed is told"},
-    m.TakesAnyAdapter: {"adapter is accepted or refused by name"},
+    answers.KeepsTheStop: {"a stop string ends the text before it"},
+    answers.NamesAnotherStop: {"stop_reason names the stop string"},
+    answers.dropping(include_stop_str_in_output=False): {"a stop string is kept when asked for"},
+    answers.dropping(stop_token_ids=()): {"a stop token ends the answer"},
+    answers.NamesAnotherStopToken: {"a stop token ends the answer"},
+    answers.dropping(min_tokens=0): {"min_tokens delays the end"},
+    answers.dropping(ignore_eos=False): {"ignore_eos reaches max_tokens"},
+    answers.IsNeverTwiceTheSame: {"greedy repeats itself"},
+    answers.SpeaksAnotherTokenInTheSameWords: {"greedy repeats itself"},
+    answers.DrawsFromItsOwnNoise: {"a seed repeats itself"},
+    answers.HasOneSeed: {"other seeds give other texts"},
+    answers.dropping(top_p=1.0): {"top_p near 0 is greedy"},
+    answers.dropping(top_k=0): {"top_k 1 is greedy"},
+    answers.dropping(min_p=0.0): {"min_p 1 is greedy"},
+    answers.dropping(logit_bias={}): {"logit_bias forbids a token"},
+    answers.CountsOneTokenTooMany: {"count_tokens tells what the engine sees", "token ids give what their text gives"},
+    answers.AddsATokenToIds: {"token ids give what their text gives"},
+    answers.IsSilentInConversations: {"a conversation is answered"},
+    answers.SeesPartsDifferently: {"a text part gives what plain content gives"},
+    answers.CutsLongPrompts: {"a prompt that is too long is the request's fault"},
+    answers.ForgetsToTruncate: {"a truncated prompt has as many tokens as asked for"},
+    answers.SpeaksThoughToldNothing: {"max_tokens 0 computes the prompt alone"},
+    answers.BeginsAgain: {"a resumed answer goes on where it ended"},
+    engines.ForgetsALogprob: {"every token has a logprob"},
+    engines.IsMoreThanSure: {"every token has a logprob"},
+    engines.ListsTheWorstFirst: {"every token has a logprob"},
+    engines.ForgetsThePromptLogprobs: {"every prompt token but the first has a logprob"},
+    engines.HidesTokenIds: {"every chunk tells its token ids", "a resumed answer goes on where it ended"},
+    engines.BreaksTheSchema: {"a JSON schema is kept"},
+    engines.SaysItIsDegraded: {"health says ready"},
+    engines.IsUnwellWhenBusy: {"health answers while the engine is busy"},
+    engines.HasNoTimeForHealth: {"health answers while the engine is busy"},
+    engines.CountsTokensTwice: {"statistics count the tokens that were generated"},
+    engines.CountsNoTokens: {"statistics count the tokens that were generated"},
+    engines.CountsNoRequests: {"statistics count the requests that ended"},
+    engines.CountsUnderAnotherReason: {"statistics count the requests that ended"},
+    engines.KeepsItsCache: {"the prefix cache is reset"},
+    engines.MixesUpNeighbours: {BATCH},
+    engines.FallsSilentInACrowd: {BATCH},
+    engines.IgnoresDeadlines: {"a deadline that has passed is told"},
+    engines.TakesAnyAdapter: {"adapter is accepted or refused by name"},
 }
 
 TOLD = "statistics tell a request while it runs"
 LEFT_EARLY = {probe.name for probe in CANCEL_PROBES} - {"a stream that is never begun takes no slot", TOLD}
 LEAKS = {
-    m.ForgetsTheSlot: LEFT_EARLY,
-    m.HoldsSlotsOfTheUnbegun: {"a stream that is never begun takes no slot"},
-    m.ForgetsTheSlotBeforeTheFirstChunk: {"cancelling before the first chunk frees the slot"},
-    m.ForgetsOneOfMany: {"cancelling sixteen at once frees all slots"},
-    m.ForgetsTheSlotOfAClosedStream: {"leaving the loop frees the slot"},
-    m.SaysNothingRuns: {TOLD},
-    m.WaitsInItsCleanUp: {"a cancelled anyio scope frees the slot"},
+    engines.ForgetsTheSlot: LEFT_EARLY,
+    engines.HoldsSlotsOfTheUnbegun: {"a stream that is never begun takes no slot"},
+    engines.ForgetsTheSlotBeforeTheFirstChunk: {"cancelling before the first chunk frees the slot"},
+    engines.ForgetsOneOfMany: {"cancelling sixteen at once frees all slots"},
+    engines.ForgetsTheSlotOfAClosedStream: {"leaving the loop frees the slot"},
+    engines.SaysNothingRuns: {TOLD},
+    engines.WaitsInItsCleanUp: {"a cancelled anyio scope frees the slot"},
 }
 
 MAY_COME_TO_IT = {"cancelling before the first chunk frees the slot", TOLD}
@@ -89,16 +90,16 @@ MAY_COME_TO_IT = {"cancelling before the first chunk frees the slot", TOLD}
 running is left, too, if it has not ended before."""
 
 LIVES = {
-    m.AnswersUnstarted: {"before start it refuses with NotStarted"},
-    m.AnswersWhenClosed: {"after aclose it refuses with NotStarted"},
-    m.ClosesOnce: {"aclose twice is aclose once"},
-    m.HangsWhenClosed: {"aclose ends a running stream with a typed error"},
-    m.RefusesToBeCancelled: {"a start that is cancelled leaves nothing"},
-    m.LeavesItsPortTaken: {"a start that is cancelled leaves nothing"},
-    m.IsReadyTooEarly: {"health says loading while the engine loads"},
-    m.HangsWhenKilled: {"an engine that is killed gives a typed error"},
-    m.DiesUntyped: {"an engine that is killed gives a typed error"},
-    m.LooksWellWhenDead: {"an engine that is killed gives a typed error"},
+    engines.AnswersUnstarted: {"before start it refuses with NotStarted"},
+    engines.AnswersWhenClosed: {"after aclose it refuses with NotStarted"},
+    engines.ClosesOnce: {"aclose twice is aclose once"},
+    engines.HangsWhenClosed: {"aclose ends a running stream with a typed error"},
+    engines.RefusesToBeCancelled: {"a start that is cancelled leaves nothing"},
+    engines.LeavesItsPortTaken: {"a start that is cancelled leaves nothing"},
+    engines.IsReadyTooEarly: {"health says loading while the engine loads"},
+    engines.HangsWhenKilled: {"an engine that is killed gives a typed error"},
+    engines.DiesUntyped: {"an engine that is killed gives a typed error"},
+    engines.LooksWellWhenDead: {"an engine that is killed gives a typed error"},
 }
 
 
@@ -182,7 +183,7 @@ def test_what_is_accepted_without_being_declared_is_caught_by_the_probes_of_that
 
 @pytest.mark.parametrize("feature", ASKED, ids=str)
 def test_what_is_declared_but_refused_is_caught(feature):
-    results = results_of(m.Refuses(feature))
+    results = results_of(engines.Refuses(feature))
     problems = failed(results)
     assert f"{feature.value} is accepted or refused by name" in problems
     assert all("refuses it" in problem for problem in problems.values()), problems
@@ -190,7 +191,7 @@ def test_what_is_declared_but_refused_is_caught(feature):
 
 @pytest.mark.parametrize("feature", ASKED, ids=str)
 def test_what_is_refused_and_not_declared_is_unsupported_and_no_failure(feature):
-    results = results_of(m.Refuses(feature, features=frozenset(Feature) - {feature}))
+    results = results_of(engines.Refuses(feature, features=frozenset(Feature) - {feature}))
     assert failed(results) == {}
     unsupported = {result.name for result in results if result.outcome is Outcome.UNSUPPORTED}
     assert unsupported == {probe.name for probe in QUICK if probe.feature is feature}
@@ -212,14 +213,14 @@ def test_a_refusal_under_another_name_is_caught():
 
 
 def test_an_engine_that_does_not_tell_what_runs_is_skipped_when_it_still_answers():
-    results = results_of(m.TellsNothing(), CANCEL_PROBES[2:4])
+    results = results_of(engines.TellsNothing(), CANCEL_PROBES[2:4])
     assert {result.outcome for result in results} == {Outcome.SKIPPED}
     assert all("still answers" in result.detail for result in results)
 
 
 def test_an_engine_that_does_not_tell_what_runs_and_runs_out_of_slots_has_failed():
     async def main() -> ProbeResult:
-        backend = m.RunsOutOfSlots()
+        backend = engines.RunsOutOfSlots()
         await backend.start()
         [probe] = [probe for probe in CANCEL_PROBES if probe.name == "cancelling in the middle frees the slot"]
         [result] = await run_probes(backend, probes=[probe], time_limit_factor=0.005)
@@ -241,7 +242,7 @@ def test_a_foreign_error_is_a_failure_and_the_next_probe_runs():
 
 def test_a_cancellation_from_outside_is_no_result():
     async def main() -> None:
-        backend = m.RunsOutOfSlots(num_slots=0)
+        backend = engines.RunsOutOfSlots(num_slots=0)
         await backend.start()
         running = asyncio.ensure_future(run_probes(backend))
         await asyncio.wait({running}, timeout=0.05)
