@@ -337,3 +337,10 @@ def test_the_evidence_claims_no_more_than_a_simulator() -> None:
     assert "has not run on a GPU" in EVIDENCE
     assert SPEC.modes[0] == "managed"
     assert get_args(TensorrtLlmOptions.model_fields["path"].annotation)[0] == "pytorch"
+
+
+def test_a_folder_that_no_container_has_is_said_so() -> None:
+    notes = compile_plan(SPEC, docker({"tokenizer": "/models/t", "speculative_eagle": "hf:owner/head"})).notes
+    assert [note for note in notes if "inside the container" in note and "/models/t" in note]
+    assert not [note for note in notes if "owner/head" in note]
+    assert "owner/head" in compile_plan(SPEC, docker({"speculative_eagle": "hf:owner/head"})).files["llm_options.yaml"]

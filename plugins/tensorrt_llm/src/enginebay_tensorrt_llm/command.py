@@ -22,6 +22,7 @@ _IN_CONTAINER = "/enginebay"
 _ENGINE_IN_CONTAINER = "/engine"
 _DOCKER_FLAGS = ("--ipc", "host", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864")
 _WORDS = {"debug": "VERBOSE"}
+_FOLDERS = ("tokenizer", "speculative_draft_model", "speculative_eagle")
 
 
 def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
@@ -38,7 +39,7 @@ def launch(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
     if options.path == "engine":
         return _engine_plan(context)
     plan = _pytorch_plan(settings, version_of(context), options)
-    return replace(plan, command=_serve_command(context, plan.arguments), notes=_image_notes(context))
+    return replace(plan, command=_serve_command(context, plan.arguments), notes=_docker_notes(context))
 
 
 # ---------------------------------------------------------------- the PyTorch path
@@ -126,10 +127,18 @@ def _engine_mount(options: TensorrtLlmOptions) -> tuple[str, ...]:
     return ("-v", f"{Path(options.engine_directory).expanduser().absolute()}:{_ENGINE_IN_CONTAINER}:ro")
 
 
-def _image_notes(context: BackendContext) -> tuple[str, ...]:
-    if context.mode == "docker" and context.image is None and context.options.api == "openai":
-        return (f"the repository {SERVE_IMAGE} is documented; that it has this tag was not verified",)
-    return ()
+def _docker_notes(context: BackendContext) -> tuple[str, ...]:
+    if context.mode != "docker":
+        return ()
+    notes = [
+        f"engine.{setting}: {context.settings[setting]} is a path inside the container, and nothing is mounted there: "
+        "give a name of the hub, or an image that has it"
+        for setting in _FOLDERS
+        if str(context.settings.get(setting, "")).startswith(("/", "~", "."))
+    ]
+    if context.image is None and context.options.api == "openai":
+        notes.append(f"the repository {SERVE_IMAGE} is documented; that it has this tag was not verified")
+    return tuple(notes)
 
 
 # ---------------------------------------------------------------- the legacy path
@@ -159,7 +168,7 @@ def _engine_plan(context: BackendContext) -> LaunchPlan:
         arguments=flags,
         files=files,
         command=_serve_command(context, flags, engine=_engine_folder(context)),
-        notes=(*notes, *_image_notes(context)),
+        notes=(*notes, *_docker_notes(context)),
     )
 
 
@@ -189,7 +198,7 @@ def _triton_plan(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
     repository = repository_files(
         build, context.settings, engine=_engine_folder(context), tokenizer=_tokenizer(context)
     )
-    plan = replace(plan, files={**plan.files, **repository})
+    plan = replace(plan, files={**plan.files, **repository}, notes=(*plan.notes, *_docker_notes(context)))
     if context.mode == "docker":
         flags = _triton_flags(DEFAULT_PORT, TRITON_METRICS_PORT)
         arguments = ("sh", f"{_IN_CONTAINER}/{SERVE_SCRIPT}", *flags)
@@ -223,5 +232,5 @@ def _engine_folder(context: BackendContext) -> str:
 def _tokenizer(context: BackendContext) -> str:
     """An engine has none: it is the checkpoint's, unless another one is asked for."""
     if "tokenizer" in context.settings:
-        return str(context.settings["tokenizer"])
+        return str(context.settings["tokenizer"]).removeprefix("hf:")
     return (container_model_argument if context.mode == "docker" else model_argument)(context.model)

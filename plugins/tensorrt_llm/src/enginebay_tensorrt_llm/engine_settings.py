@@ -14,9 +14,9 @@ from enginebay_tensorrt_llm.settings import (
     Become,
     gpu_memory_fraction,
     log_level,
-    mapped_flag,
     seed,
     served_model_name,
+    tokenizer,
     unsupported,
 )
 
@@ -173,7 +173,7 @@ def _no_speculation(value: Any, asked: Asked) -> Become:
 
 
 RULES: Mapping[str, _EngineRule] = {
-    "tokenizer": mapped_flag("--tokenizer", "tokenizer"),
+    "tokenizer": tokenizer,
     "revision": lambda value, asked: Become("mapped", f"build_engine.py: LLM(revision={value!r})"),
     "dtype": _built("--dtype"),
     "quantization": _quantization,

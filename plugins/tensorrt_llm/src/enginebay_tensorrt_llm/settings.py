@@ -125,6 +125,15 @@ def unsupported(why: str) -> Become:
     return Become("unsupported", why=why)
 
 
+def tokenizer(value: Any, asked: Asked) -> Become:
+    return mapped_flag("--tokenizer", "tokenizer")(_place(value), asked)
+
+
+def _place(source: str) -> str:
+    """A folder as it is; of `hf:owner/name`, the name as the hub and TensorRT-LLM write it."""
+    return source.removeprefix("hf:")
+
+
 def _revision(value: Any, asked: Asked) -> Become:
     if asked.line == "1.2":
         return _key("revision", value, "trtllm-serve 1.2 has no flag for it")
@@ -183,11 +192,12 @@ def _speculation(name: str, value: Any, asked: Asked) -> Become:
 
 _SPECULATION_CONFIGS: Mapping[str, Callable[[Any, int], dict[str, object]]] = {
     "speculative_draft_model": lambda model, num_tokens: {
-        "decoding_type": "Draft_Target", "max_draft_len": num_tokens, "speculative_model_dir": model,
+        "decoding_type": "Draft_Target", "max_draft_len": num_tokens, "speculative_model_dir": _place(model),
     },
     "speculative_ngram": lambda num_tokens, _: {"decoding_type": "NGram", "max_draft_len": num_tokens},
     "speculative_eagle": lambda model, num_tokens: {
-        "decoding_type": "Eagle", "max_draft_len": num_tokens, "speculative_model_dir": model, "eagle3_one_model": True,
+        "decoding_type": "Eagle", "max_draft_len": num_tokens, "speculative_model_dir": _place(model),
+        "eagle3_one_model": True,
     },
 }  # fmt: skip
 
@@ -233,7 +243,7 @@ def _quantization(value: Any, asked: Asked) -> Become:
 
 
 RULES: Mapping[str, Rule] = {
-    "tokenizer": mapped_flag("--tokenizer", "tokenizer"),
+    "tokenizer": tokenizer,
     "revision": _revision,
     "dtype": _mapped_key("dtype"),
     "quantization": _quantization,
