@@ -43,9 +43,8 @@ from enginebay_llama_cpp.plugin import SPEC
 
 TEXT = Text("hi")
 CHAT = Chat((Message("user", "hi"),))
-INFO = BackendInfo(
-    kind="llama_cpp", name="llama", model="m", capabilities=capabilities(None, LlamaCppOptions()), max_model_len=512
-)  # fmt: skip
+CAPABILITIES = capabilities(None, LlamaCppOptions.model_validate({}))
+INFO = BackendInfo(kind="llama_cpp", name="llama", model="m", capabilities=CAPABILITIES, max_model_len=512)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -189,7 +188,7 @@ def test_metrics_guarded() -> None:
 
 def test_headers_delayed() -> None:
     """The time to the first byte includes the queue, so the limit on it is that of a whole wait."""
-    options = LlamaCppOptions()
+    options = LlamaCppOptions.model_validate({})
     assert options.first_byte_timeout_s is not None
     assert options.idle_timeout_s is not None
     assert options.first_byte_timeout_s > options.idle_timeout_s
