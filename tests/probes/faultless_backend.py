@@ -73,7 +73,7 @@ class FaultlessBackend:
             model="made-up",
             capabilities=Capabilities(features=features),
             max_model_len=MAX_MODEL_LEN,
-            simulated=True,
+            simulated=False,  # its model is made up, but every field of a request has its effect
         )
         self.state = HealthState.LOADING
         self.load_takes_s, self.pace_s = load_takes_s, pace_s
@@ -207,6 +207,7 @@ class FaultlessBackend:
         num_before = len(request.resume_token_ids)
         for position in range(num_before, sampling.max_tokens):
             logits = self.logits(request, ids, position, ends_at=ends_at)
+            logits = self.penalised(logits, request, answer.token_ids)
             token_id = self.choose(request, logits, position)
             answer.token_ids.append(token_id)
             answer.texts.append(decoder.decode(PIECES[token_id]))
@@ -226,6 +227,17 @@ class FaultlessBackend:
         if ends_at is not None and position >= ends_at and position >= request.sampling.min_tokens:
             logits |= {} if request.sampling.ignore_eos else {END: 20.0}
         return {each: logit + request.sampling.logit_bias.get(each, 0.0) for each, logit in logits.items()}
+
+    def penalised(self, logits: dict[int, float], request: GenerationRequest, token_ids: list[int]) -> dict[int, float]:
+        sampling, counts = request.sampling, Counter(token_ids)
+        return {
+            each: logit
+            if not counts[each]
+            else logit / sampling.repetition_penalty
+            - sampling.presence_penalty
+            - sampling.frequency_penalty * counts[each]
+            for each, logit in logits.items()
+        }
 
     def choose(self, request: GenerationRequest, logits: dict[int, float], position: int) -> int:
         sampling = request.sampling

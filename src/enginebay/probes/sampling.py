@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from enginebay.backend import Backend
 from enginebay.probes.asking import LONG_TEXT, Answer, again, ask, greedy, plain_prompt, sampled
@@ -108,6 +109,31 @@ async def _bias_forbids(backend: Backend) -> None:
     expect(first_token_id(biased) != first_id, f"token {first_id} was chosen first, though a bias of -100 forbids it")
 
 
+def _penalty_probe(feature: Feature, value: float) -> Probe:
+    return Probe(
+        name=f"{feature.value} changes what is drawn",
+        description=f"One seed with {value:g} and without: not the same text for each of three seeds.",
+        run=partial(_penalty_shows, field=feature.value, value=value),
+        feature=feature,
+        time_limit_s=120.0,
+    )
+
+
+async def _penalty_shows(backend: Backend, *, field: str, value: float) -> str:
+    """The noise of a seed is the same with a penalty and without, so that only the penalty can make a difference."""
+    if backend.info.simulated:
+        raise ProbeSkipped("a simulator has no probabilities that a penalty could shift")
+    if Feature.SEED not in backend.info.capabilities:
+        raise ProbeSkipped("without seeds two draws differ anyway")
+    text = ""
+    for seed in (7, 8, 9):
+        request = sampled(backend, max_tokens=40, temperature=1.0, seed=seed)
+        text = (await ask(backend, request)).text
+        if (await ask(backend, again(request, **{field: value}))).text != text:
+            return f"seed {seed} gives another text"
+    raise ProbeFailed(f"three seeds gave the same texts with {field}={value:g} as without, the last one {text!r}")
+
+
 def first_token_id(answer: Answer) -> int:
     return token_ids(answer)[0]
 
@@ -159,4 +185,7 @@ SAMPLING_PROBES = (
         run=_bias_forbids,
         feature=Feature.LOGIT_BIAS,
     ),
+    _penalty_probe(Feature.REPETITION_PENALTY, 1.8),
+    _penalty_probe(Feature.PRESENCE_PENALTY, 2.0),
+    _penalty_probe(Feature.FREQUENCY_PENALTY, 2.0),
 )
