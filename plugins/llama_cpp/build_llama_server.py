@@ -32,6 +32,8 @@ OPTIONS = (
     "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_CURL=OFF",
     "-DLLAMA_OPENSSL=OFF",
+    "-DGGML_CPU_REPACK=OFF",
+    "-DGGML_LLAMAFILE=OFF",
 )
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 NATIVE = ("-DGGML_NATIVE=ON", f"-DCMAKE_C_FLAGS={NO_AMX}", f"-DCMAKE_CXX_FLAGS={NO_AMX}")

@@ -278,6 +278,13 @@ def test_a_prompt_beyond_the_slot_names_both_lengths() -> None:
     assert (error.num_tokens, error.limit) == (9, 8)
 
 
+def test_token_ids_whose_answer_the_slot_would_cut_short_are_refused() -> None:
+    with pytest.raises(ContextTooLong) as caught:
+        body_of(request(TokenIds((5,) * 500), max_tokens=13))
+    assert (caught.value.num_tokens, caught.value.limit) == (500, 512)
+    assert body_of(request(TokenIds((5,) * 500), max_tokens=12))["n_predict"] == 12
+
+
 def test_errors_inside_a_stream_and_bodies_that_are_none() -> None:
     with pytest.raises(InvalidRequest, match="bad grammar"):
         decoded(event(error={"code": 400, "message": "bad grammar", "type": "invalid_request_error"}))

@@ -8,7 +8,14 @@ from typing import TypeVar
 import msgspec
 
 from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall
-from enginebay.errors import BackendError, EngineBayError, StartFailed, UnsupportedFeature, UpstreamError
+from enginebay.errors import (
+    BackendError,
+    ContextTooLong,
+    EngineBayError,
+    StartFailed,
+    UnsupportedFeature,
+    UpstreamError,
+)
 from enginebay.types import (
     BackendInfo,
     Chat,
@@ -50,6 +57,7 @@ class LlamaCppApi:
             decoder = ChatDecoder(backend=self._name, num_alternatives=request.logprobs)
             return HttpCall(path="/v1/chat/completions", body=body, decoder=decoder, is_streamed=is_streamed)
         self._demand_special_tokens(request.prompt)
+        _demand_room(request, info)
         body = encode_completion(request, context_length=context_length, backend=self._name)
         decoder = CompletionDecoder(backend=self._name, num_alternatives=request.logprobs)
         return HttpCall(path="/completion", body=body, decoder=decoder, is_streamed=is_streamed)
@@ -123,6 +131,16 @@ class LlamaCppApi:
         if response.status != 200:
             raise self.error(response.status, response.body, response.headers)
         return response.body
+
+
+def _demand_room(request: GenerationRequest, info: BackendInfo) -> None:
+    """The server ends an answer where its slot is full, without a word. Token ids can be counted before."""
+    limit, max_tokens = info.max_model_len, request.sampling.max_tokens
+    if limit is None or not isinstance(request.prompt, TokenIds):
+        return
+    num_tokens = len(request.prompt.token_ids)
+    if num_tokens < limit < num_tokens + max_tokens:
+        raise ContextTooLong(num_tokens=num_tokens, limit=limit, max_tokens=max_tokens)
 
 
 class _Rendered(msgspec.Struct):
