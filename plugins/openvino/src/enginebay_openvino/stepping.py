@@ -85,16 +85,15 @@ class Stepper:
 
     async def _run(self) -> None:
         num_closing_steps = 0
-        while (
-            self._live
-            or self._waiting
-            or (num_closing_steps < _MOST_CLOSING_STEPS and self._pipeline.get_metrics().requests)
-        ):
+        while self._live or self._waiting or (num_closing_steps < _MOST_CLOSING_STEPS and self._has_figures_to_clear()):
             self._admit()
             num_closing_steps = 0 if self._live else num_closing_steps + 1
             self._step()
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
+
+    def _has_figures_to_clear(self) -> bool:
+        return self._pipeline.get_metrics().requests > 0
 
     def _admit(self) -> None:
         while self._waiting and len(self._live) < self._max_num_seqs:
