@@ -208,7 +208,7 @@ def test_a_shard_that_dies_fails_what_runs_and_health_says_so_until_it_is_back(p
         stream = backend.generate(request(prompt, max_tokens=500))
         await anext(stream)
         simulator.kill_engine("out of memory")
-        with pytest.raises(EngineBayError, match="out of memory"):
+        with pytest.raises(EngineStepFailed, match="out of memory"):
             async for _ in stream:
                 pass
         health = await backend.health()

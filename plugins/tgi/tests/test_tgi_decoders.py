@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginebay.errors import BackendOverloaded, BackendUnavailable, ContextTooLong, EngineBayError, UpstreamError
+from enginebay.errors import (
+    BackendOverloaded,
+    BackendUnavailable,
+    ContextTooLong,
+    EngineBayError,
+    EngineStepFailed,
+    InvalidRequest,
+    UpstreamError,
+)
 from enginebay.types import (
     Chat,
     FinishReason,
@@ -189,7 +197,8 @@ def test_log_probabilities_that_nobody_asked_for_are_not_given() -> None:
             "validation",
             ContextTooLong,
         ),
-        ("Request failed during generation: Server error: CUDA", "generation", EngineBayError),
+        ("Request failed during generation: Server error: CUDA", "generation", EngineStepFailed),
+        ("Template error: Conversation roles must alternate", "template_error", InvalidRequest),
         ("Incomplete generation", "incomplete_generation", UpstreamError),
     ],
 )
@@ -197,7 +206,7 @@ def test_an_error_inside_a_stream_is_typed(error: str, error_type: str, expected
     with pytest.raises(expected):
         decoded(request(), sse([{"error": error, "error_type": error_type}]))
     inside_chat: Event = {"error": {"message": error, "http_status_code": 422}}
-    with pytest.raises(EngineBayError):
+    with pytest.raises(expected):
         decoded(request(is_chat=True), sse([inside_chat]) + b"data: [DONE]\n\n")
 
 

@@ -34,7 +34,7 @@ from enginebay.types import (
     Text,
 )
 from enginebay.wire.http_client import HttpClient
-from enginebay_tgi.identify import _RELEASES as RELEASES
+from enginebay_tgi.identify import RELEASES
 from enginebay_tgi.request_body import encode_request, path_of
 
 T = TypeVar("T")

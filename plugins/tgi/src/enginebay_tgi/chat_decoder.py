@@ -101,7 +101,7 @@ class ChatDecoder:
             raise UpstreamError(problem, backend=self._backend) from error
         if event.error is not None:
             message = event.error if isinstance(event.error, str) else event.error.message
-            raise typed_error(message, event.error_type, backend=self._backend, status=422)
+            raise typed_error(message, event.error_type, backend=self._backend)
         for choice in event.choices:
             self._push(choice)
         if event.usage is None or self._finish is None:

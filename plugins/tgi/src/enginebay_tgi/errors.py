@@ -48,14 +48,18 @@ def error_from_answer(status: int, body: bytes, headers: Mapping[str, str], *, b
 
 
 def typed_error(message: str, error_type: str, *, backend: str, status: int | None = None) -> EngineBayError:
-    if message.endswith("Model is overloaded"):  # the chat route calls it a 422 inside a stream
-        return BackendOverloaded(message, backend=backend)
+    """error_type: empty inside a stream of the chat route, which calls every error a 422: there its words tell."""
+    error_type = error_type or _type_by_words(message)
     known = _TYPES.get(error_type)
     if known is not None:
         return known(message, backend)
-    if status == 422 or message.startswith("Input validation error"):
+    if status == 422:
         return _invalid(message, backend)
     return UpstreamError(f"{message} ({error_type or 'no error type'})", backend=backend, status=status)
+
+
+def _type_by_words(message: str) -> str:
+    return next((error_type for words, error_type in _WORDS.items() if message.startswith(words)), "")
 
 
 def _invalid(message: str, backend: str) -> EngineBayError:
@@ -70,6 +74,14 @@ def _invalid(message: str, backend: str) -> EngineBayError:
     return InvalidRequest(message, field=_OUR_FIELDS.get(field.group(1), field.group(1)))
 
 
+_WORDS: Mapping[str, str] = {
+    "Input validation error": "validation",
+    "Model is overloaded": "overloaded",
+    "Request failed during generation": "generation",
+    "Incomplete generation": "incomplete_generation",
+    "Template error": "template_error",
+    "Tool error": "tool_error",
+}
 _TYPES: Mapping[str, Callable[[str, str], EngineBayError]] = {
     "validation": _invalid,
     "overloaded": lambda message, backend: BackendOverloaded(message, backend=backend),

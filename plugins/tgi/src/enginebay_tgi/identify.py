@@ -15,7 +15,7 @@ from enginebay.wire.http_types import HttpResponse
 from enginebay_tgi.errors import error_from_answer
 
 SIMULATED_HEADER = "x-enginebay-simulated"
-_RELEASES: Mapping[str, str] = {"dfb3fbe78e0d1d69251bd33065591c61bafdfaa8": "3.3.7"}
+RELEASES: Mapping[str, str] = {"dfb3fbe78e0d1d69251bd33065591c61bafdfaa8": "3.3.7"}
 """Releases by their commit: at the tag 3.3.7 the version in the source is still 3.3.6-dev0."""
 
 
@@ -54,7 +54,7 @@ async def find_out(http: HttpClient, info: BackendInfo, *, backend: str) -> Foun
     told = _read_info(response, backend=backend)
     found = replace(
         info,
-        engine_version=_RELEASES.get(told.sha or "", told.version),
+        engine_version=RELEASES.get(told.sha or "", told.version),
         max_model_len=told.max_total_tokens,
         capabilities=_capabilities(info.capabilities, told),
         effective_settings=_settings(told),
