@@ -38,7 +38,7 @@ from enginebay.types import Health, HealthState
 class Base(BackendConformance):
     __test__ = False
     def make_backend(self):
-        return FaultlessBackend()
+        return FaultlessBackend(pace_s=0.0005)
     async def kill_engine(self, backend):
         backend.inner.kill()
     def make_loading_backend(self):
