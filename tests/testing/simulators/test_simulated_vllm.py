@@ -154,6 +154,19 @@ def test_several_prompts_and_choices_are_numbered_in_their_order():
     run(main)
 
 
+def test_an_event_may_carry_several_tokens_and_the_first_one_alone():
+    async def main():
+        async with official("m", "--stream-interval", "4") as (_, client):
+            extra = {"return_token_ids": True}
+            stream = await client.completions.create(
+                model="m", prompt="a", max_tokens=10, stream=True, extra_body=extra
+            )
+            sizes = [len(event.choices[0].token_ids) async for event in stream]
+            assert sizes == [1, 4, 4, 1]
+
+    run(main)
+
+
 # ---------------------------------------------------------------- chat
 
 
@@ -242,6 +255,24 @@ def test_with_a_queue_limit_one_request_more_is_a_503():
             await asyncio.gather(*asking)
             metrics = await metrics_of(simulator)
             assert metrics.value("vllm:admission_rejections_total", {"reason": "max_num_queued_reqs"}) == 1
+
+    run(main)
+
+
+def test_a_limit_of_queued_tokens_counts_the_prompts_that_wait():
+    async def main():
+        flags = ("m", "--max-num-queued-tokens", "30", "--max-num-seqs", "1")
+        async with official(*flags, profile=PACED) as (simulator, client):
+            asked = {"model": "m", "prompt": [300] * 20, "max_tokens": 10}
+            running = asyncio.create_task(client.completions.create(**asked))
+            await simulator.until(lambda it: it.engine.metrics.num_output_tokens > 0)
+            waiting = asyncio.create_task(client.completions.create(**asked))
+            await simulator.until(lambda it: it.engine.num_waiting == 1)
+            with pytest.raises(openai.InternalServerError, match="queued"):
+                await client.completions.create(**asked)
+            await asyncio.gather(running, waiting)
+            metrics = await metrics_of(simulator)
+            assert metrics.value("vllm:admission_rejections_total", {"reason": "max_num_queued_tokens"}) == 1
 
     run(main)
 

@@ -55,6 +55,13 @@ class SimulatedEngine:
         return len(self._running) + len(self._waiting)
 
     @property
+    def num_tokens_to_prefill(self) -> int:
+        """Of all unfinished requests, those that wait with all their tokens."""
+        return sum(request.num_to_prefill for request in self._running) + sum(
+            request.num_tokens for request in self._waiting
+        )
+
+    @property
     def num_used_blocks(self) -> int:
         return self.profile.num_blocks - self._num_free_blocks
 

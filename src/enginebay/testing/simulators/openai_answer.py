@@ -37,6 +37,8 @@ class Asked:
     """Alternatives beside each token; None is no log-probabilities at all."""
     names_tokens_by_id: bool = False
     """In log-probabilities: `token_id:123` instead of the text."""
+    tokens_per_event: int = 1
+    """Of a stream, after the first token."""
     role_first: bool = True
     """Of a streamed chat: an event with the role and no token goes first."""
 
@@ -128,11 +130,18 @@ class OpenAIAnswer:
         return self.asked.form == "chat" and self.asked.role_first
 
     def _send_token(self, request: SimulatedRequest, token: StepToken) -> None:
+        """The first token at once, later ones as many together as was asked for."""
         if not self._has_begun:
             self.begin()
-        is_first = request.num_output_tokens == 1 and not self._has_role_event
-        choice = self._choice(request, [token], token.text, is_first=is_first)
-        self._send([choice], request, is_first=is_first, usage=self._usage_now([request]))
+        step = self._gathered[self._index_of[request]]
+        step.append(token)
+        is_first = request.num_output_tokens == len(step)
+        if is_first or len(step) >= self.asked.tokens_per_event or token.finish_reason is not None:
+            text = "".join(token.text for token in step)
+            choice = self._choice(request, step, text, is_first=is_first and not self._has_role_event)
+            usage = self._usage_now([request])
+            self._send([choice], request, is_first=is_first and not self._has_role_event, usage=usage)
+            step.clear()
         if self._num_unfinished == 0:
             self._end()
 

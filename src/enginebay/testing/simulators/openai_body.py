@@ -38,6 +38,7 @@ class SamplingBody(Struct, kw_only=True):
     n: int | None = 1
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    stream_interval: int | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     prompt_logprobs: int | None = None

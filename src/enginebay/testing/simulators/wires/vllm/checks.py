@@ -5,7 +5,6 @@ from __future__ import annotations
 from enginebay.testing.simulators.openai_body import ChatBody, CompletionBody, SamplingBody
 
 _MAX_STOP_STRINGS = 4
-_MAX_LOGPROBS = 20
 
 
 def error_body(status: int, message: str, kind: str, param: str | None = None) -> object:
@@ -23,11 +22,11 @@ class Refusal(Exception):
         self.body = body if body is not None else error_body(status, message, kind, param)
 
 
-def check_body(body: SamplingBody) -> None:
+def check_body(body: SamplingBody, *, max_logprobs: int) -> None:
     """Raises Refusal."""
     _check_ranges(body)
     _check_stream(body)
-    _check_logprobs(body)
+    _check_logprobs(body, max_logprobs)
     _check_simulated(body)
 
 
@@ -67,7 +66,7 @@ def _check_stream(body: SamplingBody) -> None:
         raise Refusal(400, "`prompt_logprobs` are not available when `stream=True`.", "Bad Request")
 
 
-def _check_logprobs(body: SamplingBody) -> None:
+def _check_logprobs(body: SamplingBody, max_logprobs: int) -> None:
     num = body.logprobs if isinstance(body, CompletionBody) else None
     if isinstance(body, ChatBody):
         num = body.top_logprobs
@@ -75,8 +74,8 @@ def _check_logprobs(body: SamplingBody) -> None:
             raise Refusal(400, "when using `top_logprobs`, `logprobs` must be set to true.", "Bad Request")
         if body.tools == []:
             raise Refusal(400, "`tools` must not be an empty array.", "Bad Request")
-    if num is not None and num > _MAX_LOGPROBS:
-        message = f"Requested sample logprobs of {num}, which is greater than max allowed: {_MAX_LOGPROBS}"
+    if num is not None and num > max_logprobs:
+        message = f"Requested sample logprobs of {num}, which is greater than max allowed: {max_logprobs}"
         raise _bad(message, "logprobs")
 
 

@@ -51,6 +51,7 @@ class VllmMetrics:
         self._launch, self._engine = launch, engine
         self._created_at = time.time()
         self.num_rejected = 0
+        self.num_rejected_for_tokens = 0
         token_bounds = tuple(_one_two_five(launch.profile.max_model_len))
         track = engine.metrics.track
         self._histograms = [(name, track(observed, bounds)) for name, observed, bounds in _SECONDS]
@@ -107,7 +108,7 @@ class VllmMetrics:
         text.counters("vllm:prompt_tokens_by_source_total", _by("source", sources))
         cached = {"device": metrics.num_prefix_hits, "host": 0, "p2p": 0, "disk": 0, "external_unspecified": 0}
         text.counters("vllm:prompt_tokens_cached_by_source_total", _by("source", cached))
-        rejections = {"max_num_queued_reqs": self.num_rejected, "max_num_queued_tokens": 0}
+        rejections = {"max_num_queued_reqs": self.num_rejected, "max_num_queued_tokens": self.num_rejected_for_tokens}
         text.counters("vllm:admission_rejections_total", _by("reason", rejections))
 
     def _choices(self) -> Histogram:

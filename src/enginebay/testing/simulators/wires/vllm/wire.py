@@ -136,7 +136,7 @@ class VllmWire:
             raise Refusal(404, f"The model `{body.model}` does not exist.", "NotFoundError", param="model")
         if body.max_tokens is None:
             body.max_tokens = default_max_tokens
-        check_body(body)
+        check_body(body, max_logprobs=cast(int, self._values["max_logprobs"]))
 
     def _submit(
         self, body: SamplingBody, prompts: Sequence[tuple[int, ...]], answer: _VllmAnswer, max_tokens: int | None
@@ -144,14 +144,22 @@ class VllmWire:
         wanted = max_tokens or DEFAULT_MAX_TOKENS
         for prompt in prompts:
             self._check_length(prompt, wanted)
-        if self._engine.is_full:
-            self._metrics.num_rejected += 1
-            raise self._overloaded()
+        self._admit(sum(map(len, prompts)))
         if answer.asked.is_streamed and answer.asked.form == "completions":
             answer.begin()
         sampling = _sampling(body, wanted)
         for prompt in prompts:
             answer.submit(prompt, sampling, n=body.n or 1, cache_salt=body.cache_salt or "")
+
+    def _admit(self, num_prompt_tokens: int) -> None:
+        limit = cast("int | None", self._values["max_num_queued_tokens"])
+        if self._engine.is_full:
+            self._metrics.num_rejected += 1
+        elif limit is not None and self._engine.num_tokens_to_prefill + num_prompt_tokens > limit:
+            self._metrics.num_rejected_for_tokens += 1
+        else:
+            return
+        raise self._overloaded()
 
     def _check_length(self, prompt: tuple[int, ...], max_tokens: int) -> None:
         what = f"This model's maximum context length is {self._max_len} tokens"
@@ -179,6 +187,7 @@ class VllmWire:
             continuous_usage=is_forced or bool(options is not None and options.continuous_usage_stats),
             num_logprobs=num_logprobs,
             names_tokens_by_id=bool(body.return_tokens_as_token_ids),
+            tokens_per_event=cast(int, body.stream_interval or self._values["stream_interval"]),
         )
 
     @property
