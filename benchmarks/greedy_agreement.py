@@ -201,14 +201,21 @@ def table(pairs: Sequence[Mapping[str, object]]) -> str:
         "| difference of log-probabilities, median |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for pair in pairs:
-        ratio = float(str(pair["agreeing_tokens_before_parting_ratio"]))
-        rows.append(
-            f"| {pair['first']} | {pair['second']} | {ratio:.1%} | {pair['num_prompts_that_part']} of "
-            f"{pair['num_prompts']} | {pair['median_gap_at_parting']}, {pair['largest_gap_at_parting']} | "
-            f"{pair['median_logprob_difference_before_parting']} |"
-        )
-    return "\n".join(rows)
+    return "\n".join([*rows, *(row(pair) for pair in pairs)])
+
+
+def row(pair: Mapping[str, object]) -> str:
+    ratio = float(str(pair["agreeing_tokens_before_parting_ratio"]))
+    gaps = [pair[f"{which}_gap_at_parting"] for which in ("median", "largest")]
+    cells = (
+        pair["first"],
+        pair["second"],
+        f"{ratio:.1%}",
+        f"{pair['num_prompts_that_part']} of {pair['num_prompts']}",
+        ", ".join("none" if gap is None else str(gap) for gap in gaps),
+        pair["median_logprob_difference_before_parting"],
+    )
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":
