@@ -23,7 +23,6 @@ class TestSimulatedLlamaCpp(BackendConformance):
         "top_k 1 is greedy": SAMPLES_EVENLY,
         "min_p 1 is greedy": SAMPLES_EVENLY,
         "logit_bias forbids a token": SAMPLES_EVENLY,
-        "every token has a logprob": "the simulator's log-probabilities are made up one by one",
         "a JSON schema is kept": "the simulator has no grammar",
     }
     server: ClassVar[SimulatorThread]

@@ -105,7 +105,7 @@ async def _health_answers_while_busy(backend: Backend) -> str:
 
 
 async def _tokens_are_counted(backend: Backend) -> str:
-    before = await backend.stats()
+    before = await _when_idle(backend)
     if before.generation_tokens_total is None:
         raise ProbeSkipped("the engine does not tell generation_tokens_total")
     answer = await ask(backend, greedy(backend, max_tokens=9))
@@ -139,6 +139,16 @@ def _is_reason(key: str, answer: Answer) -> bool:
     """Counters of engines that tell no reason count under one name."""
     told = set(FinishReason)
     return key not in told or key == answer.finish_reason
+
+
+async def _when_idle(backend: Backend) -> EngineStats:
+    """With nothing left of requests that were cancelled before: some engines count their tokens when they end."""
+    gives_up_at = time.monotonic() + COUNTED_WITHIN_S
+    while True:
+        stats = await backend.stats()
+        if not (stats.requests_running or stats.requests_waiting) or time.monotonic() >= gives_up_at:
+            return stats
+        await asyncio.sleep(0.05)
 
 
 async def _settled(backend: Backend, before: EngineStats, *, least: float) -> EngineStats:
