@@ -17,7 +17,6 @@ from enginebay.cli.machine import Machine, this_machine
 from enginebay.cli.main import _COMMANDS, _GROUPS, run
 from enginebay.config.loader import load_config, parse_config
 from enginebay.hookspecs import ENTRY_POINT_GROUP
-from installed_plugins import install
 
 ROOT = Path(__file__).parents[2]
 ECHO = "version: 1\nmodel: m\nbackend: a\nengine: {seed: 3}\nbackends: {a: {kind: echo}}\n"
@@ -161,7 +160,7 @@ def test_validate_notes_an_engine_that_is_not_installed_and_may_insist_on_it(
     written, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built_in = [entry for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name == "reference"]
-    install(monkeypatch, *built_in)
+    monkeypatch.setattr("enginebay.plugins.entry_points", lambda group: built_in)
     path = written("version: 1\nbackends: {tensorrt_llm: {}}")
     assert run(["config", "validate", path]) == 0
     assert 'pip install "enginebay-tensorrt-llm[engine]"' in capsys.readouterr().err

@@ -24,7 +24,6 @@ class SimulatedSglang(BackendConformance):
         "top_k 1 is greedy": SAMPLES_EVENLY,
         "min_p 1 is greedy": SAMPLES_EVENLY,
         "logit_bias forbids a token": SAMPLES_EVENLY,
-        "every token has a logprob": "the simulator's log-probabilities are made up one by one",
         "a JSON schema is kept": HAS_NO_GRAMMAR,
         "response_format is accepted or refused by name": HAS_NO_GRAMMAR,
     }

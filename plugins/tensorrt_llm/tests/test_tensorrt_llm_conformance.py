@@ -64,9 +64,7 @@ class TestLine12(_OfSimulator):
 
 class TestLine14(_OfSimulator):
     arguments = ("--simulated_release", "1.4", "--max_seq_len", "8192")
-    expected_failures: ClassVar[Mapping[str, str]] = {
-        "every token has a logprob": "the simulator's log-probabilities are made up one by one",
-    }
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
 
 class TestTriton(_OfSimulator):

@@ -241,7 +241,8 @@ def _is_in_answer(rule: FaultRule | None) -> bool:
 
 def _bound(port: int) -> socket.socket:
     """Bound and not listening: whoever connects is refused, and nobody else can take the port."""
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # The protocol is named so that asyncio knows connections for TCP and switches Nagle's delay off.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setblocking(False)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

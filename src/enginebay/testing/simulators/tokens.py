@@ -138,8 +138,8 @@ def is_inside_character(last_token_id: int | None) -> bool:
 
 
 def logprob(state: int) -> float:
-    """Of the token that was chosen in this state: between -0.01 and -1.01."""
-    return -0.01 - (state >> 24) % 1000 / 1000
+    """Of the token that was chosen in this state: between -1 and -2, so that all alternatives together stay below 1."""
+    return -1.0 - (state >> 24) % 1000 / 1000
 
 
 def alternatives(state: int, token_id: int, num: int) -> list[tuple[int, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -125,14 +124,12 @@ class Generation:
 
 
 def _top_tokens(token: StepToken, num: int) -> list[JsonFields]:
-    """The chosen one is the likeliest; each of the others has half of what is left: together never more than one."""
-    rest = 1.0 - math.exp(token.logprob)
     return [
         {
             "id": token_id,
             "text": tokens.token_text(token_id),
-            "logprob": math.log(rest / 2**rank) if rank else token.logprob,
+            "logprob": logprob,
             "special": token_id in tokens.SPECIAL_TEXTS,
         }
-        for rank, (token_id, _) in enumerate(token.alternatives(num))
+        for token_id, logprob in token.alternatives(num)
     ]
