@@ -78,6 +78,13 @@ def test_a_port_that_is_taken_is_named(capsys):
     assert f"cannot listen on port {port}" in capsys.readouterr().err
 
 
+def test_ctrl_c_is_ours_again_when_the_simulator_has_ended(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert run(["simulate", "vllm", "--port", str(taken.getsockname()[1])]) == 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_help_names_the_kinds_and_the_faults(capsys):
     assert run(["simulate", "--help"]) == 0
     shown = capsys.readouterr().out

@@ -57,8 +57,18 @@ def _speed(name: str, *, tick_s: float | None, load_time_s: float | None) -> Sim
 async def _serve(simulator: Simulator) -> None:
     """Until SIGTERM or Ctrl-C."""
     ending = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, ending.set)
+    try:
+        await _serve_until(ending, simulator)
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def _serve_until(ending: asyncio.Event, simulator: Simulator) -> None:
     try:
         await simulator.start()
     except OSError as error:

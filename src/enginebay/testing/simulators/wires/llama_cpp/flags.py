@@ -63,7 +63,7 @@ FLAGS = FlagTable(
         Flag("--spec-ngram-mod-n-match", int, 24),
         Flag("--seed", int, -1, aliases=("-s",)),
         Flag("--host", default="127.0.0.1", env="LLAMA_ARG_HOST"),
-        Flag("--port", int, 8080, env="LLAMA_ARG_PORT"),
+        Flag("--port", int, 0, env="LLAMA_ARG_PORT"),
         Flag("--api-key", env="LLAMA_API_KEY"),
         Flag("--verbosity", int, 3, aliases=("-lv", "--log-verbosity")),
         _switch("--metrics"),

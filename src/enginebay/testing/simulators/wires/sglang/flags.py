@@ -52,7 +52,7 @@ FLAGS = FlagTable(
         Flag("--speculative-ngram-max-trie-depth", int, 18),
         Flag("--random-seed", int),
         Flag("--host", default="127.0.0.1"),
-        Flag("--port", int, 30000),
+        Flag("--port", int, 0),
         Flag("--api-key"),
         Flag("--admin-api-key"),
         Flag("--served-model-name"),

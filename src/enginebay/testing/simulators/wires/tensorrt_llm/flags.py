@@ -26,7 +26,7 @@ FLAGS = FlagTable(
         _OWN_FLAG,
         Flag("--tokenizer"),
         Flag("--host", default="localhost"),
-        Flag("--port", int, 8000),
+        Flag("--port", int, 0),
         Flag("--backend", default="pytorch", choices=("pytorch", "tensorrt", "_autodeploy")),
         Flag("--log_level", default="info", choices=("internal_error", "error", "warning", "info", "verbose")),
         Flag("--max_beam_width", int, 1),

@@ -47,7 +47,7 @@ FLAGS = FlagTable(
         _flag("--kv-cache-dtype", choices=("fp8_e4m3fn", "fp8_e5m2")),
         _flag("--speculate", type=unsigned),
         _flag("--hostname", default="0.0.0.0"),
-        _flag("--port", type=unsigned, default=3000),
+        _flag("--port", type=unsigned, default=0),
         _flag("--prometheus-port", type=unsigned, default=9000),
         _flag("--master-port", type=unsigned, default=29500),
         _flag("--shard-uds-path", default="/tmp/text-generation-server"),

@@ -25,7 +25,7 @@ FLAGS = FlagTable(
     flags=(
         Flag("--model-repository"),
         Flag("--http-address", default="0.0.0.0"),
-        Flag("--http-port", int, 8000),
+        Flag("--http-port", int, 0),
         Flag("--grpc-port", int, 8001),
         Flag("--metrics-port", int, 8002),
         Flag("--allow-grpc", boolean, True),
