@@ -97,7 +97,7 @@ def spec() -> BackendSpec:
 
 @pytest.fixture
 def echo_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install the kind `echo`, and `broken`, whose module does not exist, beside what is installed for real."""
+    """Install the kind `echo`, and `broken`, whose module does not exist, beside the built-in ones and no others."""
     module = ModuleType("enginebay_echo")
     module.enginebay_backend = hookimpl(spec)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "enginebay_echo", module)
@@ -105,5 +105,6 @@ def echo_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = [EntryPoint("echo", "enginebay_echo", group), EntryPoint("broken", "enginebay_no_such_module", group)]
     for fake in fakes:
         vars(fake).update(dist=SimpleNamespace(name="enginebay-echo"))
-    real = list(enginebay.plugins.entry_points(group=group))
+    installed = enginebay.plugins.entry_points(group=group)
+    real = [entry for entry in installed if entry.dist is not None and entry.dist.name == "enginebay"]
     monkeypatch.setattr(enginebay.plugins, "entry_points", lambda group: [*real, *fakes])
