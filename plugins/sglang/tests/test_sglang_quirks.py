@@ -294,8 +294,20 @@ def test_model_unchecked() -> None:
 
     async def main() -> None:
         flags = ["--model-path", "some/model", "--served-model-name", "small"]
-        async with Simulator("sglang", flags, port=0) as simulator, external(simulator, "some/model") as backend:
-            assert backend.info.model == "small"
+        async with Simulator("sglang", flags, port=0) as simulator:
+            for name in ("small", "some/model", "hf:some/model"):
+                async with external(simulator, name) as backend:
+                    assert backend.info.model == "small"
+
+    run(main)
+
+
+def test_a_server_of_another_model_is_refused_by_name() -> None:
+    async def main() -> None:
+        flags = ["--model-path", "some/model", "--served-model-name", "small"]
+        async with Simulator("sglang", flags, port=0) as simulator:
+            with pytest.raises(StartFailed, match=r"no model 'hf:other/model'; it serves 'small'"):
+                await external(simulator, "hf:other/model").start()
 
     run(main)
 

@@ -31,13 +31,15 @@ from enginebay_sglang.encode import encode_chat, encode_generate
 from enginebay_sglang.errors import error_from_body
 from enginebay_sglang.identity import effective_settings, read_server_info
 from enginebay_sglang.metrics import METRICS
+from enginebay_sglang.served import find_card
 
 _FLUSH_TIMEOUT_S = 60.0
 
 
 class SglangApi:
-    def __init__(self, *, name: str) -> None:
-        self._name = name
+    def __init__(self, *, name: str, model_names: tuple[str, ...] = ()) -> None:
+        """model_names: any of which the model may be listed under; none are the name of `BackendInfo.model`."""
+        self._name, self._model_names = name, model_names
         self._is_cumulative = True
         self._adds_special_tokens = True
         self._has_answered = False
@@ -98,7 +100,8 @@ class SglangApi:
         self._is_cumulative = told.get("incremental_streaming_output") is not True
         bare, special = await self._tokens_of(http, "a", False), await self._tokens_of(http, "a", True)
         self._adds_special_tokens = bare != special
-        card = await self._card(http, info.model)
+        listed = self._body(await http.request("GET", "/v1/models", timeout_s=PROBE_TIMEOUT_S))
+        card = find_card(listed, self._model_names or (info.model,), backend=self._name)
         if card.max_model_len is not None:
             settings["max_model_len"] = card.max_model_len
         metrics = await http.request("GET", "/metrics", timeout_s=PROBE_TIMEOUT_S)
@@ -142,16 +145,6 @@ class SglangApi:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamError(f"/tokenize answered with no tokens: {error}", backend=self._name) from error
 
-    async def _card(self, http: HttpClient, model: str) -> _Card:
-        """The server takes any name in a request; only its list knows the right one."""
-        answer = self._body(await http.request("GET", "/v1/models", timeout_s=PROBE_TIMEOUT_S))
-        try:
-            cards = msgspec.json.decode(answer, type=_Cards).data
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UpstreamError(f"/v1/models answered with no model list: {error}", backend=self._name) from error
-        found = next((card for card in cards if model in (card.id, card.root)), None)
-        return found or (cards[0] if cards else _Card(model))
-
     def _body(self, response: HttpResponse) -> bytes:
         if response.status != 200:
             raise self.error(response.status, response.body, response.headers)
@@ -160,16 +153,6 @@ class SglangApi:
 
 class _Tokenized(msgspec.Struct):
     tokens: tuple[int, ...]
-
-
-class _Card(msgspec.Struct):
-    id: str
-    root: str | None = None
-    max_model_len: int | None = None
-
-
-class _Cards(msgspec.Struct):
-    data: list[_Card]
 
 
 def _says_simulated(metrics: HttpResponse) -> bool:

@@ -16,6 +16,7 @@ from enginebay_sglang import command
 from enginebay_sglang.api import SglangApi
 from enginebay_sglang.capabilities import capabilities
 from enginebay_sglang.options import SglangOptions
+from enginebay_sglang.served import served_names
 from enginebay_sglang.settings import NEWEST_VERSION, compile_settings
 
 _RELEASE = re.compile(r":v?(\d+\.\d+\.\d+\w*)")
@@ -44,8 +45,8 @@ def check(context: BackendContext) -> None:
 
 def create(context: BackendContext) -> Backend:
     options: SglangOptions = context.options
-    model = str(context.settings.get("served_model_name") or context.model)
-    api = SglangApi(name=context.name)
+    names = served_names(context)
+    model, api = names[0], SglangApi(name=context.name, model_names=names)
     declared = capabilities(None, options)
     if context.mode == "external":
         return HttpEngineBackend(context, kind=SPEC.kind, api=api, capabilities=declared, model=model)
