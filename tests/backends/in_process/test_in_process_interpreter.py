@@ -13,10 +13,13 @@ import venv
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from enginebay.backends.in_process.interpreter import PackageFolder
-from enginebay.errors import StartFailed
+from enginebay.backends.worker.process_tree import descendants
+from enginebay.errors import EngineDied, StartFailed
+from enginebay.types import GenerationRequest, SamplingParams, Text
 
 
 @pytest.fixture
@@ -70,7 +73,8 @@ def test_a_pythonpath_of_ours_is_kept_from_a_foreign_interpreter(monkeypatch: py
     folder.remove()
 
 
-def test_nothing_outlives_a_parent_that_was_killed(model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("child", ["child", "hidden"])
+def test_nothing_outlives_a_parent_that_was_killed(model_dir: Path, tmp_path: Path, child: str) -> None:
     """The worker, a process that its engine had begun, and the private folder are gone."""
     mark = f"child of {tmp_path.name} {os.getpid()}"
     script = textwrap.dedent(f"""
@@ -88,7 +92,7 @@ def test_nothing_outlives_a_parent_that_was_killed(model_dir: Path, tmp_path: Pa
             backend = InProcessBackend(
                 context, kind="scripted", worker="scripted_engine.engine:main", packages=("scripted_engine",),
                 capabilities=Capabilities(features=frozenset()),
-                plan=LaunchPlan(outcomes=(), keywords={{"on_start": "child", "mark": {mark!r}}}),
+                plan=LaunchPlan(outcomes=(), keywords={{"on_start": {child!r}, "mark": {mark!r}}}),
             )
             await backend.start()
             print(backend.pid, flush=True)
@@ -101,12 +105,56 @@ def test_nothing_outlives_a_parent_that_was_killed(model_dir: Path, tmp_path: Pa
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         assert _processes_of(worker)
+        assert _processes_with(mark)
         assert list(tmp_path.glob("enginebay-worker-*"))
         parent.send_signal(signal.SIGKILL)
     gives_up_at = time.monotonic() + 10
-    while _processes_of(worker) or list(tmp_path.glob("enginebay-worker-*")):
+    while _processes_of(worker) or _processes_with(mark) or list(tmp_path.glob("enginebay-worker-*")):
         assert time.monotonic() < gives_up_at, _processes_of(worker)
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("prompt", ["say", "block"])
+def test_what_left_the_engines_session_ends_with_the_engine(make_backend, tmp_path: Path, prompt: str) -> None:
+    """In order, and by force."""
+    mark = f"child of {tmp_path.name} {os.getpid()}"
+
+    async def main() -> None:
+        backend = make_backend(on_start="hidden", keywords={"mark": mark}, stop_grace_s=0.5)
+        await backend.start()
+        assert _processes_with(mark)
+        chunks = backend.generate(
+            GenerationRequest(request_id="r", prompt=Text(prompt), sampling=SamplingParams(max_tokens=2))
+        )
+        await anext(chunks)
+        await backend.aclose()
+        await chunks.aclose()
+        assert _processes_with(mark) == []
+
+    asyncio.run(main())
+
+
+def test_what_left_the_engines_session_ends_with_a_worker_that_was_killed(make_backend, tmp_path: Path) -> None:
+    mark = f"child of {tmp_path.name} {os.getpid()}"
+
+    async def main() -> None:
+        async with make_backend(on_start="hidden", keywords={"mark": mark}) as backend:
+            [worker] = descendants(backend.inner.pid)[:1]
+            chunks = backend.generate(
+                GenerationRequest(request_id="r", prompt=Text("stall"), sampling=SamplingParams(max_tokens=2))
+            )
+            await anext(chunks)
+            os.kill(worker, signal.SIGKILL)
+            with pytest.raises(EngineDied, match="SIGKILL"):
+                await anext(chunks)
+            assert _processes_with(mark) == []
+
+    asyncio.run(main())
+
+
+def _processes_with(mark: str) -> list[int]:
+    """Whose command line has it."""
+    return [process.pid for process in psutil.process_iter(["cmdline"]) if mark in str(process.info["cmdline"])]
 
 
 def _processes_of(group: int) -> list[str]:

@@ -30,7 +30,7 @@ from enginebay.backends.in_process.messages import (
 )
 from enginebay.backends.in_process.stream import ChunkStream
 from enginebay.backends.launch.environment import inherited_environment
-from enginebay.backends.worker.process import WorkerProcess
+from enginebay.backends.worker.process import Supervision, WorkerProcess
 from enginebay.clock import Clock
 from enginebay.errors import (
     NEW_BACKEND_NEEDED,
@@ -77,6 +77,7 @@ class EngineWorker:
             environment={**environment, **self._folder.environment(is_our_interpreter=is_our_interpreter)},
             inherited=inherited_environment(os.environ),
             log_file=log_file,
+            supervision=Supervision(grace_s=stop_grace_s, folder=self._folder.path),
         )
         self._numbers = count(1)
         self._settled = asyncio.Event()

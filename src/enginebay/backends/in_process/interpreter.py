@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from enginebay.backends.in_process.reaper import FOLDER_VARIABLE
 from enginebay.errors import StartFailed
 
 
@@ -36,7 +35,11 @@ class PackageFolder:
         """Of our own interpreter the PYTHONPATH we were given still counts: the engine may be on it."""
         inherited = os.environ.get("PYTHONPATH") if is_our_interpreter else None
         path = os.pathsep.join([str(self._folder), *([inherited] if inherited else [])])
-        return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", FOLDER_VARIABLE: str(self._folder)}
+        return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+    @property
+    def path(self) -> Path:
+        return self._folder
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

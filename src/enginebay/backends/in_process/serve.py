@@ -34,7 +34,6 @@ from enginebay.backends.in_process.messages import (
     request_of,
 )
 from enginebay.backends.in_process.prompt_frames import prompt_of
-from enginebay.backends.in_process.reaper import fork_reaper
 from enginebay.backends.worker.channel import ChildChannel
 from enginebay.errors import EngineBayError, StartFailed, UnsupportedFeature
 from enginebay.types import EngineStats, Feature
@@ -47,7 +46,6 @@ def serve_engine(channel: ChildChannel, make_engine: Callable[[], ForeignEngine]
 
     make_engine is called in the event loop, after the start message: heavy imports belong into `start`.
     """
-    fork_reaper()
     asyncio.run(_EngineServer(channel, make_engine).run())
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,7 @@
 """Servers of foreign engines that we start: a child process or a container, and never one left behind.
 
 `server.py` is what a plugin uses, `command.py`, `docker.py` and `model.py` what its command line is made of.
-`supervisor.py` runs between us and the engine; it outlives us by just as long as the engine needs to end.
+`worker/supervisor.py` runs between us and the engine; it outlives us by just as long as the engine needs to end.
 """
 
 from enginebay.backends.launch.command import at_port, run_command

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from enginebay.backends.launch import supervisor
+from enginebay.backends.worker import supervisor
 from enginebay.backends.worker.log_ring import LogRing
+from enginebay.backends.worker.process_tree import TAG_VARIABLE, kill_group, kill_tagged, kill_tree
 from enginebay.backends.worker.start_failure import signal_name
 from enginebay.errors import StartFailed
 
-TAG_VARIABLE = "ENGINEBAY_LAUNCH"
-"""In the environment of everything that one launch started, whoever its parent is by now."""
 _LAST_WORDS_S = 1.0
 """How long the log of an ended process is read."""
 _REMOVAL_S = 60.0
@@ -100,11 +98,10 @@ class SupervisedProcess:
     def kill(self) -> None:
         """At once, with everything that it started. Synchronous; `stop` waits for the end."""
         if self._process is not None and (self._watching is None or not self._watching.done()):
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # nobody is left in the group
-            kill_tagged(self._tag)
+            if self._process.returncode is None:
+                kill_tree(self._process.pid, self._tag)
+            else:
+                self._kill_what_is_left(self._process.pid)
 
     async def stop(self) -> None:
         """Idempotent. Cancelled, the end goes on without us."""
@@ -163,16 +160,20 @@ class SupervisedProcess:
         collecting = asyncio.create_task(self._log.collect(), name=f"log of {self._name}")
         await process.wait()
         if process.returncode is not None and process.returncode < 0:
-            await self._finish_for_it()
+            await self._finish_for_it(process)
         self.let_go()
         await asyncio.wait({collecting}, timeout=_LAST_WORDS_S)
         self._log.close()
         await collecting
         self._on_ended()
 
-    async def _finish_for_it(self) -> None:
-        """It was perhaps the supervisor that was killed, and not the engine: then its work is ours."""
+    def _kill_what_is_left(self, leader: int) -> None:
+        kill_group(leader)
         kill_tagged(self._tag)
+
+    async def _finish_for_it(self, process: asyncio.subprocess.Process) -> None:
+        """It was perhaps the supervisor that was killed, and not the engine: then its work is ours."""
+        self._kill_what_is_left(process.pid)
         if self._command.container is not None:
             await self._remove_container(*self._command.container)
 
@@ -193,15 +194,3 @@ class SupervisedProcess:
         except TimeoutError:
             removal.kill()
             await removal.wait()
-
-
-def kill_tagged(tag: str) -> None:
-    """Kill every process of ours whose environment has this tag, wherever it stands by now."""
-    import psutil
-
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(TAG_VARIABLE) == tag:
-                process.kill()
-        except (psutil.Error, OSError):
-            continue  # another user's, or gone

@@ -1,4 +1,4 @@
-"""The child: `python -m enginebay.backends.worker --fd N --parent PID module:function`.
+"""The child: `python -m enginebay.backends.worker --fd N [--parent PID] module:function`.
 
 `function(channel)` is the worker. When it returns, or the parent dies, the process ends.
 """
@@ -23,7 +23,8 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     arguments = _arguments()
-    die_with_parent(arguments.parent)
+    if arguments.parent is not None:
+        die_with_parent(arguments.parent)
     with socket.socket(fileno=arguments.fd) as connection:
         try:
             _load(arguments.worker)(ChildChannel(connection))
@@ -47,7 +48,7 @@ def die_with_parent(parent: int) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m enginebay.backends.worker", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="inherited socket to the parent")
-    parser.add_argument("--parent", type=int, required=True, help="process id of the parent")
+    parser.add_argument("--parent", type=int, help="process id of the parent; none where a supervisor sees to it")
     parser.add_argument("worker", help="module:function")
     return parser.parse_args()
 

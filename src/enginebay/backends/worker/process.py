@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from enginebay.backends.worker import supervisor
 from enginebay.backends.worker.channel import ParentChannel
 from enginebay.backends.worker.log_ring import LogRing
+from enginebay.backends.worker.process_tree import TAG_VARIABLE, kill_group, kill_tagged, kill_tree
 from enginebay.backends.worker.start_failure import likely_cause, signal_name
 from enginebay.errors import StartFailed
 
@@ -19,6 +22,17 @@ _END_S = 30.0
 """How long a worker that lost its channel may take to end by itself: it may be in the middle of a long step."""
 _LAST_WORDS_S = 1.0
 """How long the log of an ended process is read: a child of its own that left its session may keep the pipe open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervision:
+    """Of a worker whose engine starts processes of its own: `supervisor.py` runs between us and it, and whatever
+    leaves the worker's session, or survives it, ends with it; also after `kill -9` of this process."""
+
+    grace_s: float
+    """From SIGTERM to SIGKILL, once this process is gone."""
+    folder: Path | None = None
+    """Removed when the worker has ended."""
 
 
 class WorkerProcess:
@@ -37,6 +51,7 @@ class WorkerProcess:
         environment: Mapping[str, str] | None = None,
         inherited: Mapping[str, str] | None = None,
         log_file: Path | None = None,
+        supervision: Supervision | None = None,
     ) -> None:
         """worker is `module:function` for the child (`__main__.py`). environment is added to what it inherits.
 
@@ -45,7 +60,10 @@ class WorkerProcess:
         on_ended is called once, when the process has been waited for and its log is complete.
         """
         self._worker, self._name, self._python = worker, name, python
-        self._inherited = inherited
+        self._inherited, self._supervision = inherited, supervision
+        self._tag = uuid.uuid4().hex
+        self._owner_fd: int | None = None
+        """Our end of the pipe that the supervisor watches."""
         self._environment = dict(environment or {})
         self._on_ended = on_ended
         self._channel = ParentChannel(on_frame=on_frame, on_closed=self._channel_closed)
@@ -98,19 +116,34 @@ class WorkerProcess:
 
     async def _spawn(self, channel_fd: int, log_fd: int) -> asyncio.subprocess.Process:
         inherited = os.environ if self._inherited is None else self._inherited
-        return await asyncio.create_subprocess_exec(
-            *(self._python, "-m", "enginebay.backends.worker"),
-            *("--fd", str(channel_fd), "--parent", str(os.getpid()), self._worker),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log_fd,
-            stderr=asyncio.subprocess.STDOUT,
-            pass_fds=(channel_fd,),
-            start_new_session=True,
-            env={**inherited, **self._environment, "PYTHONUNBUFFERED": "1"},
-        )
+        environment = {**inherited, **self._environment, "PYTHONUNBUFFERED": "1"}
+        command = [self._python, "-m", "enginebay.backends.worker", "--fd", str(channel_fd)]
+        if self._supervision is None:
+            return await _run([*command, "--parent", str(os.getpid()), self._worker], [channel_fd], log_fd, environment)
+        if not os.access(self._python, os.X_OK):
+            raise FileNotFoundError(f"there is no such program: {self._python}")
+        theirs, self._owner_fd = os.pipe()
+        try:
+            return await _run(
+                [*_supervised(self._supervision, theirs, channel_fd), *command, self._worker],
+                [channel_fd, theirs],
+                log_fd,
+                {**environment, TAG_VARIABLE: self._tag},
+            )
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            os.close(theirs)
+
+    def _let_go(self) -> None:
+        if self._owner_fd is not None:
+            os.close(self._owner_fd)
+            self._owner_fd = None
 
     @property
     def pid(self) -> int | None:
+        """Of the leader of its session: the worker, or its supervisor."""
         return None if self._process is None else self._process.pid
 
     @property
@@ -142,11 +175,14 @@ class WorkerProcess:
     def kill(self) -> None:
         """At once, with all its children. Synchronous; `stop` waits for the end."""
         self._is_unwanted = True
-        if self._process is not None and not self._has_ended:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # nobody is left in the group
+        if self._process is None or self._has_ended:
+            return
+        if self._supervision is not None and self._process.returncode is None:
+            kill_tree(self._process.pid, self._tag)
+            return
+        kill_group(self._process.pid)
+        if self._supervision is not None:
+            kill_tagged(self._tag)
 
     async def stop(self, *, grace_s: float) -> None:
         """Close the channel, which asks it to end; kill it after grace_s. Returns when it has been waited for."""
@@ -169,7 +205,9 @@ class WorkerProcess:
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         collecting = asyncio.create_task(self._log.collect(), name=f"log of {self._name}")
         await process.wait()
-        self.kill()  # children that outlived it: they keep the pipe of the log open
+        if self._supervision is None or process.returncode != 0:
+            self.kill()  # children that outlived it: they keep the pipe of the log open
+        self._let_go()
         await asyncio.wait({collecting}, timeout=_LAST_WORDS_S)
         self._log.close()
         await collecting
@@ -178,6 +216,28 @@ class WorkerProcess:
         if self._killing is not None:
             self._killing.cancel()
         self._on_ended()
+
+
+async def _run(
+    command: Sequence[str], handed_on: Sequence[int], log_fd: int, environment: Mapping[str, str]
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=log_fd,
+        stderr=asyncio.subprocess.STDOUT,
+        pass_fds=handed_on,
+        start_new_session=True,
+        env=environment,
+    )
+
+
+def _supervised(supervision: Supervision, owner_fd: int, channel_fd: int) -> list[str]:
+    """What stands before the command: the supervisor, under our own interpreter."""
+    watching = ["--owner-fd", str(owner_fd), "--owner", str(os.getpid()), "--grace", str(supervision.grace_s)]
+    removals = ["--remove-folder", str(supervision.folder)] if supervision.folder is not None else []
+    handing_on = ["--hand-on", str(channel_fd)]
+    return [sys.executable, "-I", "-S", supervisor.__file__, *watching, *removals, *handing_on, "--"]
 
 
 def _look_at_its_error(launching: asyncio.Task[None]) -> None:

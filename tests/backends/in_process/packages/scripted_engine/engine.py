@@ -50,6 +50,8 @@ class ScriptedEngine:
                 sys.exit("the driver is gone")
             case "child":
                 _leave_a_child(str(keywords["mark"]))
+            case "hidden":
+                _leave_a_hidden_child(str(keywords["mark"]))
             case _:
                 pass
         return EngineFacts(
@@ -119,6 +121,13 @@ def _block() -> None:
 
 def _leave_a_child(mark: str) -> None:
     subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(600)  # {mark}"])
+
+
+def _leave_a_hidden_child(mark: str) -> None:
+    """In a session of its own, with an empty environment, and with a parent that has ended."""
+    sleeper = [sys.executable, "-c", f"import time; time.sleep(600)  # {mark}"]
+    leave = f"import subprocess; subprocess.Popen({sleeper!r}, start_new_session=True, env={{}})"
+    subprocess.run([sys.executable, "-c", leave], check=True)
 
 
 def _text(prompt: Prompt) -> str:

@@ -35,7 +35,7 @@ def main() -> None:
     separator = sys.argv.index("--")
     arguments, command = _arguments(sys.argv[1:separator]), sys.argv[separator + 1 :]
     supervision = Supervision(arguments.owner_fd, arguments.owner, grace_s=arguments.grace)
-    status = supervision.run(command)
+    status = supervision.run(command, arguments.hand_on)
     if arguments.remove_container:
         _remove_container(*arguments.remove_container)
     if arguments.remove_folder:
@@ -48,6 +48,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--owner-fd", type=int, required=True, help="end of a pipe: readable when the owner lets go")
     parser.add_argument("--owner", type=int, required=True, help="process id of the owner")
     parser.add_argument("--grace", type=float, required=True, help="seconds from SIGTERM to SIGKILL")
+    parser.add_argument("--hand-on", type=int, action="append", default=[], help="descriptor for the command alone")
     parser.add_argument("--remove-folder", help="removed at the end")
     parser.add_argument("--remove-container", nargs=2, metavar=("RUNTIME", "NAME"), help="removed at the end")
     return parser.parse_args(given)
@@ -65,12 +66,14 @@ class Supervision:
         """What waitpid said of the engine."""
         self._is_told_to_stop = False
 
-    def run(self, command: Sequence[str]) -> int:
-        """Return the engine's wait status."""
+    def run(self, command: Sequence[str], hand_on: Sequence[int] = ()) -> int:
+        """Return the engine's wait status. hand_on: descriptors that the engine inherits."""
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._listen()
         self._engine = _started(command)
+        for fd in hand_on:
+            os.close(fd)  # the engine's alone: its end is to be seen at the other side
         while self._status is None and not self._is_told_to_stop:
             self._wait(None)
         self._end_engine()
