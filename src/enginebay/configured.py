@@ -29,7 +29,7 @@ from enginebay.plugins import (
     find_backend,
     list_backends,
     model_or_default,
-    unused_places,
+    unused_keys,
 )
 
 __all__ = ["CheckedBackend", "check_backend", "config_problems", "configured_backend", "entry_names"]
@@ -48,18 +48,34 @@ class CheckedBackend:
     """What the plugin builds from; settings that it cannot honour are not among them."""
 
 
-def configured_backend(config: Config, name: str | None = None, *, clock: Clock | None = None) -> GuardedBackend:
+def configured_backend(
+    config: Config,
+    name: str | None = None,
+    *,
+    clock: Clock | None = None,
+    start_timeout_s: float | None = None,
+) -> GuardedBackend:
     """Build the backend called `name`, else the config's own; it is not started yet.
 
+    start_timeout_s: in place of the kind's own default, where the entry sets none and the kind has this option.
     Raises ConfigError where the config asks for what the kind cannot do, PluginError where the kind cannot be loaded.
     """
     checked = check_backend(config, name, clock=clock)
     if problems := _dropped_settings(config, checked):
         raise as_one_error(problems)
     try:
-        return build_backend(checked.spec, checked.context)
+        return build_backend(checked.spec, _with_start_timeout(checked.context, start_timeout_s))
     except ConfigError as error:
         raise _located(config, checked.resolved, error) from error
+
+
+def _with_start_timeout(context: BackendContext, start_timeout_s: float | None) -> BackendContext:
+    options = context.options
+    if start_timeout_s is None or "start_timeout_s" in options.model_fields_set:
+        return context
+    if "start_timeout_s" not in type(options).model_fields:
+        return context
+    return replace(context, options=options.model_copy(update={"start_timeout_s": start_timeout_s}))
 
 
 def check_backend(config: Config, name: str | None = None, *, clock: Clock | None = None) -> CheckedBackend:
@@ -69,8 +85,8 @@ def check_backend(config: Config, name: str | None = None, *, clock: Clock | Non
     _check_mode(config, resolved, spec)
     options = _checked_options(config, resolved, spec)
     asked = _context(resolved, spec, clock=clock or MonotonicClock())
-    if unused := unused_places(spec, asked):
-        raise as_one_error([_error(config, (*resolved.path, key), problem) for key, problem in unused.items()])
+    if unused := unused_keys(spec, asked):
+        raise as_one_error([_error(config, _path_of(resolved, key), problem) for key, problem in unused.items()])
     try:
         plan = compile_plan(spec, asked)
     except ConfigError as error:
@@ -81,6 +97,10 @@ def check_backend(config: Config, name: str | None = None, *, clock: Clock | Non
     except ConfigError as error:
         raise _located(config, resolved, error) from error
     return CheckedBackend(resolved=resolved, spec=spec, options=options, plan=plan, context=context)
+
+
+def _path_of(resolved: ResolvedBackend, key: str) -> YamlPath:
+    return (*resolved.path, *key.split("."))
 
 
 def _without_dropped(context: BackendContext, plan: LaunchPlan) -> BackendContext:

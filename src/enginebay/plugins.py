@@ -16,6 +16,7 @@ from enginebay.clock import Clock, MonotonicClock
 from enginebay.errors import BackendNotFound, BrokenPlugin, ConfigError, DuplicateBackend, EngineBayError
 from enginebay.guard import GuardedBackend
 from enginebay.hookspecs import ENTRY_POINT_GROUP, PROJECT, BackendHooks
+from enginebay.option_modes import unused_options
 
 DEFAULT_MODEL = "smollm2-135m"
 MODEL_VARIABLE = "ENGINEBAY_MODEL"
@@ -109,7 +110,7 @@ def check_context(spec: BackendSpec, context: BackendContext) -> None:
         raise ConfigError(
             f"backend {spec.kind!r} has no mode {context.mode!r}", path="mode", expected=" or ".join(spec.modes)
         )
-    for key, problem in unused_places(spec, context).items():
+    for key, problem in unused_keys(spec, context).items():
         raise ConfigError(problem, path=key)
     try:
         spec.check(context)
@@ -120,9 +121,19 @@ def check_context(spec: BackendSpec, context: BackendContext) -> None:
         raise BrokenPlugin(spec.kind, distribution=_distributions_of(spec.kind), problem=problem) from error
 
 
-def unused_places(spec: BackendSpec, context: BackendContext) -> dict[str, str]:
-    """The keys that say where the engine is, but that this mode would drop, each with what to do about it."""
+def unused_keys(spec: BackendSpec, context: BackendContext) -> dict[str, str]:
+    """The keys of an entry that its mode would drop, `options.port` among them, each with what to do about it."""
     mode = context_mode(spec, context)
+    options = {
+        f"options.{name}": f"{spec.kind!r} in mode {mode!r} would drop this: leave it out, it acts in mode "
+        f"{' or '.join(other for other in spec.modes if other in modes)}"
+        for name, modes in unused_options(context.options, mode).items()
+    }
+    return {**_unused_places(spec, context, mode=mode), **options}
+
+
+def _unused_places(spec: BackendSpec, context: BackendContext, *, mode: Mode) -> dict[str, str]:
+    """The keys that say where the engine is."""
     used = spec.in_process_takes if mode == "in_process" else _PLACES[mode]
     given = {"url": context.url, "image": context.image, "venv": context.venv, "environment": context.environment}
     return {
