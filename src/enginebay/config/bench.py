@@ -68,7 +68,11 @@ class BenchConfig(BaseModel):
     warmup_requests: Annotated[int, Field(ge=0)] = Field(default=4, description="Sent before the run and not counted.")
     starts: PositiveInt = Field(default=1, description="Fresh starts of each backend.")
     slo: ServiceLevels = Field(default_factory=ServiceLevels, description="Bounds for goodput.")
-    start_timeout_s: PositiveFloat = Field(default=120.0, description="Longest wait for a backend to be ready.")
+    start_timeout_s: PositiveFloat = Field(
+        default=120.0,
+        description="Longest wait for a backend to be ready. Of one that we launch or attach to, its own "
+        "options.start_timeout_s comes first; where neither is set, that option's default counts.",
+    )
     request_timeout_s: PositiveFloat = Field(default=300.0, description="Longest wait for one answer.")
 
     @model_validator(mode="after")

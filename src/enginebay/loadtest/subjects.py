@@ -28,7 +28,9 @@ def subject_of(config: Config, config_path: Path, name: str, *, clock: Clock) ->
         return get_backend("openai_http", name=name, model=served_model, url=url, clock=clock, options=options)
 
     def open_own() -> AbstractAsyncContextManager[Backend]:
-        return _started(configured_backend(config, name, clock=clock))
+        # A launched engine's own default is longer than ours; who sets a limit for the load test means every engine.
+        asked_s = config.bench.start_timeout_s if "start_timeout_s" in config.bench.model_fields_set else None
+        return _started(configured_backend(config, name, clock=clock, start_timeout_s=asked_s))
 
     def open_hosted() -> AbstractAsyncContextManager[Backend]:
         return hosted(
