@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -111,6 +113,29 @@ def test_a_value_of_another_engine_is_explained_or_refused() -> None:
 
 def test_two_ways_of_drafting_are_one_too_many() -> None:
     assert len(compile_settings({"speculative_ngram": 4, "speculative_eagle": "x"}, None).unsupported) == 2
+
+
+@pytest.mark.parametrize("setting", ["tokenizer", "speculative_draft_model", "speculative_eagle"])
+def test_a_second_model_is_named_like_the_model_itself(setting: str, tmp_path: Path) -> None:
+    places = {"hf:owner/name": "owner/name", "owner/name": "owner/name", str(tmp_path): str(tmp_path)}
+    for source, place in places.items():
+        assert place in compile_settings({setting: source}, None).arguments
+    [catalogued] = [word for word in compile_settings({setting: "smollm2-135m"}, None).arguments if "smollm2" in word]
+    assert catalogued.startswith("/cache/")
+    refused = outcome_of(setting, "hf:owner/name@main")
+    assert refused.outcome == "unsupported"
+    assert "give hf:owner/name" in refused.why
+
+
+def test_directories_of_settings_are_mounted_in_a_container(tmp_path: Path) -> None:
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    settings = {"tokenizer": "hf:owner/name", "speculative_draft_model": str(draft)}
+    plan = compile_plan(SPEC, context(mode="docker", image=IMAGE, settings=settings))
+    assert f"{draft}:/settings/speculative_draft_model:ro" in plan.command
+    assert ("--speculative-draft-model-path", "/settings/speculative_draft_model") in pairwise(plan.command)
+    assert ("--tokenizer-path", "owner/name") in pairwise(plan.command)
+    assert [outcome.value for outcome in plan.outcomes] == list(settings.values())
 
 
 # ---------------------------------------------------------------- the command

@@ -205,6 +205,35 @@ def test_arguments_and_keywords_say_the_same_of_speculation() -> None:
     assert json.loads(plan.arguments[1]) == plan.keywords["speculative_config"]
 
 
+@pytest.mark.parametrize("setting", ["tokenizer", "speculative_draft_model", "speculative_eagle"])
+def test_a_second_model_is_named_like_the_model_itself(setting: str, tmp_path: Path) -> None:
+    places = {"hf:owner/name": "owner/name", "owner/name": "owner/name", str(tmp_path): str(tmp_path)}
+    for source, place in places.items():
+        plan = compile_settings({setting: source}, None)
+        assert told(plan, setting) == place
+        assert place in plan.arguments[1]
+    assert Path(told(compile_settings({setting: "smollm2-135m"}, None), setting)).is_absolute()
+    refused = outcome_of(setting, "hf:owner/name@main")
+    assert refused.outcome == "unsupported"
+    assert "give hf:owner/name" in refused.why
+    compile_plan(SPEC, context(settings={setting: "hf:owner/name@main"}))
+
+
+def told(plan: LaunchPlan, setting: str) -> str:
+    keywords: Mapping[str, Any] = plan.keywords
+    return keywords["tokenizer"] if setting == "tokenizer" else keywords["speculative_config"]["model"]
+
+
+def test_directories_of_settings_are_mounted_in_a_container(tmp_path: Path) -> None:
+    settings = {"tokenizer": "hf:owner/name", "speculative_eagle": str(tmp_path)}
+    plan = compile_plan(SPEC, context(mode="docker", settings=settings))
+    assert f"{tmp_path}:/settings/speculative_eagle:ro" in plan.command
+    config = json.loads(plan.command[plan.command.index("--speculative-config") + 1])
+    assert config["model"] == "/settings/speculative_eagle"
+    assert ("--tokenizer", "owner/name") in pairwise(plan.command)
+    assert [outcome.value for outcome in plan.outcomes] == list(settings.values())
+
+
 def test_a_release_that_was_not_checked_is_said_to_be_so() -> None:
     assert compile_settings({}, "0.32.1").notes == ()
     [note] = compile_settings({}, "0.40.0").notes

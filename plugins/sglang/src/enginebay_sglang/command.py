@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from enginebay.backend import BackendContext, LaunchPlan
 from enginebay.backends.launch import container_model_argument, docker_run, model_argument, run_command
+from enginebay.backends.launch.second_model import second_model_mounts, settings_in_container
 from enginebay.errors import ConfigError
 from enginebay_sglang.options import SglangOptions
+from enginebay_sglang.settings import compile_settings
 
 EXECUTABLE = ("python", "-m", "sglang.launch_server")
 DEFAULT_PORT = 30000
@@ -19,6 +21,7 @@ def complete(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
     options: SglangOptions = context.options
     port = options.port or DEFAULT_PORT
     if context.mode == "docker":
+        plan = _in_container(context, plan)
         note = f"the image {context.image} was not run here"
         return replace(plan, command=_docker(context, plan, port), notes=(*plan.notes, note))
     flags = (*_flags(model_argument(context.model), plan, options), "--host", "127.0.0.1", "--port", str(port))
@@ -58,6 +61,13 @@ def _flags(model: str, plan: LaunchPlan, options: SglangOptions) -> tuple[str, .
     return ("--model-path", model, *plan.arguments, *always, *deterministic)
 
 
+def _in_container(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
+    """The plan with the directories of its settings where they are mounted."""
+    compiled = compile_settings(settings_in_container(context.settings), None)
+    asked = tuple(replace(outcome, value=context.settings[outcome.setting]) for outcome in compiled.outcomes)
+    return replace(plan, outcomes=asked, arguments=compiled.arguments)
+
+
 def _docker(context: BackendContext, plan: LaunchPlan, port: int) -> tuple[str, ...]:
     options: SglangOptions = context.options
     flags = _flags(container_model_argument(context.model), plan, options)
@@ -69,5 +79,5 @@ def _docker(context: BackendContext, plan: LaunchPlan, port: int) -> tuple[str, 
         container_port=DEFAULT_PORT,
         model=context.model,
         shm_size="32g",
-        flags=("--ipc", "host"),
+        flags=("--ipc", "host", *second_model_mounts(context.settings)),
     )

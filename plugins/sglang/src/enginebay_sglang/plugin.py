@@ -9,6 +9,7 @@ from enginebay import hookimpl
 from enginebay.backend import Backend, BackendContext, BackendSpec
 from enginebay.backends.http_engine.backend import HttpEngineBackend
 from enginebay.backends.launch import at_port, launched_server
+from enginebay.backends.launch.second_model import fetch_models
 from enginebay.errors import ConfigError
 from enginebay.plugins import compile_plan
 from enginebay.wire.http_client import check_url
@@ -55,6 +56,7 @@ def create(context: BackendContext) -> Backend:
         compile_plan(SPEC, context),
         with_port=lambda port: compile_plan(SPEC, at_port(context, port)),
         install=f"pip install sglang=={NEWEST_VERSION}",
+        fetch=lambda source: fetch_models(source, context.settings),
     )
     here = replace(context, url=None)
     return HttpEngineBackend(here, kind=SPEC.kind, api=api, capabilities=declared, model=model, server=server)

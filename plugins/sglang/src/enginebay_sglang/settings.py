@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from enginebay.backend import LaunchPlan, SettingOutcome, Settings
+from enginebay.backends.launch.second_model import second_model_argument
+from enginebay.errors import ConfigError
 
 NEWEST_VERSION = "0.5.23"
 NUM_DRAFT_STEPS = 3
@@ -60,6 +62,18 @@ def _notes(version: str | None) -> tuple[str, ...]:
 
 def _flag(flag: str, *, why: str = "", is_exact: bool = True) -> _Rule:
     return lambda value, settings: _Compiled(arguments=(flag, str(value)), why=why, is_exact=is_exact)
+
+
+def _place(rule: _Rule) -> _Rule:
+    """Of a tokenizer or a second model: the directory or the name of the hub that the engine understands."""
+
+    def placed(value: object, settings: Settings) -> _Compiled:
+        try:
+            return rule(second_model_argument(str(value)), settings)
+        except ConfigError as error:
+            return _Compiled(refused=error.problem)
+
+    return placed
 
 
 def _dtype(value: object, settings: Settings) -> _Compiled:
@@ -135,7 +149,7 @@ def _alone(compiled: _Compiled, settings: Settings) -> _Compiled:
 
 
 _RULES: Mapping[str, _Rule] = {
-    "tokenizer": _flag("--tokenizer-path"),
+    "tokenizer": _place(_flag("--tokenizer-path")),
     "revision": _flag("--revision"),
     "dtype": _dtype,
     "quantization": _quantization,
@@ -153,9 +167,9 @@ _RULES: Mapping[str, _Rule] = {
     "kv_cache_dtype": _kv_cache_dtype,
     "enable_prefix_caching": _prefix_caching,
     "chunked_prefill": _chunked_prefill,
-    "speculative_draft_model": _draft("STANDALONE"),
+    "speculative_draft_model": _place(_draft("STANDALONE")),
     "speculative_ngram": _ngram,
-    "speculative_eagle": _draft("EAGLE3"),
+    "speculative_eagle": _place(_draft("EAGLE3")),
     "seed": _flag("--random-seed", why="a seed of a request acts only with options.deterministic"),
     "served_model_name": _flag("--served-model-name"),
     "trust_remote_code": _trust_remote_code,

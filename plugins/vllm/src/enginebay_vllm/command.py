@@ -8,6 +8,7 @@ from pathlib import Path
 
 from enginebay.backend import BackendContext, LaunchPlan, SettingOutcome
 from enginebay.backends.launch import container_model_argument, docker_run, model_argument, run_command
+from enginebay.backends.launch.second_model import are_here, second_model_mounts, settings_in_container
 from enginebay.errors import ConfigError
 from enginebay_vllm.options import ENGINE_MAX_LOGPROBS, VllmOptions
 from enginebay_vllm.settings import compile_settings
@@ -57,6 +58,7 @@ def _as_process(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
 
 def _in_docker(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
     options: VllmOptions = context.options
+    plan = _in_container(context, plan)
     environment = own_environment(context)
     names = [*environment, *context.environment, *([API_KEY_VARIABLE] if options.api_key is not None else [])]
     command = docker_run(
@@ -67,10 +69,17 @@ def _in_docker(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
         container_port=DEFAULT_PORT,
         model=context.model,
         environment=names,
-        flags=("--ipc", "host"),
+        flags=("--ipc", "host", *second_model_mounts(context.settings)),
     )
     notes = (*plan.notes, "the image was not run by us: its flags are those of the release")
     return replace(plan, command=command, environment=environment, notes=notes)
+
+
+def _in_container(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
+    """The plan with the directories of its settings where they are mounted."""
+    compiled = compile_settings(settings_in_container(context.settings), None)
+    asked = tuple(replace(outcome, value=context.settings[outcome.setting]) for outcome in compiled.outcomes)
+    return replace(plan, outcomes=asked, arguments=compiled.arguments)
 
 
 def _arguments(context: BackendContext, plan: LaunchPlan) -> tuple[str, ...]:
@@ -142,9 +151,7 @@ def own_environment(context: BackendContext) -> Mapping[str, str]:
 
 def _needs_no_hub(context: BackendContext) -> bool:
     """Everything is on this machine already: vLLM would ask the hub about it all the same."""
-    others = [context.settings.get(name) for name in ("tokenizer", "speculative_draft_model", "speculative_eagle")]
-    is_local = Path(model_argument(context.model)).is_absolute()
-    return is_local and all(Path(str(other)).is_dir() for other in others if other is not None)
+    return Path(model_argument(context.model)).is_absolute() and are_here(context.settings)
 
 
 def release_of(image: str | None) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from enginebay.backend import Backend, BackendContext, BackendSpec, LaunchPlan
 from enginebay.backends.http_engine.backend import HttpEngineBackend
 from enginebay.backends.launch import at_port, launched_server
+from enginebay.backends.launch.second_model import fetch_models
 from enginebay.errors import ConfigError
 from enginebay.hookspecs import hookimpl
 from enginebay.wire.http_client import check_url
@@ -72,6 +73,11 @@ def create(context: BackendContext) -> Backend:
 
     secrets = {} if options.api_key is None else {API_KEY_VARIABLE: options.api_key.get_secret_value()}
     server = launched_server(
-        context, compiled, with_port=with_port, environment=secrets, install=f"pip install vllm=={NEWEST_VERSION}"
+        context,
+        compiled,
+        with_port=with_port,
+        environment=secrets,
+        install=f"pip install vllm=={NEWEST_VERSION}",
+        fetch=lambda source: fetch_models(source, context.settings),
     )
     return HttpEngineBackend(context, kind="vllm", api=api, capabilities=declared, model=model, server=server)

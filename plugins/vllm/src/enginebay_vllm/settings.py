@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from typing import Literal
 
 from enginebay.backend import LaunchPlan, SettingOutcome, Settings
+from enginebay.backends.launch.second_model import second_model_argument
+from enginebay.errors import ConfigError
 from enginebay_vllm import choices
 
 NEWEST_VERSION = "0.32.0"
@@ -68,6 +70,18 @@ def _minor(version: str) -> list[str]:
 
 def _flag(flag: str, keyword: str) -> _Rule:
     return lambda value: _Mapped(arguments=(flag, str(value)), keywords={keyword: value})
+
+
+def _place(rule: _Rule) -> _Rule:
+    """Of a tokenizer or a second model: the directory or the name of the hub that the engine understands."""
+
+    def placed(value: object) -> _Mapped:
+        try:
+            return rule(second_model_argument(str(value)))
+        except ConfigError as error:
+            return _Mapped(refused=error.problem)
+
+    return placed
 
 
 def _switch(flag: str, keyword: str) -> _Rule:
@@ -150,7 +164,7 @@ def _speculative(config: Mapping[str, object], why: str) -> _Mapped:
 
 
 _RULES: Mapping[str, _Rule] = {
-    "tokenizer": _flag("--tokenizer", "tokenizer"),
+    "tokenizer": _place(_flag("--tokenizer", "tokenizer")),
     "revision": _flag("--revision", "revision"),
     "dtype": _flag("--dtype", "dtype"),
     "quantization": _quantization,
@@ -164,9 +178,9 @@ _RULES: Mapping[str, _Rule] = {
     "kv_cache_dtype": _kv_cache_dtype,
     "enable_prefix_caching": _switch("enable-prefix-caching", "enable_prefix_caching"),
     "chunked_prefill": _switch("enable-chunked-prefill", "enable_chunked_prefill"),
-    "speculative_draft_model": _draft_model,
+    "speculative_draft_model": _place(_draft_model),
     "speculative_ngram": _ngram,
-    "speculative_eagle": _eagle,
+    "speculative_eagle": _place(_eagle),
     "seed": _flag("--seed", "seed"),
     "served_model_name": _flag("--served-model-name", "served_model_name"),
     "trust_remote_code": _switch("trust-remote-code", "trust_remote_code"),
