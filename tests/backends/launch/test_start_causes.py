@@ -194,6 +194,20 @@ def test_a_line_that_is_no_error_names_no_cause():
     assert likely_cause(returncode=1, log_tail=log, python="python") is None
 
 
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        (["out of memory checks passed", "ValueError: unrecognized arguments: --x"], "does not know the argument --x"),
+        (["expandable segments avoid out of memory", "bye"], None),
+        (["RuntimeError: out of memory", "error: argument --dtype: invalid choice"], "refuses the value"),
+        (["failed to allocate buffer of size 9", "error loading model: unable to load"], "memory ran out"),
+    ],
+)
+def test_the_cause_that_is_said_most_exactly_is_named(log: list[str], cause: str | None):
+    found = likely_cause(returncode=1, log_tail=log, python="python")
+    assert found is None if cause is None else found is not None and cause in found
+
+
 def test_the_line_that_tells_the_cause_is_shown_however_much_was_written_after_it():
     telling = "ERROR torch.OutOfMemoryError: CUDA out of memory."
     after = [f"  File core.py, line {number}" for number in range(60)]

@@ -123,8 +123,7 @@ class EngineWorker:
         tail = self._process.log_tail()
         if isinstance(self._start_error, StartFailed):
             error = self._start_error
-            cause = error.likely_cause
-            return StartFailed(str(error).partition("\n")[0], backend=self._name, likely_cause=cause, log_tail=tail)
+            return self._process.start_failed(str(error).partition("\n")[0], cause=error.likely_cause)
         if self._start_error is not None:
             return self._start_error
         if any("No module named 'msgspec'" in line for line in tail):

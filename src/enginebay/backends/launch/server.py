@@ -112,7 +112,9 @@ class LaunchedServer:
 
     def start_failed(self, what: str) -> StartFailed:
         returncode = None if self._process is None else self._process.returncode
-        cause, lines = explained(returncode=returncode, log=self._log.tail(200), python="the engine")
+        cause, lines = explained(
+            returncode=returncode, log=self._log.tail(200), telling=self._log.telling, python="the engine"
+        )
         redacted = [self._redacted(line) for line in lines]
         return StartFailed(
             f"{self._context.name}: {what}",

@@ -6,8 +6,10 @@ import re
 
 _LESS_MEMORY = "lower max_model_len, max_num_seqs or the size of the KV cache, or use a smaller dtype"
 
-_TABLE: tuple[tuple[str, str], ...] = (
-    # ---- memory, from the special to the general
+_Table = tuple[tuple[str, str], ...]
+
+_SURE: _Table = (
+    # ---- memory, said exactly
     (
         r"Free memory on device .* is less than desired GPU memory utilization",
         "another process holds memory of the GPU: end it (nvidia-smi names it), or lower gpu_memory_fraction",
@@ -31,11 +33,6 @@ _TABLE: tuple[tuple[str, str], ...] = (
         r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaMalloc.*out of memory|CUDA error: out of memory"
         r"|hipErrorOutOfMemory|HIP out of memory",
         f"memory ran out on the GPU: {_LESS_MEMORY}, or share the model between more GPUs (tensor_parallel_size)",
-    ),
-    (
-        r"(?i:out of memory|can't allocate memory|cannot allocate memory|std::bad_alloc)|\bMemoryError\b"
-        r"|failed to allocate (?:\S+ )?buffer|unable to allocate \S+ buffer",
-        f"memory ran out: {_LESS_MEMORY}",
     ),
     # ---- port
     (
@@ -82,6 +79,16 @@ _TABLE: tuple[tuple[str, str], ...] = (
         r"|error while handling argument \"([^\"]+)\"",
         "the engine refuses the value of the argument {0}: see the line that names it",
     ),
+    # ---- memory, in any words. Behind what is said exactly, before the weights, which then cannot be loaded
+    (
+        r"(?<!avoid )(?<!prevent )(?<!without )(?<!no )(?i:out of memory)(?! (?:checks?|protection|handling|tests?)\b)"
+        r"|(?i:can't allocate memory|cannot allocate memory|std::bad_alloc)|\bMemoryError\b"
+        r"|failed to allocate (?:\S+ )?buffer|unable to allocate \S+ buffer",
+        f"memory ran out: {_LESS_MEMORY}",
+    ),
+)
+
+_NEAR_THE_END: _Table = (
     # ---- weights
     (
         r"GatedRepoError|[Cc]annot access gated repo|40[13] Client Error|Access to model \S+ is restricted",
@@ -132,5 +139,10 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ),
 )
 
-KNOWN_CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple((re.compile(text), cause) for text, cause in _TABLE)
-"""Looked for in this order: the first that is found is named."""
+SURE_CAUSES = tuple((re.compile(text), cause) for text, cause in _SURE)
+"""However early in the log: nothing but a failure writes these."""
+KNOWN_CAUSES = (*SURE_CAUSES, *((re.compile(text), cause) for text, cause in _NEAR_THE_END))
+"""Looked for in this order: the first that is found is named. The others count among the last lines alone: engines try
+what may be missing, and go on without it."""
+IS_SURE = re.compile("|".join(f"(?:{text})" for text, _ in _SURE))
+"""Whether a line tells one of the sure causes: one search for most lines."""

@@ -8,8 +8,11 @@ from collections import deque
 from pathlib import Path
 from typing import IO
 
+from enginebay.backends.worker.start_failure import TellingLines
+
 MAX_LINES = 200
 MAX_LINE_LENGTH = 2000
+"""Of a longer line the beginning and the end are kept, half of this each."""
 _READ_BYTES = 1 << 16
 
 
@@ -19,6 +22,10 @@ class LogRing:
     def __init__(self, log_file: Path | None = None) -> None:
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._rest = b""
+        self._beginning: bytes | None = None
+        """Of a line that has grown too long."""
+        self.telling = TellingLines()
+        """What tells why it fails, though it may no longer be among the last lines."""
         self._log_file = log_file
         self._stream: asyncio.StreamReader | None = None
         self._transport: asyncio.BaseTransport | None = None
@@ -39,7 +46,7 @@ class LogRing:
         return write_end
 
     async def collect(self) -> None:
-        """Until every process that holds the pipe has ended. A line without an end is cut where it grows too long."""
+        """Until every process that holds the pipe has ended. A line that grows too long loses its middle."""
         assert self._stream is not None, "open_pipe comes first"
         file = self._log_file.open("ab", buffering=0) if self._log_file else None
         try:
@@ -68,11 +75,24 @@ class LogRing:
             self._transport.close()
 
     def _take(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > MAX_LINE_LENGTH:
-            lines.append(self._rest)
-            self._rest = b""
-        for line in lines:
-            text = line.decode("utf-8", errors="replace").rstrip()[:MAX_LINE_LENGTH]
-            if text:
-                self._lines.append(text)
+        *ended, rest = data.split(b"\n")
+        for part in ended:
+            self._continue_line(part)
+            self._end_line()
+        self._continue_line(rest)
+
+    def _continue_line(self, part: bytes) -> None:
+        line = self._rest + part
+        if len(line) > MAX_LINE_LENGTH:
+            half = MAX_LINE_LENGTH // 2
+            if self._beginning is None:
+                self._beginning, line = line[:half], line[half:]
+            line = line[-half:]
+        self._rest = line
+
+    def _end_line(self) -> None:
+        line = self._rest if self._beginning is None else self._beginning + b" [...] " + self._rest
+        self._rest, self._beginning = b"", None
+        if text := line.decode("utf-8", errors="replace").rstrip():
+            self._lines.append(text)
+            self.telling.look_at(text)

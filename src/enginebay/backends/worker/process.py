@@ -15,7 +15,7 @@ from enginebay.backends.worker import supervisor
 from enginebay.backends.worker.channel import ParentChannel
 from enginebay.backends.worker.log_ring import LogRing
 from enginebay.backends.worker.process_tree import TAG_VARIABLE, kill_group, kill_tagged, kill_tree
-from enginebay.backends.worker.start_failure import likely_cause, signal_name
+from enginebay.backends.worker.start_failure import explained, signal_name
 from enginebay.errors import StartFailed
 
 _END_S = 30.0
@@ -167,10 +167,12 @@ class WorkerProcess:
             return "is running"
         return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
-    def start_failed(self, what: str) -> StartFailed:
-        tail = self.log_tail()
-        cause = likely_cause(returncode=self.returncode, log_tail=tail, python=self._python)
-        return StartFailed(what, backend=self._name, likely_cause=cause, log_tail=tail)
+    def start_failed(self, what: str, cause: str | None = None) -> StartFailed:
+        """cause: where it is known; else what the log tells."""
+        found, lines = explained(
+            returncode=self.returncode, log=self._log.tail(200), telling=self._log.telling, python=self._python
+        )
+        return StartFailed(what, backend=self._name, likely_cause=cause or found, log_tail=lines)
 
     def kill(self) -> None:
         """At once, with all its children. Synchronous; `stop` waits for the end."""

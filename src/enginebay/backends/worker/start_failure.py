@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from enginebay.backends.worker.known_causes import KNOWN_CAUSES
+from enginebay.backends.worker.known_causes import IS_SURE, KNOWN_CAUSES, SURE_CAUSES
 
 _IS_NO_ERROR = re.compile(r".{0,60}(?<![\w=])(?:DEBUG|INFO|WARN|WARNING)\b")
 """Engines try what may be missing, and log that it is: no such line says why one ended."""
+
+
+class TellingLines:
+    """The lines of a log that surely tell a cause, however much is written after them. One of each cause, the last."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, str] = {}
+
+    def look_at(self, line: str) -> None:
+        if not IS_SURE.search(line) or _IS_NO_ERROR.match(line):
+            return
+        number = next(number for number, (pattern, _) in enumerate(SURE_CAUSES) if pattern.search(line))
+        self._lines[number] = line
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines.values())
 
 
 def likely_cause(*, returncode: int | None, log_tail: Sequence[str], python: str) -> str | None:
@@ -19,16 +35,17 @@ def likely_cause(*, returncode: int | None, log_tail: Sequence[str], python: str
 
 
 def explained(
-    *, returncode: int | None, log: Sequence[str], python: str, num_lines: int = 20
+    *, returncode: int | None, log: Sequence[str], python: str, telling: Iterable[str] = (), num_lines: int = 20
 ) -> tuple[str | None, list[str]]:
     """The likely cause and the lines to show: the last ones, and before them the one that tells the cause.
 
-    Engines of several processes say it first, and then at length that another process has ended.
+    Engines of several processes say it first, and then at length that another process has ended. telling: lines that
+    are perhaps not in the log any more.
     """
-    cause, telling = _found(log, python)
+    cause, line = _found([*telling, *log], python)
     shown = [*log][-num_lines:]
-    if telling is not None and telling not in shown:
-        shown = [telling, "[...]", *shown]
+    if line is not None and line not in shown:
+        shown = [line, "[...]", *shown]
     return cause or _cause_of_signal(returncode), shown
 
 
