@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
+import traceback
 from collections.abc import AsyncGenerator, Mapping
 from importlib import import_module
 from typing import Any, Protocol
@@ -13,7 +15,7 @@ import msgspec
 from enginebay.backends.in_process.foreign_engine import EngineFacts
 from enginebay.backends.in_process.serve import serve_engine
 from enginebay.backends.worker.channel import ChildChannel
-from enginebay.errors import InvalidRequest, NotStarted, UnsupportedFeature
+from enginebay.errors import InvalidRequest, NotStarted, UnsupportedFeature, UpstreamError
 from enginebay.types import (
     EngineStats,
     Feature,
@@ -26,6 +28,7 @@ from enginebay.types import (
     TokenIds,
     Usage,
 )
+from enginebay_tensorrt_llm.in_process_facts import effective_settings
 from enginebay_tensorrt_llm.iterations import IterationCounts
 
 _NAME = "tensorrt_llm"
@@ -64,6 +67,8 @@ class TrtllmEngine:
         self._seeds = random.Random(0)
         self._iterations = IterationCounts(backend=_NAME)
         self._reading: asyncio.Task[None] | None = None
+        self._unread: UpstreamError | None = None
+        """Why the last reading of the statistics failed."""
 
     async def start(self, keywords: Mapping[str, object]) -> EngineFacts:
         """Blocks while the weights are loaded: the object belongs to the thread that makes it."""
@@ -73,13 +78,12 @@ class TrtllmEngine:
         self._llm = tensorrt_llm.LLM(**_constructor(given))
         if given.get("enable_iter_perf_stats"):
             self._reading = asyncio.create_task(self._read_iterations(), name="read the iteration statistics")
-        portable = {"max_batch_size": "max_num_seqs", "max_seq_len": "max_model_len"}
-        limit = given.get("max_seq_len")
+        told = effective_settings(self._llm)
+        limit = told.get("max_model_len")
         return EngineFacts(
             engine_version=getattr(tensorrt_llm, "__version__", None),
             max_model_len=limit if isinstance(limit, int) else None,
-            # Unknown keywords are an error of its own: what it took, it runs with.
-            effective_settings={name: given[key] for key, name in portable.items() if key in given},
+            effective_settings=told,
         )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
@@ -114,6 +118,9 @@ class TrtllmEngine:
             raise InvalidRequest(str(error)) from error
 
     def stats(self) -> EngineStats:
+        """Raises UpstreamError while they cannot be read: the last ones would pass for those of now."""
+        if self._unread is not None:
+            raise self._unread
         return self._iterations.stats()
 
     async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
@@ -130,9 +137,26 @@ class TrtllmEngine:
     async def _read_iterations(self) -> None:
         """The one reader: entries are given out once."""
         while True:
-            entries = [entry async for entry in self._llm.get_stats_async(_READ_INTERVAL_S)]
-            self._iterations.add(b"[" + b",".join(map(_json, entries)) + b"]")
+            try:
+                await self._read_once()
+            except Exception as error:  # noqa: BLE001 - an engine whose statistics fail goes on to generate
+                self._note_unread(error)
+            else:
+                self._unread = None
             await asyncio.sleep(_READ_INTERVAL_S)
+
+    async def _read_once(self) -> None:
+        entries = [entry async for entry in self._llm.get_stats_async(_READ_INTERVAL_S)]
+        self._iterations.add(b"[" + b",".join(map(_json, entries)) + b"]")
+
+    def _note_unread(self, error: Exception) -> None:
+        """Told by `stats` as long as it lasts, and once in the engine's log."""
+        if self._unread is None:
+            print("the iteration statistics cannot be read", file=sys.stderr)
+            traceback.print_exception(error)
+        self._unread = UpstreamError(
+            f"the iteration statistics cannot be read: {type(error).__name__}: {error}", backend=_NAME
+        )
 
 
 def sampling_keywords(request: GenerationRequest, *, drawn_seed: int) -> dict[str, object]:

@@ -118,7 +118,7 @@ class _EngineServer:
             case ResetCache(number=number):
                 self._run(number, self._reset(engine, number))
             case AskStats(number=number):
-                self._send(Answer(number, stats=_stats_or_none(engine)))
+                self._send(_stats_answer(engine, number))
             case Start():
                 raise AssertionError("a second start")
 
@@ -188,6 +188,13 @@ def _facts_or_error(starting: asyncio.Task[EngineFacts]) -> EngineFacts | Engine
         return StartFailed(f"the engine cannot be imported: {error}", likely_cause=cause)
     except Exception as error:  # noqa: BLE001 - it crosses to the parent as a typed one
         return StartFailed(f"the engine did not start: {type(error).__name__}: {error}")
+
+
+def _stats_answer(engine: ForeignEngine, number: int) -> Answer:
+    try:
+        return Answer(number, stats=engine.stats())
+    except EngineBayError as error:
+        return Answer(number, error=error_frame(error))
 
 
 def _stats_or_none(engine: ForeignEngine) -> EngineStats | None:

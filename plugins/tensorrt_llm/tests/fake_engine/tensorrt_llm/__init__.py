@@ -6,27 +6,26 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tensorrt_llm import llmapi
+from tensorrt_llm.names import CONSTRUCTOR, SAMPLING_PARAMS
 
 __version__ = "1.2.1+fake"
-_CONSTRUCTOR = {
-    "model", "tokenizer", "dtype", "tensor_parallel_size", "pipeline_parallel_size", "kv_cache_config",
-    "speculative_config", "max_batch_size", "max_num_tokens", "max_seq_len", "enable_chunked_prefill",
-    "enable_iter_perf_stats", "trust_remote_code",
-}  # fmt: skip
+LONGEST = 400
 
 
 class SamplingParams:
     """Defaults of the contract; an unknown keyword is an error."""
 
+    max_tokens: int
+    seed: int | None
+
     def __init__(self, **given: Any) -> None:
-        self.max_tokens = 32
-        self.ignore_eos = False
-        self.seed = None
-        for name, value in given.items():
-            setattr(self, name, value)
+        if unknown := given.keys() - SAMPLING_PARAMS.keys():
+            raise TypeError(f"SamplingParams got an unexpected keyword argument {', '.join(sorted(unknown))}")
+        self.__dict__.update({**SAMPLING_PARAMS, **given})
 
 
 class _Completion:
@@ -63,14 +62,25 @@ class RequestOutput:
         self._llm.num_active -= 1
 
 
+def _completed(given: dict[str, Any]) -> SimpleNamespace:
+    """As the real one completes its arguments; this one has a length that it does not go beyond."""
+    defaults = {"dtype": "auto", "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "max_batch_size": 2048}
+    completed = {**dict.fromkeys(CONSTRUCTOR), **defaults, **given}
+    if completed["max_seq_len"] is not None:
+        completed["max_seq_len"] = min(completed["max_seq_len"], LONGEST)
+    return SimpleNamespace(**completed)
+
+
 class LLM:
     def __init__(self, **given: Any) -> None:
-        if unknown := set(given) - _CONSTRUCTOR:
+        if unknown := set(given) - set(CONSTRUCTOR):
             raise ValueError(f"LLM got invalid argument: {', '.join(sorted(unknown))}")
         self.num_active = self.num_iterations = 0
         cache = given.get("kv_cache_config")
         if cache is not None and not isinstance(cache, llmapi.KvCacheConfig):
             raise TypeError("kv_cache_config is no KvCacheConfig")
+        if os.environ.get("FAKE_TENSORRT_LLM_IS_SILENT") is None:
+            self.args = _completed(given)
         speculation = given.get("speculative_config")
         self.note(f"start {sorted(given)} {type(speculation).__name__}")
 
@@ -87,6 +97,8 @@ class LLM:
         return RequestOutput(inputs.split() if isinstance(inputs, str) else inputs, sampling_params, self)  # type: ignore[arg-type]
 
     async def get_stats_async(self, timeout: float) -> AsyncIterator[dict[str, Any]]:
+        if Path(os.environ["FAKE_TENSORRT_LLM_LOG"]).with_name("no_statistics").exists():
+            raise RuntimeError("the executor has no statistics")
         for _ in range(min(1, self.num_iterations)):
             self.num_iterations = 0
             yield {

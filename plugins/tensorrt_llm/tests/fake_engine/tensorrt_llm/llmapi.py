@@ -7,7 +7,7 @@ from typing import Any
 
 class _Config:
     def __init__(self, **given: Any) -> None:
-        self.given = given
+        self.__dict__.update(given)
 
 
 class KvCacheConfig(_Config):
