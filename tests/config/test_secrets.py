@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from enginebay.config.diagnostics import describe
 from enginebay.config.environment import MalformedReference, MissingVariable, expand
 from enginebay.config.loader import parse_config
-from enginebay.config.secret import Secret, is_secret_key, masked, revealed
+from enginebay.config.secret import MASK, Secret, is_secret_flag, is_secret_key, masked, revealed
+from enginebay.configured import check_backend
 from enginebay.errors import ConfigError
 
 KEY = "sk-verysecret-4711"
@@ -161,3 +162,42 @@ def test_arguments_from_python_are_refused_in_the_same_words_and_keep_their_secr
         get_backend("reference", options={"api_key": KEY, "polcy": "naive"})
     assert KEY not in str(caught.value)
     assert "reference.options.polcy: unknown key. Did you mean 'policy'?" in str(caught.value)
+
+
+ARGUMENTS = """version: 1
+model: m
+backends:
+  a:
+    kind: vllm
+    mode: managed
+    options: {executable: [env, A_TOKEN=in-the-wrapper, x, --api-key=behind-equals, --admin-key, after-the-flag]}
+"""
+
+
+def test_the_value_of_a_secret_flag_or_variable_in_a_command_is_masked() -> None:
+    config = parse_config(ARGUMENTS, file="some.yaml", environment={})
+    assert config.backends["a"].options["executable"][4] == "--admin-key"  # type: ignore[index]
+    for secret in ("in-the-wrapper", "behind-equals", "after-the-flag"):
+        assert secret not in repr(config) + config.model_dump_json()
+        assert config.source.redact(f"a command: {secret}") == f"a command: {MASK}"
+
+
+@pytest.mark.parametrize("arguments", ["[--api-key, sk-4711]", "[--api-key=sk-4711]", "[--hf_token, sk-4711]"])
+def test_a_key_among_the_extra_arguments_is_refused_and_not_shown(arguments: str) -> None:
+    entry = f"{{kind: vllm, mode: managed, options: {{extra_arguments: {arguments}}}}}"
+    config = parse_config(f"version: 1\nmodel: m\nbackends: {{a: {entry}}}", file="some.yaml", environment={})
+    with pytest.raises(ConfigError, match="every user of the machine can read a command line") as caught:
+        check_backend(config, "a")
+    assert caught.value.path == "backends.a.options.extra_arguments"
+    assert "sk-4711" not in all_of(caught.value)
+
+
+def test_flags_about_tokens_of_the_model_are_no_secrets() -> None:
+    assert not any(
+        map(is_secret_flag, ("--eos-token", "--tokenizer", "--max-total-tokens", "--ssl-keyfile", "--pad_token"))
+    )
+
+
+@pytest.mark.parametrize("key", ["pwd", "db_pass", "DB_PWD", "ssl-passphrase"])
+def test_every_common_word_for_a_password_is_known(key: str) -> None:
+    assert is_secret_key(key)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from enginebay.config.diagnostics import as_one_error, describe
 from enginebay.config.environment import MalformedReference, MissingVariable, expand
 from enginebay.config.models import Config
-from enginebay.config.secret import Secret, has_password, is_secret_key
+from enginebay.config.secret import Secret, has_password, is_secret_key, secret_arguments
 from enginebay.config.source import Source, YamlPath, dotted
 from enginebay.config.yaml_nodes import MappingNode, Node, ScalarNode, read_nodes
 from enginebay.config.yaml_scalars import Scalar
@@ -80,7 +80,16 @@ class _Unfolding:
         if isinstance(node, MappingNode):
             self.lines.update({(*path, key): entry.line for key, entry in node.entries.items()})
             return {key: self.unfold(entry.node, (*path, key)) for key, entry in node.entries.items()}
-        return [self.unfold(item, (*path, index)) for index, item in enumerate(node.items)]
+        return self._without_secret_arguments(
+            [self.unfold(item, (*path, i)) for i, item in enumerate(node.items)], path
+        )
+
+    def _without_secret_arguments(self, words: list[object], path: YamlPath) -> list[object]:
+        for index, secret in secret_arguments(words):
+            self.secrets[*path, index] = secret
+            if isinstance(words[index], str):
+                words[index] = Secret(words[index])
+        return words
 
     def _scalar(self, node: ScalarNode, path: YamlPath) -> Scalar:
         if isinstance(node.value, str):

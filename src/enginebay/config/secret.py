@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, TypeVar, cast
 
@@ -11,8 +11,15 @@ from pydantic import AfterValidator, PlainSerializer, SerializationInfo, Validat
 
 MASK = "***"
 _SECRET_KEY = re.compile(
-    r"(^|[_-])(api_?key|key|token|secret|password|passwd|credentials?|authorization)$", re.IGNORECASE
+    r"(^|[_-])(api_?key|key|token|secret|password|passwd|passphrase|pass|pwd|credentials?|authorization)$",
+    re.IGNORECASE,
 )
+_SECRET_FLAG = re.compile(
+    r"^-+((.*[_-])?(api[_-]?key|password|passwd|passphrase|pass|pwd|secret|credentials?|authorization)"
+    r"|((hf|hub|auth|access|bearer)[_-])?token)(=|$)",
+    re.IGNORECASE,
+)
+"""Narrower than a key's name: `--eos-token` has no secret behind it."""
 _URL_WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
@@ -27,6 +34,23 @@ class Secret(str):
 
 def is_secret_key(key: str) -> bool:
     return _SECRET_KEY.search(key) is not None
+
+
+def is_secret_flag(argument: str) -> bool:
+    """Is this a flag for which a command line is no place, with its value or before it?"""
+    return _SECRET_FLAG.match(argument) is not None
+
+
+def secret_arguments(words: Sequence[object]) -> Iterator[tuple[int, str]]:
+    """Index and secret of the words of a command line that follow a name of a secret: `--api-key KEY`, `A_TOKEN=T`."""
+    is_named = False
+    for index, word in enumerate(map(str, words)):
+        name, equals, value = word.partition("=")
+        if is_named and not word.startswith("-"):
+            yield index, word
+        elif equals and is_secret_key(name.lstrip("-")):
+            yield index, value
+        is_named = not equals and word.startswith("-") and is_secret_key(word.lstrip("-"))
 
 
 def has_password(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from enginebay.config.secret import is_secret_flag
 from enginebay.errors import ConfigError
 from enginebay.option_modes import only_in
 from enginebay.wire.http_client import check_header
@@ -114,3 +115,13 @@ class ServerOptions(HttpOptions):
         description="Mode `docker`: folder of the host for downloaded weights; else the hub's own cache.",
         json_schema_extra=IN_DOCKER,
     )
+
+    @field_validator("extra_arguments")
+    @classmethod
+    def _demand_no_secrets(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        for flag in filter(is_secret_flag, arguments):
+            raise ValueError(
+                f"{flag.partition('=')[0]}: every user of the machine can read a command line: set options.api_key, or "
+                "the engine's own variable in the entry's `environment`"
+            )
+        return arguments
