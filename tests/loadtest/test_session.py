@@ -25,7 +25,7 @@ from enginebay.loadtest.timeseries import read_samples
 from enginebay.types import Feature
 
 
-def subject(label: str, backend: ScriptedBackend) -> Subject:
+def subject(label: str, backend: ScriptedBackend, *, approximated: frozenset[str] = frozenset()) -> Subject:
     @asynccontextmanager
     async def opened():
         guarded = await started(backend)
@@ -34,13 +34,18 @@ def subject(label: str, backend: ScriptedBackend) -> Subject:
         finally:
             await guarded.aclose()
 
-    return Subject(label=label, kind="scripted", open=opened, configured_settings={"max_num_seqs": 2})
+    configured = {"max_num_seqs": 2}
+    return Subject(
+        label=label, kind="scripted", open=opened, configured_settings=configured, approximated_settings=approximated
+    )
 
 
-def bench(plan: Plan, out: Path, *backends: ScriptedBackend, watcher=None, **settings) -> Bench:
+def bench(
+    plan: Plan, out: Path, *backends: ScriptedBackend, watcher=None, approximated=frozenset(), **settings
+) -> Bench:
     return Bench(
         plan,
-        [subject("abcdef"[number], backend) for number, backend in enumerate(backends)],
+        [subject("abcdef"[number], backend, approximated=approximated) for number, backend in enumerate(backends)],
         out=out,
         clock=backends[0].clock,
         watcher=watcher or SilentWatcher(),
@@ -181,6 +186,12 @@ def test_an_engine_that_runs_with_other_settings_than_configured_makes_the_run_i
     [reason] = run.invalid_reasons
     assert (run.valid, reason.code) == (False, "settings_differ")
     assert reason.detail == "the engine runs with other settings: max_num_seqs is 1, not 2"
+
+
+def test_a_setting_that_the_plan_approximates_is_no_difference(tmp_path) -> None:
+    backend = ScriptedBackend(VirtualClock(), effective_settings={"max_num_seqs": 1})
+    [run] = asyncio.run(bench(small_plan(4), tmp_path, backend, approximated=frozenset({"max_num_seqs"})).run()).runs
+    assert (run.valid, run.effective_settings) == (True, {"max_num_seqs": 1})
 
 
 def test_a_setting_that_the_engine_does_not_tell_is_unknown_and_no_difference(tmp_path) -> None:

@@ -10,6 +10,7 @@ from enginebay.clock import MonotonicClock
 from enginebay.config.loader import parse_config
 from enginebay.errors import StartFailed
 from enginebay.loadtest.measurement import Subject
+from enginebay.loadtest.run_checks import settings_differ
 from enginebay.loadtest.subjects import subject_of
 
 LAUNCHED = """version: 1
@@ -46,3 +47,37 @@ def test_an_entrys_own_start_timeout_comes_before_the_load_tests() -> None:
     text = LAUNCHED.format(options=", start_timeout_s: 0.25", bench="start_timeout_s: 3600")
     with pytest.raises(StartFailed, match=r"0\.25 s"):
         start(subject(text))
+
+
+def test_no_result_holds_the_value_of_a_header() -> None:
+    text = """version: 1
+model: m
+backend: theirs
+backends:
+  theirs:
+    kind: openai_http
+    url: "http://127.0.0.1:1"
+    options: {extra_headers: {x-team: team-4711}, health_path: /ready}
+"""
+    settings = subject(text, "theirs").configured_settings
+    assert settings["extra_headers"] == {"x-team": "***"}
+    assert settings["health_path"] == "/ready"
+
+
+def test_what_the_plan_approximates_makes_no_run_invalid() -> None:
+    text = """version: 1
+model: m
+backend: near
+engine: {quantization: int8, dtype: float16}
+backends:
+  near: {kind: sglang, mode: managed}
+"""
+    near = subject(text, "near")
+    assert near.approximated_settings == {"quantization"}
+    approximated = {"quantization": "w8a8_int8", "dtype": "float16"}
+    configured = near.configured_settings
+    assert not list(settings_differ(configured, approximated, approximated=near.approximated_settings))
+    [reason] = settings_differ(
+        configured, {**approximated, "dtype": "bfloat16"}, approximated=near.approximated_settings
+    )
+    assert reason.detail == "the engine runs with other settings: dtype is bfloat16, not float16"

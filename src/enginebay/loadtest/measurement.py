@@ -34,6 +34,8 @@ class Subject:
     open: Callable[[], AbstractAsyncContextManager[Backend]]
     transport: str = "http"
     configured_settings: Mapping[str, object] = field(default_factory=dict[str, object])
+    approximated_settings: frozenset[str] = frozenset()
+    """Names of those that the plan turned into something near them."""
 
 
 OPEN_LOOP_CONNECTIONS = 64
@@ -147,7 +149,11 @@ class Measurement:
         info = self._backend.info
         reasons = [
             *invalid_reasons(self._planned_load, self.records, metrics, status=status),
-            *settings_differ(self._subject.configured_settings, info.effective_settings),
+            *settings_differ(
+                self._subject.configured_settings,
+                info.effective_settings,
+                approximated=self._subject.approximated_settings,
+            ),
         ]
         return Run(
             backend=self._subject.kind,

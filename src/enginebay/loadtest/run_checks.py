@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from enginebay.config.settings import EngineSettings
 from enginebay.errors import ContextTooLong
@@ -52,12 +52,20 @@ def effective_settings(configured: Mapping[str, object], told: Mapping[str, obje
     return {**dict.fromkeys(asked, UNKNOWN), **told}
 
 
-def settings_differ(configured: Mapping[str, object], effective: Mapping[str, object]) -> Iterator[InvalidReason]:
-    """What both tell must be equal; `auto` leaves the choice to the engine, and so does None."""
+def settings_differ(
+    configured: Mapping[str, object],
+    effective: Mapping[str, object],
+    *,
+    approximated: Collection[str] = (),
+) -> Iterator[InvalidReason]:
+    """What both tell must be equal; `auto` leaves the choice to the engine, and so does None.
+
+    approximated: settings that the plan turned into something near them; that the engine tells this is as planned.
+    """
     told = {
         name: asked
         for name, asked in configured.items()
-        if asked not in (None, "auto") and effective.get(name, UNKNOWN) != UNKNOWN
+        if asked not in (None, "auto") and name not in approximated and effective.get(name, UNKNOWN) != UNKNOWN
     }
     others = [f"{name} is {effective[name]}, not {asked}" for name, asked in told.items() if effective[name] != asked]
     if others:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
 from enginebay.config.models import Config
-from enginebay.config.secret import masked
+from enginebay.config.secret import MASK, masked
 from enginebay.configured import CheckedBackend, check_backend, configured_backend
 from enginebay.loadtest.hosting import hosted, serve_command
 from enginebay.loadtest.measurement import Subject
@@ -45,6 +46,9 @@ def subject_of(config: Config, config_path: Path, name: str, *, clock: Clock) ->
         kind=checked.spec.kind,
         open=open_hosted if _is_in_process(checked) else open_own,
         configured_settings=_configured_settings(checked),
+        approximated_settings=frozenset(
+            outcome.setting for outcome in checked.plan.outcomes if outcome.outcome == "approximated"
+        ),
     )
 
 
@@ -53,8 +57,14 @@ def _is_in_process(checked: CheckedBackend) -> bool:
 
 
 def _configured_settings(checked: CheckedBackend) -> dict[str, object]:
-    """Engine settings and options as given; secrets masked, since results are shown to people."""
-    settings = {**checked.resolved.engine.given(), **checked.resolved.entry.options}
+    """Engine settings and options as given; secrets masked, since results are shown to people.
+
+    Of headers the names alone: any of them may let somebody in, whatever it is called.
+    """
+    options = dict(checked.resolved.entry.options)
+    if isinstance(headers := options.get("extra_headers"), Mapping):
+        options["extra_headers"] = dict.fromkeys(cast("Mapping[str, object]", headers), MASK)
+    settings = {**checked.resolved.engine.given(), **options}
     return {key: masked(value) for key, value in settings.items()}
 
 
