@@ -58,6 +58,17 @@ def serve(port: str, num_refusals: str = "0") -> None:
         server.serve_forever()
 
 
+def serve_from_child(port: str) -> None:
+    """In a session of its own, whose parent has ended."""
+    subprocess.run([*AGAIN, "fork_server", port], start_new_session=True, check=True)
+    while True:
+        time.sleep(3600)
+
+
+def fork_server(port: str) -> None:
+    subprocess.Popen([*AGAIN, "serve", port], start_new_session=True)
+
+
 def say_environment() -> None:
     for name, value in os.environ.items():
         print(f"{name}={value}", flush=True)

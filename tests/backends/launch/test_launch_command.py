@@ -41,6 +41,29 @@ def test_a_wrapper_and_further_arguments_are_part_of_the_command():
     assert run_command(("vllm", "serve"), ("--port", "1"), options=options)[:4] == ("numactl", "-N0", "vllm", "serve")
 
 
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (["--port", "9"], "options.port"),
+        (["--port=9"], "options.port"),
+        (["--max_num_seqs", "9"], "no setting"),
+        (["-p", "9"], "options.port"),
+    ],
+)
+def test_an_extra_argument_that_repeats_one_of_ours_is_refused(extra: list[str], expected: str):
+    options = context_with(extra_arguments=extra).options
+    arguments = ("-p", "1", "--port", "1", "--max-num-seqs=-3")
+    with pytest.raises(ConfigError, match=f"options.extra_arguments: .* is set already.*{expected}"):
+        run_command(("serve",), arguments, options=options)
+    with pytest.raises(ConfigError, match="is set already"):
+        docker_run(arguments, options=options, image="i:1", port=1, container_port=2, model="hf:a/b")
+
+
+def test_a_value_that_looks_like_a_value_of_ours_is_not_refused():
+    options = context_with(extra_arguments=["--gap", "-1", "--name", "x"]).options
+    assert run_command(("serve",), ("--low", "-1", "x"), options=options)[-4:] == ("--gap", "-1", "--name", "x")
+
+
 def test_the_chosen_port_is_the_contexts():
     assert at_port(context_with(port=None, gpus="1"), 4711).options.port == 4711
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Iterable, Mapping
 
 import pytest
@@ -102,6 +103,30 @@ def test_an_engine_that_is_not_ready_in_time_is_given_up_and_ended(run: Run):
             await backend.start()
         assert failed.value.log_tail[0] == "loading ***"
         await backend.aclose()
+
+    run(main())
+
+
+def test_a_stranger_that_took_the_port_while_the_engine_loaded_is_not_taken_for_it(run: Run):
+    async def main() -> None:
+        async with Reports() as reports:
+            backend = backend_of(script("hang", reports.port, PORT))
+            starting = asyncio.create_task(backend.start())
+            engine = await reports.next()
+            stranger = await asyncio.create_subprocess_exec(*script("serve", engine.text), stdout=subprocess.DEVNULL)
+            with pytest.raises(StartFailed, match=rf"not the engine that answers .* process {stranger.pid} "):
+                await starting
+            await backend.aclose()
+            stranger.kill()
+            await stranger.wait()
+
+    run(main())
+
+
+def test_an_engine_whose_child_listens_is_taken_for_it(run: Run):
+    async def main() -> None:
+        async with GuardedBackend(backend_of(script("serve_from_child", PORT))) as backend:
+            assert (await backend.health()).state is HealthState.READY
 
     run(main())
 

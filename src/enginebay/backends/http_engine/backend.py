@@ -222,11 +222,13 @@ class HttpEngineBackend:
         while True:
             health = await self._api.health(self._client_of_control())
             if health.state in (HealthState.READY, HealthState.DEGRADED):
-                return  # what a degraded one refuses, the next step says better
+                break  # what a degraded one refuses, the next step says better
             now = self._clock.now()
             if now >= gives_up_at:
                 raise self._not_ready(health)
             await self._clock.sleep_until(now + _POLL_INTERVAL_S)
+        if self._server is not None:
+            await self._server.check_listener()
 
     def _not_ready(self, health: Health) -> StartFailed:
         what = f"the server at {self._url} was not ready within {self._options.start_timeout_s:g} s"

@@ -14,6 +14,10 @@ class OwnedServer(Protocol):
         """Start it and return its address, `http://127.0.0.1:PORT`; it is not ready yet. Raises StartFailed."""
         ...
 
+    async def check_listener(self) -> None:
+        """Raises StartFailed where somebody else answers at the address: whoever took the port while it loaded."""
+        ...
+
     @property
     def is_alive(self) -> bool: ...
 

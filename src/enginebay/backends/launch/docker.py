@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from enginebay.backends.http_engine.options import ServerOptions
+from enginebay.backends.launch.command import check_extra_arguments
 from enginebay.backends.launch.model import model_mount
 
 HUB_CACHE_IN_CONTAINER = "/root/.cache/huggingface"
@@ -29,8 +30,10 @@ def docker_run(
 
     The port is open to this machine only. A model that is a directory is mounted at `container_model_argument(model)`,
     the hub's cache for any other at cache_in_container; for None the caller mounts what it needs, by flags.
-    flags: more of `docker run`, such as `--ipc host`.
+    flags: more of `docker run`, such as `--ipc host`. Raises ConfigError for an extra argument that is among
+    `arguments` already.
     """
+    check_extra_arguments(arguments, options=options)
     command = [options.container_runtime, "run", "--rm"]
     if options.gpus is not None:
         command += ["--gpus", options.gpus]

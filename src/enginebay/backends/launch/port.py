@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
+from typing import TYPE_CHECKING
 
+from enginebay.backends.worker.process_tree import descendants
 from enginebay.errors import StartFailed
+
+if TYPE_CHECKING:
+    import psutil
 
 HOST = "127.0.0.1"
 
@@ -37,3 +43,35 @@ def _refused(wanted: int | None, error: OSError, *, backend: str) -> StartFailed
         backend=backend,
         likely_cause="set another options.port, or none for a free one",
     )
+
+
+def stranger_at(port: int, leader: int) -> str | None:
+    """Who listens at this port, where it is nobody among the descendants of `leader`; None where it is, and where the
+    system does not tell: a listener of another user's. Blocks for some milliseconds. Linux alone."""
+    if sys.platform != "linux" or any(_listens(pid, port) for pid in (leader, *descendants(leader))):
+        return None
+    import psutil
+
+    for process in psutil.process_iter():
+        if _listens(process.pid, port):
+            return f"process {process.pid} ({_name(process)})"
+    return None
+
+
+def _listens(pid: int, port: int) -> bool:
+    import psutil
+
+    try:
+        connections = psutil.Process(pid).net_connections(kind="tcp")
+    except (psutil.Error, OSError):
+        return False
+    return any(found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port for found in connections)
+
+
+def _name(process: psutil.Process) -> str:
+    import psutil
+
+    try:
+        return process.name()
+    except psutil.Error:
+        return "it has ended"

@@ -16,7 +16,7 @@ from enginebay.backends.launch.environment import inherited_environment
 from enginebay.backends.launch.executable import environment_of_venv, program_of, runs_container
 from enginebay.backends.launch.in_thread import in_thread
 from enginebay.backends.launch.model import fetch_model
-from enginebay.backends.launch.port import HOST, chosen_port
+from enginebay.backends.launch.port import HOST, chosen_port, stranger_at
 from enginebay.backends.launch.supervised import Command, SupervisedProcess
 from enginebay.backends.worker.log_ring import LogRing
 from enginebay.backends.worker.start_failure import explained
@@ -68,7 +68,8 @@ class LaunchedServer:
         self._log = LogRing(self._log_file)
         self._process: SupervisedProcess | None = None
         self._folder: Path | None = None
-        self._is_unwanted = False
+        self._port: int | None = None
+        self._is_container = False
 
     # ---------------------------------------------------------------- life
 
@@ -92,7 +93,21 @@ class LaunchedServer:
             if self.pid is None:  # else what was started removes them when it ends
                 self._remove_files()
             raise
+        self._port = port
         return f"http://{HOST}:{port}"
+
+    async def check_listener(self) -> None:
+        leader, port = self.pid, self._port
+        if leader is None or port is None or self._is_container:
+            return  # the port of a container is the runtime's
+        stranger = await in_thread(lambda: stranger_at(port, leader))
+        if stranger is not None and self.is_alive:
+            raise StartFailed(
+                f"{self._context.name}: it is not the engine that answers at port {port} but {stranger}",
+                backend=self._context.name,
+                likely_cause="it took the port while the engine loaded: end it, or set another options.port",
+                log_tail=self.log_tail(),
+            )
 
     @property
     def pid(self) -> int | None:
@@ -170,7 +185,8 @@ class LaunchedServer:
 
     def _prepared(self, plan: LaunchPlan, arguments: Sequence[str], environment: Mapping[str, str]) -> Command:
         container: tuple[str, str] | None = None
-        if runs_container(self._context, plan.command):
+        self._is_container = runs_container(self._context, plan.command)
+        if self._is_container:
             container = arguments[0], f"enginebay-{_plain(self._context.name)}-{uuid.uuid4().hex[:8]}"
             arguments = [*arguments[:2], "--name", container[1], *arguments[2:]]
         if plan.files:
