@@ -307,6 +307,18 @@ def test_a_foreign_error_while_building_is_wrapped_and_a_typed_one_is_not(monkey
         get_backend("mine")
 
 
+@pytest.mark.parametrize("function", ["version", "compile", "launch", "check"])
+def test_a_foreign_error_of_any_function_of_a_plugin_is_wrapped_with_its_name(monkeypatch, function):
+    def faulty(*arguments):
+        return {}["no such rule"]
+
+    wrong = dataclasses.replace(spec("mine"), **{function: faulty})
+    install(monkeypatch, entry_point("mine", module=plugin(monkeypatch, "wrong", wrong), distribution="mine"))
+    with pytest.raises(BrokenPlugin, match=rf"{function}\(\) failed: KeyError: 'no such rule'") as caught:
+        get_backend("mine")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
 def test_a_mode_that_the_plugin_has_is_handed_on(monkeypatch):
     install_kind(monkeypatch, "mine")
     assert context_of(get_backend("mine", mode="external")).mode == "external"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
@@ -83,7 +84,12 @@ def compile_plan(spec: BackendSpec, context: BackendContext) -> LaunchPlan:
     """What the context's settings become for this kind, with the command that would be run; starts nothing."""
     if context_mode(spec, context) == "external" and spec.is_launched:
         return attached_plan(context.settings)  # `compile` speaks of an engine that we launch
-    return spec.launch(context, spec.compile(context.settings, spec.version(context)))
+    with _blamed(spec, "version"):
+        version = spec.version(context)
+    with _blamed(spec, "compile"):
+        compiled = spec.compile(context.settings, version)
+    with _blamed(spec, "launch"):
+        return spec.launch(context, compiled)
 
 
 def context_mode(spec: BackendSpec, context: BackendContext) -> Mode:
@@ -112,13 +118,8 @@ def check_context(spec: BackendSpec, context: BackendContext) -> None:
         )
     for key, problem in unused_keys(spec, context).items():
         raise ConfigError(problem, path=key)
-    try:
+    with _blamed(spec, "check"):
         spec.check(context)
-    except EngineBayError:
-        raise
-    except Exception as error:
-        problem = f"check() failed: {type(error).__name__}: {error}"
-        raise BrokenPlugin(spec.kind, distribution=_distributions_of(spec.kind), problem=problem) from error
 
 
 def unused_keys(spec: BackendSpec, context: BackendContext) -> dict[str, str]:
@@ -237,15 +238,21 @@ def _load(entry_point: EntryPoint, *, kind: str, distribution: str) -> BackendSp
     return spec
 
 
-def _created(spec: BackendSpec, context: BackendContext) -> Backend:
-    """What the plugin built, or its own typed error; anything else is a fault of the plugin."""
+@contextmanager
+def _blamed(spec: BackendSpec, function: str) -> Generator[None, None, None]:
+    """A typed error of the plugin's own is handed on; anything else is a fault of the plugin."""
     try:
-        backend = spec.create(context)
+        yield
     except EngineBayError:
         raise
     except Exception as error:
-        problem = f"create() failed: {type(error).__name__}: {error}"
+        problem = f"{function}() failed: {type(error).__name__}: {error}"
         raise BrokenPlugin(spec.kind, distribution=_distributions_of(spec.kind), problem=problem) from error
+
+
+def _created(spec: BackendSpec, context: BackendContext) -> Backend:
+    with _blamed(spec, "create"):
+        backend = spec.create(context)
     if not isinstance(backend, Backend):  # pyright: ignore[reportUnnecessaryIsInstance] - a plugin may be untyped
         problem = f"create() returned {type(backend).__name__}, which is no enginebay.Backend"
         raise BrokenPlugin(spec.kind, distribution=_distributions_of(spec.kind), problem=problem)

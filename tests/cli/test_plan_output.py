@@ -20,8 +20,12 @@ from enginebay.types import Capabilities
 
 FLAGS = {"max_num_seqs": "--batch", "dtype": "--dtype", "tokenizer": "--tokenizer", "max_model_len": "--context"}
 
+FAULTY_VERSION = "0"
+
 
 def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
+    if version == FAULTY_VERSION:
+        raise KeyError(version)
     outcomes: list[SettingOutcome] = []
     arguments: list[str] = []
     for name, value in settings.items():
@@ -162,6 +166,14 @@ def test_the_program_of_a_virtual_environment_is_the_one_shown(plan, tmp_path: P
     assert f"executable: {program}\n" in out
     assert f"{program} serve" in out
     assert "no engine settings were given" in out
+
+
+def test_a_plugin_with_a_fault_does_not_hide_the_plans_of_the_others(plan):
+    entries = f"{{sound: {{kind: rocket}}, faulty: {{kind: rocket, options: {{version: '{FAULTY_VERSION}'}}}}}}"
+    code, out = plan(SETTINGS + f"backend: sound\nbackends: {entries}", "--all")
+    assert code == 2
+    assert "sound (kind rocket, mode managed)" in out
+    assert "rocket serve" in out
 
 
 def test_external_and_in_process_say_what_there_is_in_place_of_a_command(plan):
