@@ -66,7 +66,7 @@ backends:
 
 def test_what_the_plan_approximates_makes_no_run_invalid() -> None:
     text = """version: 1
-model: m
+model: smollm2-135m
 backend: near
 engine: {quantization: int8, dtype: float16}
 backends:
