@@ -24,6 +24,7 @@ from enginebay.errors import (
     UnsupportedFeature,
 )
 from enginebay.request_checks import check_request
+from enginebay.request_texts import check_prompt_texts
 from enginebay.types import (
     BackendInfo,
     EngineStats,
@@ -105,6 +106,7 @@ class GuardedBackend:
         self._demand_started()
         if not isinstance(self._inner, CountsTokens) or Feature.COUNT_TOKENS not in self.info.capabilities:
             raise UnsupportedFeature(field=Feature.COUNT_TOKENS.value, backend=self.info.name)
+        check_prompt_texts(prompt)
         with _foreign_errors_wrapped("count_tokens", self.info.name):
             return await self._inner.count_tokens(prompt)
 

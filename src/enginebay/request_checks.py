@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from enginebay.errors import InvalidRequest, UnsupportedFeature
+from enginebay.request_texts import check_texts
 from enginebay.request_types import check_types
 from enginebay.types import (
     BackendInfo,
@@ -40,6 +41,7 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
 def check_request(request: GenerationRequest, info: BackendInfo) -> None:
     """Raise InvalidRequest or UnsupportedFeature, naming the field, or return."""
     check_types(request)
+    check_texts(request)
     _check_values(request)
     _check_sampling(request.sampling)
     capabilities = info.capabilities
