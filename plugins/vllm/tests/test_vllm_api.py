@@ -13,6 +13,7 @@ import pytest
 
 from enginebay.errors import (
     BackendOverloaded,
+    BackendTimeout,
     BackendUnavailable,
     ContextTooLong,
     EngineDied,
@@ -252,6 +253,13 @@ def health_states(*statuses: int | Exception) -> list[HealthState]:
 def test_a_server_that_does_not_listen_yet_loads_and_later_it_is_dead() -> None:
     refused = BackendUnavailable("connection refused")
     assert health_states(refused, 200, refused) == [HealthState.LOADING, HealthState.READY, HealthState.DEAD]
+
+
+def test_a_server_that_answers_too_late_is_slow_and_not_dead() -> None:
+    late = BackendTimeout("no answer within 5 s")
+    assert health_states(late, 200, late, 200) == [
+        HealthState.LOADING, HealthState.READY, HealthState.DEGRADED, HealthState.READY,
+    ]  # fmt: skip
 
 
 def test_503_is_a_dead_engine_and_no_loading_one() -> None:

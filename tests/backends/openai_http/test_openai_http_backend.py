@@ -9,6 +9,8 @@ import anyio
 import pytest
 
 from enginebay import get_backend
+from enginebay.backends.openai_http.api import OpenAIApi
+from enginebay.backends.openai_http.options import OpenAIHttpOptions
 from enginebay.errors import (
     BackendOverloaded,
     BackendTimeout,
@@ -38,6 +40,7 @@ from enginebay.types import (
     TokenIds,
     Usage,
 )
+from enginebay.wire.http_types import HttpResponse
 
 CHAT = Chat((Message("user", "hello there"),))
 
@@ -489,6 +492,33 @@ def test_a_server_that_restarts_between_requests_is_survived():
                 with pytest.raises(BackendUnavailable, match="cannot reach"):
                     [chunk async for chunk in backend.generate(request())]
                 await server.start()
+
+    run(main)
+
+
+class AnswersOnce:
+    """An HttpClient that is ready once, then too late or gone."""
+
+    def __init__(self, *answers: int | Exception) -> None:
+        self.answers = list(answers)
+
+    async def request(self, method, path, **_):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return HttpResponse(status=answer, headers={}, body=b"", received_at=1.0)
+
+
+def test_a_server_that_answers_too_late_is_slow_and_one_that_refuses_is_dead():
+    late, refused = BackendTimeout("no answer within 5 s"), BackendUnavailable("connection refused")
+    http = AnswersOnce(late, 200, late, refused, 200)
+
+    async def main():
+        api = OpenAIApi(OpenAIHttpOptions(), name="b")
+        states = [(await api.health(http)).state for _ in range(5)]
+        assert states == [
+            HealthState.LOADING, HealthState.READY, HealthState.DEGRADED, HealthState.DEAD, HealthState.READY,
+        ]  # fmt: skip
 
     run(main)
 

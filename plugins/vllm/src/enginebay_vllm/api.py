@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall
-from enginebay.errors import BackendError, ContextTooLong, EngineBayError, UpstreamError
+from enginebay.errors import BackendError, BackendTimeout, ContextTooLong, EngineBayError, UpstreamError
 from enginebay.types import (
     BackendInfo,
     Capabilities,
@@ -67,9 +67,14 @@ class VllmApi:
     # ---------------------------------------------------------------- beside the data path
 
     async def health(self, http: HttpClient) -> Health:
-        """It listens only when the model is loaded, and answers 503 only when the engine behind it is dead."""
+        """It listens only when the model is loaded, and answers 503 only when the engine behind it is dead.
+
+        One that was ready and does not answer in time is slow; only one that no longer listens is dead.
+        """
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
+        except BackendTimeout as error:
+            return Health(HealthState.DEGRADED if self._was_ready else HealthState.LOADING, str(error))
         except BackendError as error:
             return Health(HealthState.DEAD if self._was_ready else HealthState.LOADING, str(error))
         if response.status == 200:

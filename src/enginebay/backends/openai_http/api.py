@@ -13,7 +13,17 @@ from enginebay.backends.openai_http.options import OpenAIHttpOptions
 from enginebay.backends.openai_http.probing import Found, find_out, read_health
 from enginebay.backends.openai_http.server_stats import stats_from
 from enginebay.errors import EngineBayError, UnsupportedFeature, UpstreamError
-from enginebay.types import BackendInfo, Chat, EngineStats, Feature, GenerationRequest, Health, Prompt, TokenIds
+from enginebay.types import (
+    BackendInfo,
+    Chat,
+    EngineStats,
+    Feature,
+    GenerationRequest,
+    Health,
+    HealthState,
+    Prompt,
+    TokenIds,
+)
 from enginebay.wire.http_client import HttpClient
 from enginebay.wire.openai_dialects import DIALECTS, ENGINEBAY, Dialect
 from enginebay.wire.openai_encode import PATHS, encode_request, encode_tokenize, form_of, is_streamed
@@ -25,6 +35,7 @@ class OpenAIApi:
     def __init__(self, options: OpenAIHttpOptions, *, name: str) -> None:
         self._options, self._name = options, name
         self.dialect: Dialect = ENGINEBAY if options.dialect == "auto" else DIALECTS[options.dialect]
+        self._was_ready = False
 
     def call(self, request: GenerationRequest, info: BackendInfo) -> HttpCall:
         body = encode_request(
@@ -43,7 +54,9 @@ class OpenAIApi:
         return error_from_response(status, body, backend=self._name, headers=headers)
 
     async def health(self, http: HttpClient) -> Health:
-        return await read_health(http, self._options)
+        health = await read_health(http, self._options, was_ready=self._was_ready)
+        self._was_ready = self._was_ready or health.state is HealthState.READY
+        return health
 
     async def identify(self, http: HttpClient, info: BackendInfo) -> BackendInfo:
         found = await find_out(http, self._options, model=info.model, backend=self._name)

@@ -9,7 +9,7 @@ import msgspec
 
 from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S
 from enginebay.backends.openai_http.options import OpenAIHttpOptions
-from enginebay.errors import BackendError, StartFailed, UpstreamError
+from enginebay.errors import BackendError, BackendTimeout, StartFailed, UpstreamError
 from enginebay.quantities import SIMULATED_HEADER, SIMULATED_METRIC
 from enginebay.types import Capabilities, Feature, Health, HealthState, Text
 from enginebay.wire.http_client import HttpClient
@@ -63,12 +63,14 @@ class Found:
     """What our own server tells of the engine behind it; empty for any other."""
 
 
-async def read_health(client: HttpClient, options: OpenAIHttpOptions) -> Health:
-    """Never raises: a server that cannot be reached is dead, or not there yet."""
+async def read_health(client: HttpClient, options: OpenAIHttpOptions, *, was_ready: bool) -> Health:
+    """Never raises: a server that cannot be reached is dead, or not there yet; one that was ready may be slow."""
     try:
         response = await client.request("GET", options.health_path, timeout_s=PROBE_TIMEOUT_S)
         if response.status in _NO_HEALTH_HERE:
             response = await client.request("GET", "/v1/models", timeout_s=PROBE_TIMEOUT_S)
+    except BackendTimeout as error:
+        return Health(HealthState.DEGRADED if was_ready else HealthState.LOADING, str(error))
     except BackendError as error:
         return Health(HealthState.DEAD, str(error))
     if response.status == 200:
