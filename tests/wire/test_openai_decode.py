@@ -76,6 +76,13 @@ def test_tokens_are_counted_by_ids_and_a_chunk_may_hold_several_or_none():
     assert [chunk.token_ids for chunk in chunks] == [(5,), (6, 7), ()]
 
 
+def test_a_usage_of_more_tokens_than_were_sent_is_kept_and_no_chunk_invents_them():
+    read = sse(text_event("a", token_ids=[5]), text_event("b", "stop", token_ids=[6]))
+    chunks = decode("completions", read, sse(usage_event(completion_tokens=3), "[DONE]"))
+    assert [chunk.num_tokens for chunk in chunks] == [1, 1, 0]
+    assert chunks[-1].usage == Usage(3, 3)
+
+
 def test_tokens_are_counted_by_continuous_usage_where_there_are_no_ids():
     read = sse(
         chat_event({"role": "assistant", "content": ""}, usage={**USAGE, "completion_tokens": 0}),
@@ -192,6 +199,18 @@ def test_log_probabilities_of_the_prompt_come_with_the_whole_answer():
         ([sse('{"choices": [{"te')], UpstreamError, r'not understood .*: \{"choices": \[\{"te'),
         ([sse('{"choices": [{"text": 5}]}')], UpstreamError, "Expected `str"),
         ([b"data: \xff\xfe\n\n"], UpstreamError, "not understood"),
+        ([sse(text_event("a", usage={**USAGE, "prompt_tokens": -3}))], UpstreamError, "negative"),
+        ([sse(text_event("a", "stop", {**USAGE, "completion_tokens": -1}), "[DONE]")], UpstreamError, "negative"),
+        (
+            [sse(text_event("a", usage=USAGE), text_event("b", usage={**USAGE, "completion_tokens": 1}))],
+            UpstreamError,
+            "1 output tokens after it has sent 2",
+        ),
+        (
+            [sse(text_event("abc", "stop", token_ids=[5, 6, 7]), usage_event(), "[DONE]")],
+            UpstreamError,
+            "2 output tokens after it has sent 3",
+        ),
         ([sse({"choices": [{"index": 1, "text": "x"}]})], UpstreamError, "several choices"),
         ([sse({"error": {"message": "gone", "code": "engine_died"}})], EngineDied, "gone"),
         ([sse({"error": {"message": "bad", "code": 400}})], InvalidRequest, "bad"),

@@ -149,7 +149,8 @@ class AnswerDecoder:
         if token_ids is not None:
             num_tokens = len(token_ids)
         elif usage is not None and self._are_all_counted:
-            num_tokens = max(0, usage.num_output_tokens - self._num_output_tokens)
+            self._demand_all_counted(usage)
+            num_tokens = usage.num_output_tokens - self._num_output_tokens
         else:
             self._are_all_counted = self._are_all_counted and not has_content
             return None
@@ -168,8 +169,18 @@ class AnswerDecoder:
             return None
         details = answer.prompt_tokens_details
         cached = details.cached_tokens if details is not None else None
+        if min(answer.prompt_tokens, answer.completion_tokens, cached or 0) < 0:
+            raise UpstreamError(f"the server tells a negative number of tokens: {answer}", backend=self._backend)
         self._usage = Usage(answer.prompt_tokens, answer.completion_tokens, cached)
         return self._usage
+
+    def _demand_all_counted(self, usage: Usage) -> None:
+        """A usage may count more than was told, tokens that were held back at a stop; never fewer."""
+        if usage.num_output_tokens < self._num_output_tokens:
+            raise UpstreamError(
+                f"the server tells {usage.num_output_tokens} output tokens after it has sent {self._num_output_tokens}",
+                backend=self._backend,
+            )
 
     def _finish_reason(self, reason: str | None) -> FinishReason | None:
         if reason is None or reason == "":
@@ -204,6 +215,7 @@ class AnswerDecoder:
         if usage is None:
             problem = "the server ended the stream without usage, which was asked for (stream_options.include_usage)"
             raise UpstreamError(problem, backend=self._backend)
+        self._demand_all_counted(usage)
         num_tokens = self._last.num_tokens
         if is_whole and num_tokens is None:
             num_tokens = usage.num_output_tokens
