@@ -5,7 +5,8 @@ Half of a character of UTF-16 (a lone surrogate) is a str to Python; text that w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from enginebay.errors import InvalidRequest
 from enginebay.types import Chat, GenerationRequest, ImagePart, Message, Prompt, Text, TextPart
@@ -63,14 +64,13 @@ def _texts_within(field: str, value: object) -> Iterator[tuple[str, str]]:
     """Keys and values, however deep: a client may send any JSON here. What is no text is for others to judge."""
     left: list[object] = [value]
     while left:
-        match left.pop():
-            case str() as text:
-                yield field, text
-            case Mapping() as mapping:
-                left += [*mapping.keys(), *mapping.values()]
-            case list() | tuple() as items:
-                left += items
-            case TextPart(text=text) | ImagePart(url=text):
-                left.append(text)
-            case _:
-                pass
+        each = left.pop()
+        if isinstance(each, str):
+            yield field, each
+        elif isinstance(each, Mapping):
+            mapping = cast(Mapping[object, object], each)
+            left += [*mapping.keys(), *mapping.values()]
+        elif isinstance(each, list | tuple):
+            left += cast(Sequence[object], each)
+        elif isinstance(each, TextPart | ImagePart):
+            left.append(each.text if isinstance(each, TextPart) else each.url)
