@@ -4,9 +4,11 @@
     python benchmarks/gpu_comparison.py configs/gpu/qwen3-8b-1xh100.yaml --out out/gpu
     python benchmarks/gpu_comparison.py --dry-run             # the commands, nothing is run
 
-It goes on after an engine that fails, takes up an interrupted comparison where it stopped (a step whose result is there
-is not repeated), and ends with one archive: results, reports, plans, probes, and what the machine was. Exit code 1 when
-a step failed. Needs Docker with the NVIDIA toolkit, and HF_TOKEN for gated weights. No GPU has run this script yet.
+It goes on after an engine that fails or takes longer than its step may, takes up an interrupted comparison where it
+stopped (a step that succeeded is not repeated; all engines of a config are measured by one step, under one plan, and
+are measured again together), and ends with one archive: results, reports, plans, probes, and what the machine was. Exit
+code 1 when a step failed, or when there was nothing to do. Needs Docker with the NVIDIA toolkit, and HF_TOKEN for gated
+weights. No GPU has run this script yet.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import argparse
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from enginebay.config.loader import load_config
 from enginebay.config.models import Config
@@ -29,6 +33,11 @@ from enginebay.config.resolution import entry_names, resolve_backend
 ROOT = Path(__file__).parents[1]
 MIN_FREE_BYTES = 150 * 10**9
 """Images and weights of one model for four engines."""
+PLAN_LIMIT_S = 600
+STOP_S = 120
+"""A command that is asked to end writes what it has and ends its engines; after that it is killed."""
+QUERY_LIMIT_S = 60
+TIMED_OUT = 124
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,12 @@ class Step:
     output: Path
     makes: Path
     """Exists when the step is done: an interrupted comparison goes on from there."""
+    limit_s: float
+
+    @property
+    def exit_code(self) -> Path:
+        """A file beside the output: a step may have written its result and failed all the same."""
+        return self.output.with_suffix(".exit")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for step in steps:
             print(shlex.join(step.command))
         return 0
+    if not steps:
+        sys.exit("nothing to do: no config fits the GPUs of this machine")
     _demand_room(options.out)
     _describe_machine(options)
     failed = [step.name for step in steps if not _run(step)]
@@ -67,6 +84,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     parser.add_argument("--enginebay", default=f"{sys.executable} -m enginebay.cli", help="how to run enginebay")
     parser.add_argument("--nvidia-smi", default="nvidia-smi", help="the program that tells the GPUs")
+    parser.add_argument("--probe-limit-s", type=float, default=2 * 3600, help="most that probing one engine may take")
+    parser.add_argument("--measure-limit-s", type=float, default=12 * 3600, help="most that measuring them may take")
     parser.add_argument("--docker", default="docker", help="the program that runs the images")
     return parser.parse_args(arguments)
 
@@ -75,7 +94,14 @@ def _gpus(nvidia_smi: str) -> list[str]:
     if shutil.which(nvidia_smi) is None:
         sys.exit(f"{nvidia_smi} is not here: this comparison needs a machine with NVIDIA GPUs (--dry-run does not)")
     command = (nvidia_smi, "--query-gpu=name", "--format=csv,noheader")
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=QUERY_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        sys.exit(f"{nvidia_smi} does not tell the GPUs: {error}")
+    if done.returncode != 0:
+        sys.exit(f"{nvidia_smi} does not tell the GPUs (exit code {done.returncode}): {done.stdout}{done.stderr}")
+    gpus = [line for line in done.stdout.splitlines() if line and line != "No devices were found"]
+    return gpus or sys.exit(f"{nvidia_smi} finds no GPU on this machine")
 
 
 def _configs(options: argparse.Namespace, *, num_gpus: int) -> Iterator[Path]:
@@ -104,8 +130,12 @@ def _steps(path: Path, options: argparse.Namespace) -> Iterator[Step]:
     folder = options.out / path.stem
     plan = folder / "plan.txt"
     yield Step(
-        name=f"{path.stem}: plan", command=(*enginebay, "plan", str(path), "--all"), output=plan, makes=plan
-    )  # fmt: skip
+        name=f"{path.stem}: plan",
+        command=(*enginebay, "plan", str(path), "--all"),
+        output=plan,
+        makes=plan,
+        limit_s=PLAN_LIMIT_S,
+    )
     for name in entry_names(config):
         own = folder / name
         probes = own / "probes.json"
@@ -114,6 +144,7 @@ def _steps(path: Path, options: argparse.Namespace) -> Iterator[Step]:
             command=(*enginebay, "backends", "--check", str(path), "--backend", name, "--out", str(probes)),
             output=own / "probes.txt",
             makes=probes,
+            limit_s=options.probe_limit_s,
         )
     backends = [part for name in entry_names(config) for part in ("--backend", name)]
     yield Step(
@@ -121,6 +152,7 @@ def _steps(path: Path, options: argparse.Namespace) -> Iterator[Step]:
         command=(*enginebay, "bench", str(path), *backends, "--out", str(folder / "bench")),
         output=folder / "bench.txt",
         makes=folder / "bench" / "result.json",
+        limit_s=options.measure_limit_s,
     )
 
 
@@ -130,16 +162,38 @@ def _run(step: Step) -> bool:
         return True
     print(f"{step.name}\n  {shlex.join(step.command)}", flush=True)
     step.output.parent.mkdir(parents=True, exist_ok=True)
+    step.exit_code.unlink(missing_ok=True)
     unfinished = step.output.with_suffix(".unfinished")
     with unfinished.open("wb") as output:
-        code = subprocess.run(step.command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+        code = _exit_code(step, output)
     unfinished.replace(step.output if code == 0 else step.output.with_suffix(".failed"))
+    step.exit_code.write_text(f"{code}\n")
     return code == 0
+
+
+def _exit_code(step: Step, output: IO[bytes]) -> int:
+    process = subprocess.Popen(step.command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        return process.wait(step.limit_s)
+    except subprocess.TimeoutExpired:
+        print(f"  not done after {step.limit_s:.0f} s: it is ended", flush=True)
+        process.send_signal(signal.SIGINT)
+        return TIMED_OUT
+    finally:  # Ctrl-C has reached it as well
+        _wait_ended(process)
+
+
+def _wait_ended(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _is_done(step: Step) -> bool:
     """A measurement that was cut short has a result, but a partial one."""
-    if not step.makes.exists():
+    if not (step.makes.exists() and step.exit_code.exists() and int(step.exit_code.read_text()) == 0):
         return False
     if step.makes.name != "result.json":
         return True
@@ -166,14 +220,14 @@ def _describe_machine(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, command in commands.items():
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=QUERY_LIMIT_S)
             (folder / name).write_text(done.stdout + done.stderr)
-        except OSError as error:
+        except (OSError, subprocess.TimeoutExpired) as error:
             (folder / name).write_text(f"{shlex.join(command)}: {error}\n")
 
 
 def _pack(out: Path) -> Path:
-    archive = out.with_suffix(".tar.gz")
+    archive = out.with_name(f"{out.name}.tar.gz")
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(out, arcname=out.name)
     return archive

@@ -14,7 +14,7 @@ SCRIPT = ROOT / "benchmarks" / "gpu_comparison.py"
 CONFIGS = sorted((ROOT / "configs" / "gpu").glob("*.yaml"))
 
 ENGINEBAY = """
-import json, pathlib, sys
+import json, pathlib, sys, time
 arguments = sys.argv[1:]
 with open({log!r}, "a") as log:
     log.write(json.dumps(arguments) + "\\n")
@@ -26,6 +26,10 @@ if "--out" in arguments:
         out = out / "result.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({{"status": {status!r}}}))
+    if "half-broken" in arguments:
+        sys.exit("some probes failed")
+if "hanging" in arguments:
+    time.sleep(60)
 print("done", arguments[0])
 """
 
@@ -104,6 +108,48 @@ def test_an_engine_that_fails_does_not_end_the_comparison_and_is_told_at_the_end
     assert "failed: some: probe broken" in done.stderr
     assert [call[0] for call in machine.calls() if call[0] != "doctor"] == ["plan", "backends", "backends", "bench"]
     assert "does not start" in (machine.out / "some" / "broken" / "probes.failed").read_text()
+
+
+def test_a_step_that_wrote_its_result_and_failed_is_repeated(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    config = tmp_path / "some.yaml"
+    config.write_text("version: 1\nbackend: half-broken\nbackends: {half-broken: {kind: vllm}, sound: {kind: tgi}}\n")
+    assert machine.run(str(config)).returncode == 1
+    num_calls = len(machine.calls())
+    assert machine.run(str(config)).returncode == 1
+    repeated = [call for call in machine.calls()[num_calls:] if call[0] != "doctor"]
+    assert [(call[0], "half-broken" in call) for call in repeated] == [("backends", True), ("bench", True)]
+
+
+def test_a_step_that_takes_longer_than_it_may_is_ended_and_told(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    config = tmp_path / "some.yaml"
+    config.write_text("version: 1\nbackend: hanging\nbackends: {hanging: {kind: vllm}}\n")
+    done = machine.run(str(config), "--probe-limit-s", "0.5", "--measure-limit-s", "0.5")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["failed: some: probe hanging", "failed: some: measure"]
+    assert (machine.out / "some" / "hanging" / "probes.exit").read_text() == "124\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [("exit 9", "exit code 9"), ("true", "finds no GPU"), ("echo No devices were found", "finds no GPU")],
+)
+def test_a_machine_without_a_gpu_is_told_so_and_nothing_is_packed(tmp_path: Path, script: str, told: str) -> None:
+    machine = Machine(tmp_path)
+    program(Path(machine.nvidia_smi), f"#!/bin/sh\n{script}\n")
+    done = machine.run()
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not machine.out.with_name("gpu.tar.gz").exists()
+
+
+def test_the_archive_has_the_whole_name_of_the_folder(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.out = tmp_path / "gpu.v1"
+    machine.run(str(ROOT / "configs" / "gpu" / "qwen3-8b-1xh100.yaml"))
+    assert (tmp_path / "gpu.v1.tar.gz").exists()
 
 
 def test_only_what_the_machine_has_gpus_for_is_run(tmp_path: Path) -> None:

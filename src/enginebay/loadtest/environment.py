@@ -14,6 +14,8 @@ import msgspec
 import psutil
 
 PACKAGES = ("enginebay", "torch", "numpy", "tokenizers", "transformers", "httptools", "uvloop", "vllm", "openvino")
+NVIDIA_SMI_TIMEOUT_S = 30.0
+"""A driver in trouble does not answer at all."""
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +47,10 @@ def _gpus() -> tuple[str, ...]:
     if shutil.which("nvidia-smi") is None:
         return ()
     command = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=NVIDIA_SMI_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
     return tuple(done.stdout.splitlines()) if done.returncode == 0 else ()
 
 
