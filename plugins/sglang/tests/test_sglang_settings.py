@@ -141,7 +141,7 @@ def test_directories_of_settings_are_mounted_in_a_container(tmp_path: Path) -> N
 # ---------------------------------------------------------------- the command
 
 
-@pytest.mark.parametrize("image", [None, "lmsysorg/sglang", "lmsysorg/sglang:latest", "host:5000/sglang:dev"])
+@pytest.mark.parametrize("image", [None, "lmsysorg/sglang", "lmsysorg/sglang:latest-cu130", "host:5000/sglang:dev"])
 def test_an_image_that_moves_is_refused(image: str | None) -> None:
     with pytest.raises(ConfigError, match="fixed version"):
         SPEC.check(context(mode="docker", image=image))

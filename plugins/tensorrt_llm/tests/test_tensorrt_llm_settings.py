@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from enginebay.backend import BackendContext, LaunchPlan
 from enginebay.config.settings import EngineSettings
 from enginebay.errors import ConfigError
 from enginebay.plugins import compile_plan, get_backend
+from enginebay_tensorrt_llm.command import compile_settings, launch
 from enginebay_tensorrt_llm.engine_settings import QUANT_ALGOS, compile_engine
 from enginebay_tensorrt_llm.engine_settings import RULES as ENGINE_RULES
 from enginebay_tensorrt_llm.options import TensorrtLlmOptions
@@ -31,7 +33,7 @@ from enginebay_tensorrt_llm.settings import RULES, compile_pytorch
 
 SPEC = enginebay_backend()
 LESSON = {"max_num_seqs": 256}
-LESSON_ENGINE: dict[str, object] = {
+LESSON_ENGINE: dict[str, Any] = {
     "path": "engine", "engine_directory": "/engines/llama-2-7b", "max_input_len": 2048, "max_output_len": 512,
 }  # fmt: skip
 EVERYTHING: dict[str, object] = {
@@ -43,7 +45,7 @@ EVERYTHING: dict[str, object] = {
 }  # fmt: skip
 
 
-def docker(settings: Mapping[str, object], **options: object) -> BackendContext:
+def docker(settings: Mapping[str, object], **options: Any) -> BackendContext:
     return context(settings, mode="docker", cache_directory="/cache", **options)
 
 
@@ -83,6 +85,9 @@ def test_no_golden_file_is_left_over() -> None:
 
 
 # ---------------------------------------------------------------- flags and keys exist
+
+
+contract()  # read once, before hypothesis looks at the clock
 
 
 def known_flags() -> set[str]:
@@ -152,6 +157,26 @@ def test_every_setting_has_one_outcome_on_either_path(settings: dict[str, object
             assert outcome.why or outcome.outcome == "mapped"
 
 
+@given(settings=SETTINGS)
+def test_what_is_launched_is_what_was_compiled(settings: dict[str, object]) -> None:
+    compiled = compile_settings(settings, None)
+    launched = launch(context(settings), replace(compiled, notes=("of the compilation",)))
+    assert (launched.outcomes, launched.files) == (compiled.outcomes, compiled.files)
+    assert launched.notes == ("of the compilation",)
+    assert launched.command[-len(compiled.arguments) :] == compiled.arguments
+
+
+@pytest.mark.parametrize("setting", ["tokenizer", "speculative_draft_model", "speculative_eagle"])
+def test_a_second_model_is_named_like_the_model_itself(setting: str, tmp_path: Path) -> None:
+    for source, place in {"hf:owner/name": "owner/name", str(tmp_path): str(tmp_path)}.items():
+        assert place in compile_settings({setting: source}, None).outcomes[0].becomes
+    [catalogued] = compile_settings({setting: "smollm2-135m"}, None).outcomes
+    assert "/smollm2-135m" in catalogued.becomes
+    [refused] = compile_settings({setting: "hf:owner/name@main"}, None).outcomes
+    assert refused.outcome == "unsupported"
+    assert "give hf:owner/name" in refused.why
+
+
 def test_every_portable_setting_has_a_rule() -> None:
     assert set(RULES) == set(ENGINE_RULES) == set(EngineSettings.model_fields)
 
@@ -197,7 +222,7 @@ def test_an_engine_knows_its_quantisations() -> None:
 IMAGE = "nvcr.io/nvidia/tensorrt-llm/release"
 
 
-@pytest.mark.parametrize("image", [IMAGE, f"{IMAGE}:latest"])
+@pytest.mark.parametrize("image", [IMAGE, f"{IMAGE}:latest", f"{IMAGE}:nightly-py3"])
 def test_an_image_that_is_not_pinned_is_refused(image: str) -> None:
     with pytest.raises(ConfigError, match="not pinned"):
         SPEC.check(context(mode="docker", image=image))
@@ -207,6 +232,13 @@ def test_the_tag_of_the_image_is_the_version() -> None:
     settings = {"revision": "v1"}
     assert "--revision" in compile_plan(SPEC, context(settings, mode="docker", image=f"{IMAGE}:1.3.0rc5")).command
     assert "--revision" not in compile_plan(SPEC, context(settings, mode="docker")).command
+
+
+@pytest.mark.parametrize(("port", "metrics_port"), [("8000", "8002"), ("65533", "65535"), ("65534", "65532")])
+def test_the_metrics_of_triton_have_a_port_that_exists(port: str, metrics_port: str) -> None:
+    command = compile_plan(SPEC, context(api="triton", port=int(port), **LESSON_ENGINE)).command
+    assert command[command.index("--http-port") + 1] == port
+    assert command[command.index("--metrics-port") + 1] == metrics_port
 
 
 @pytest.mark.parametrize("version", ["0.20.0", "2.0", "newest"])

@@ -264,7 +264,7 @@ def test_in_process_keywords_have_no_command() -> None:
     assert plan.keywords["enforce_eager"] is True
 
 
-@pytest.mark.parametrize("image", ["vllm/vllm-openai", "vllm/vllm-openai:latest", "host:5000/vllm-openai"])
+@pytest.mark.parametrize("image", ["vllm/vllm-openai", "vllm/vllm-openai:latest-cu130", "host:5000/vllm-openai"])
 def test_an_image_that_moves_is_refused(image: str) -> None:
     with pytest.raises(ConfigError, match="another image every week"):
         get_backend("vllm", mode="docker", image=image)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from enginebay.backend import BackendContext, LaunchPlan
 from enginebay.backends.launch import container_model_argument, docker_run, model_argument, run_command
+from enginebay.backends.launch.image import is_pinned
 from enginebay.backends.launch.second_model import second_model_mounts, settings_in_container
 from enginebay.errors import ConfigError
 from enginebay_sglang.options import SglangOptions
@@ -45,8 +46,7 @@ def check(context: BackendContext) -> None:
 
 def _check_image(image: str | None) -> None:
     """The image that the project documents is `latest`: what it is changes from day to day."""
-    tag = (image or "").rpartition("/")[2].partition(":")[2]
-    if image is None or ("@sha256:" not in image and tag in ("", "latest", "dev")):
+    if image is None or not is_pinned(image):
         raise ConfigError(
             "mode docker needs an image of a fixed version" + (f", not {image}" if image else ""),
             path="image",

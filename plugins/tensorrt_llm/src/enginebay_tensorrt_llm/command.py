@@ -7,6 +7,7 @@ from pathlib import Path
 
 from enginebay.backend import FILES, BackendContext, LaunchPlan, Settings
 from enginebay.backends.launch import container_model_argument, docker_run, model_argument, run_command
+from enginebay.backends.launch.second_model import SECOND_MODELS, second_model_argument
 from enginebay_tensorrt_llm.engine_build import BUILD_PROGRAM, BUILD_SCRIPT, build_program, build_script
 from enginebay_tensorrt_llm.engine_settings import compile_engine, engine_build
 from enginebay_tensorrt_llm.options import TensorrtLlmOptions
@@ -17,29 +18,33 @@ from enginebay_tensorrt_llm.triton_repository import REPOSITORY, SERVE_SCRIPT, r
 
 DEFAULT_PORT = 8000
 TRITON_METRICS_PORT = 8002
+_LAST_PORT = 65535
 LEGACY = "legacy: a TensorRT engine is built once for one GPU and these lengths; the PyTorch path needs no build step"
 _IN_CONTAINER = "/enginebay"
 _ENGINE_IN_CONTAINER = "/engine"
 _DOCKER_FLAGS = ("--ipc", "host", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864")
+_DEFAULTS = TensorrtLlmOptions.model_validate({})
+_DECIDING = ("num_draft_tokens", "prometheus_metrics", "iteration_stats", "guided_decoding_backend", "tool_parser")
+"""Options that change what settings become on the PyTorch path."""
 _WORDS = {"debug": "VERBOSE"}
-_FOLDERS = ("tokenizer", "speculative_draft_model", "speculative_eagle")
 
 
 def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
     """For the PyTorch path with the options at their defaults; `launch` knows the options."""
-    return _pytorch_plan(settings, version, TensorrtLlmOptions.model_validate({}))
+    return _pytorch_plan(settings, version, _DEFAULTS)
 
 
 def launch(context: BackendContext, plan: LaunchPlan) -> LaunchPlan:
-    """The options decide part of what the settings become, so the settings of the context are compiled with them."""
+    """The plan with its command. Where an option decides what settings become, they are compiled with it."""
     options: TensorrtLlmOptions = context.options
-    settings = context.settings
     if context.mode == "in_process":
         return _in_process_plan(context)
     if options.path == "engine":
         return _engine_plan(context)
-    plan = _pytorch_plan(settings, version_of(context), options)
-    return replace(plan, command=_serve_command(context, plan.arguments), notes=_docker_notes(context))
+    if any(getattr(options, name) != getattr(_DEFAULTS, name) for name in _DECIDING):
+        plan = _pytorch_plan(context.settings, version_of(context), options)
+    notes = (*plan.notes, *_docker_notes(context))
+    return replace(plan, command=_serve_command(context, plan.arguments), notes=notes)
 
 
 # ---------------------------------------------------------------- the PyTorch path
@@ -133,8 +138,8 @@ def _docker_notes(context: BackendContext) -> tuple[str, ...]:
     notes = [
         f"engine.{setting}: {context.settings[setting]} is a path inside the container, and nothing is mounted there: "
         "give a name of the hub, or an image that has it"
-        for setting in _FOLDERS
-        if str(context.settings.get(setting, "")).startswith(("/", "~", "."))
+        for setting in SECOND_MODELS
+        if second_model_argument(str(context.settings.get(setting, ""))).startswith(("/", "~", "."))
     ]
     if context.image is None and context.options.api == "openai":
         notes.append(f"the repository {SERVE_IMAGE} is documented; that it has this tag was not verified")
@@ -220,7 +225,10 @@ def _triton_flags(port: int, metrics_port: int) -> tuple[str, ...]:
 
 def triton_metrics_port(options: TensorrtLlmOptions) -> int:
     """Beside the server's own, so that two servers on one machine do not meet."""
-    return TRITON_METRICS_PORT if options.port is None else options.port + 2
+    if options.port is None:
+        return TRITON_METRICS_PORT
+    above = options.port + 2
+    return above if above <= _LAST_PORT else options.port - 2
 
 
 def _engine_folder(context: BackendContext) -> str:
@@ -232,5 +240,5 @@ def _engine_folder(context: BackendContext) -> str:
 def _tokenizer(context: BackendContext) -> str:
     """An engine has none: it is the checkpoint's, unless another one is asked for."""
     if "tokenizer" in context.settings:
-        return str(context.settings["tokenizer"]).removeprefix("hf:")
+        return second_model_argument(str(context.settings["tokenizer"]))
     return (container_model_argument if context.mode == "docker" else model_argument)(context.model)

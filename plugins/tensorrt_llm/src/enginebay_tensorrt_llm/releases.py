@@ -6,6 +6,7 @@ import re
 from typing import Literal, get_args
 
 from enginebay.backend import BackendContext
+from enginebay.backends.launch.image import is_pinned
 from enginebay.errors import ConfigError
 
 Line = Literal["1.2", "1.3", "1.4"]
@@ -46,10 +47,7 @@ def image_of(context: BackendContext) -> str:
 
 def demand_pinned(image: str | None) -> None:
     """Raise ConfigError for an image that means another one tomorrow."""
-    if image is None or "@sha256:" in image:
-        return
-    tag = image.rpartition("/")[2].partition(":")[2]
-    if tag in ("", "latest"):
+    if image is not None and not is_pinned(image):
         raise ConfigError(
             f"the image {image} is not pinned", path="image", expected=f"a tag, such as {SERVE_IMAGE}:{NEWEST_STABLE}"
         )

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from enginebay.backend import SettingOutcome, Settings
+from enginebay.backends.launch.second_model import second_model_argument
+from enginebay.errors import ConfigError
 from enginebay_tensorrt_llm.releases import Line
 
 Keys = Mapping[str, object]
@@ -126,12 +128,10 @@ def unsupported(why: str) -> Become:
 
 
 def tokenizer(value: Any, asked: Asked) -> Become:
-    return mapped_flag("--tokenizer", "tokenizer")(_place(value), asked)
-
-
-def _place(source: str) -> str:
-    """A folder as it is; of `hf:owner/name`, the name as the hub and TensorRT-LLM write it."""
-    return source.removeprefix("hf:")
+    try:
+        return mapped_flag("--tokenizer", "tokenizer")(second_model_argument(value), asked)
+    except ConfigError as error:
+        return unsupported(error.problem)
 
 
 def _revision(value: Any, asked: Asked) -> Become:
@@ -183,7 +183,11 @@ def _speculation(name: str, value: Any, asked: Asked) -> Become:
     first = next(setting for setting in asked.settings if setting in _SPECULATIVE)
     if first != name:
         return unsupported(f"one way of speculation at a time: {first} is given too")
-    config = _SPECULATION_CONFIGS[name](value, asked.num_draft_tokens)
+    try:
+        drafted = value if name == "speculative_ngram" else second_model_argument(value)
+    except ConfigError as error:
+        return unsupported(error.problem)
+    config = _SPECULATION_CONFIGS[name](drafted, asked.num_draft_tokens)
     keys = {f"speculative_config.{key}": part for key, part in config.items()}
     words = ", ".join(f"{key}: {_yaml_word(part)}" for key, part in config.items())
     why = "" if name == "speculative_ngram" else "options.num_draft_tokens says how many are drafted"
@@ -192,11 +196,11 @@ def _speculation(name: str, value: Any, asked: Asked) -> Become:
 
 _SPECULATION_CONFIGS: Mapping[str, Callable[[Any, int], dict[str, object]]] = {
     "speculative_draft_model": lambda model, num_tokens: {
-        "decoding_type": "Draft_Target", "max_draft_len": num_tokens, "speculative_model_dir": _place(model),
+        "decoding_type": "Draft_Target", "max_draft_len": num_tokens, "speculative_model_dir": model,
     },
     "speculative_ngram": lambda num_tokens, _: {"decoding_type": "NGram", "max_draft_len": num_tokens},
     "speculative_eagle": lambda model, num_tokens: {
-        "decoding_type": "Eagle", "max_draft_len": num_tokens, "speculative_model_dir": _place(model),
+        "decoding_type": "Eagle", "max_draft_len": num_tokens, "speculative_model_dir": model,
         "eagle3_one_model": True,
     },
 }  # fmt: skip

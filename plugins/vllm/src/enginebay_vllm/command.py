@@ -8,6 +8,7 @@ from pathlib import Path
 
 from enginebay.backend import BackendContext, LaunchPlan, SettingOutcome
 from enginebay.backends.launch import container_model_argument, docker_run, model_argument, run_command
+from enginebay.backends.launch.image import is_pinned
 from enginebay.backends.launch.second_model import are_here, second_model_mounts, settings_in_container
 from enginebay.errors import ConfigError
 from enginebay_vllm.options import ENGINE_MAX_LOGPROBS, VllmOptions
@@ -163,9 +164,5 @@ def release_of(image: str | None) -> str | None:
 
 def check_image(image: str) -> None:
     """Raise ConfigError for an image that may be another one tomorrow."""
-    name = image.rpartition("/")[2]
-    if "@sha256:" in image:
-        return
-    tag = name.partition(":")[2]
-    if tag in ("", "latest", "nightly"):
+    if not is_pinned(image):
         raise ConfigError(f"{image!r} is another image every week", path="image", expected=f"a tag, as {DEFAULT_IMAGE}")
