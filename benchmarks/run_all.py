@@ -1,4 +1,7 @@
-"""Run every benchmark of this folder, one after the other; each writes its JSON under `results/`."""
+"""Run every benchmark of this folder, one after the other; each writes its JSON under `results/`.
+
+Not those that need a GPU or a foreign engine (they say so themselves), nor the scripts that write pages out of results.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+ON_THEIR_OWN = ("run_all", "gpu_comparison", "gpu_page", "comparison_page", "greedy_agreement")
 
 
 def main() -> int:
     failed: list[str] = []
     for script in sorted(FOLDER.glob("*.py")):
-        if script.name == Path(__file__).name:
+        if script.stem in ON_THEIR_OWN:
             continue
         print(f"== {script.name}", flush=True)
         if subprocess.run([sys.executable, str(script)], check=False).returncode != 0:
