@@ -371,8 +371,9 @@ def test_quirk_prometheus_port() -> None:
 
 def test_quirk_version_string() -> None:
     async def use(backend: GuardedBackend, http: HttpClient, simulator: Simulator) -> None:
-        assert backend.info.engine_version == contract()["source"]["self_reported_version"]
-        assert backend.info.effective_settings["reported_version"] == "3.3.6-dev0"
+        told = contract()["source"]["self_reported_version"]
+        assert backend.info.effective_settings["reported_version"] == told == "3.3.6-dev0"
+        assert backend.info.engine_version == contract()["version"] == "3.3.7", "by the commit of the release"
 
     with_tgi(use)
     assert RELEASES[contract()["source"]["commit"]] == contract()["version"]

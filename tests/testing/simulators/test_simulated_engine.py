@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -224,6 +225,19 @@ def test_a_repeated_prompt_is_found_in_the_cache_in_whole_blocks():
 def test_a_sequence_that_could_never_fit_is_refused_at_the_start():
     with pytest.raises(ConfigError, match="holds 64 tokens, one sequence may have 65"):
         SimulatedEngine(replace(PROFILE, num_blocks=8, block_size=8, max_model_len=65), FakeClock())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tick_s", 0.0), ("tick_s", -1.0), ("tick_s", math.nan), ("tick_s", math.inf), ("load_time_s", -1.0),
+        ("load_time_s", math.inf), ("prefill_tokens_per_s", 0.0), ("decode_step_s", -0.1),
+        ("decode_step_per_sequence_s", math.nan), ("end_every_tokens", 0), ("max_num_queued", -1),
+    ],
+)  # fmt: skip
+def test_a_speed_that_no_engine_has_is_refused_at_the_start(name: str, value: float):
+    with pytest.raises(ConfigError, match=f"{name} is "):
+        SimulatedEngine(replace(PROFILE, **{name: value}), FakeClock())  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=40)

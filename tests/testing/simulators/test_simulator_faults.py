@@ -207,7 +207,13 @@ def test_a_closed_simulator_leaves_no_task_and_no_socket():
     run(main)
 
 
-@pytest.mark.parametrize("text", ["nonsense", "stall:often"])
+@pytest.mark.parametrize("text", ["nonsense", "stall:often", "stall:2", "stall:-0.1", "stall:nan"])
 def test_a_fault_that_is_none_is_refused_by_name(text):
     with pytest.raises(ConfigError, match=r"--fault.*is no fault.*refuse, loading"):
         parse_fault(text)
+
+
+def test_a_rule_of_an_impossible_probability_or_place_is_refused():
+    for fields in ({"probability": float("nan")}, {"probability": 1.1}, {"after_events": -1}):
+        with pytest.raises(ConfigError, match="stall"):
+            FaultRule(fault=Fault.STALL, **fields)  # type: ignore[arg-type]

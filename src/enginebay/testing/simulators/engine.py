@@ -81,8 +81,13 @@ class SimulatedEngine:
     # ---------------------------------------------------------------- requests
 
     def submit(self, request: SimulatedRequest) -> None:
-        """Its wire has checked that prompt and max_tokens are within `max_model_len`."""
-        assert request.num_prompt_tokens + request.sampling.max_tokens <= self.profile.max_model_len
+        """Its wire has refused, in the engine's words, what raises ValueError here: nothing of it is kept."""
+        if not request.num_prompt_tokens:
+            raise ValueError("the prompt is empty")
+        if request.sampling.max_tokens < 1:
+            raise ValueError(f"max_tokens is {request.sampling.max_tokens}")
+        if request.num_prompt_tokens + request.sampling.max_tokens > self.profile.max_model_len:
+            raise ValueError("prompt and max_tokens exceed max_model_len")
         self._drawn_seed += 1
         request.begin(-self._drawn_seed)  # negative: no request chooses such a one
         request.arrived_at = self.clock.now()

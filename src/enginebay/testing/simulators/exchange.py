@@ -8,12 +8,16 @@ from functools import cached_property, lru_cache
 from typing import Protocol
 from urllib.parse import parse_qs
 
+import msgspec
+
 from enginebay.quantities import SIMULATED_HEADER
 from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.faults import Fault, FaultRule
 from enginebay.testing.simulators.request import SimulatedRequest
 
 NO_HEADERS: Mapping[str, str] = {}
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading a body as JSON may raise; the last where it is nested too deeply."""
 _REASONS = {
     200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
     413: "Payload Too Large", 415: "Unsupported Media Type", 422: "Unprocessable Entity", 424: "Failed Dependency",
@@ -67,10 +71,14 @@ class Exchange:
     but for `num_wrong_usage`, which it adds to the output tokens that it reports.
     """
 
-    __slots__ = ("_connection", "_engine", "_is_streaming", "_num_sent", "_requests", "_rule", "is_open")
+    __slots__ = ("_connection", "_engine", "_has_body", "_is_streaming", "_num_sent", "_requests", "_rule", "is_open")
 
-    def __init__(self, connection: Connection, engine: SimulatedEngine, rule: FaultRule | None) -> None:
+    def __init__(
+        self, connection: Connection, engine: SimulatedEngine, rule: FaultRule | None, *, has_body: bool = True
+    ) -> None:
+        """has_body: False for an answer to HEAD, which tells its length alone."""
         self._connection, self._engine, self._rule = connection, engine, rule
+        self._has_body = has_body
         self._requests: list[SimulatedRequest] = []
         self._is_streaming = False
         self._num_sent = 0
@@ -83,8 +91,8 @@ class Exchange:
 
     def submit(self, request: SimulatedRequest) -> None:
         """Its listener is called from the engine's steps, never from inside this call."""
-        self._requests.append(request)
         self._engine.submit(request)
+        self._requests.append(request)
 
     def cancel_requests(self) -> None:
         """Those that have not ended: the engine's own abort."""
@@ -117,7 +125,7 @@ class Exchange:
                 head = _head(status, content_type, headers) + b"content-length: %d\r\n\r\n" % len(body)
             case _:
                 pass
-        self._connection.write(head + body)
+        self._connection.write(head + body if self._has_body else head)
         self._done()
 
     def begin_stream(
@@ -155,6 +163,14 @@ class Exchange:
     def abort(self) -> None:
         """Close the connection without another byte."""
         self._connection.abort()
+
+    def fail(self, problem: str) -> None:
+        """The simulator itself broke over this request: no engine has such an answer."""
+        self.cancel_requests()
+        if self._is_streaming:
+            self.abort()
+        else:
+            self.reply(500, msgspec.json.encode({"error": {"message": problem, "type": "SimulatorError"}}))
 
     @property
     def _fault(self) -> Fault | None:

@@ -39,6 +39,15 @@ class FaultRule:
     after_events: int = 1
     """Of a stream: how many pieces come through before it stalls, is cut or is malformed."""
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        if not 0 <= self.probability <= 1:
+            problem = f"the probability of {self.fault} is {self.probability}"
+            raise ConfigError(problem, path="probability", expected="from 0 to 1")
+        if self.after_events < 0:
+            problem = f"{self.fault} comes after {self.after_events} events"
+            raise ConfigError(problem, path="after_events", expected="at least 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultPlan:
@@ -95,5 +104,6 @@ def parse_fault(text: str) -> FaultRule:
     known = ", ".join(Fault)
     try:
         return FaultRule(fault=Fault(name), probability=float(probability) if probability else 1.0)
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is no fault", path="--fault", expected=f"NAME[:P], of {known}") from error
+    except (ValueError, ConfigError) as error:
+        expected = f"NAME[:P], P from 0 to 1, of {known}"
+        raise ConfigError(f"{text!r} is no fault", path="--fault", expected=expected) from error

@@ -82,9 +82,22 @@ class DetokenizeBody(Struct):
     model: str | None = None
 
 
+class MixedPrompt(ValueError):
+    """A list of different things: no engine takes it."""
+
+
 def prompts_of(body: CompletionBody, *, adds_begin: bool) -> list[tuple[int, ...]]:
-    """Token ids as they are; adds_begin: put the begin token before each text."""
-    match body.prompt:
+    """Token ids as they are; adds_begin: put the begin token before each text. An empty list is an empty prompt.
+
+    Raises MixedPrompt.
+    """
+    return prompts_in(body.prompt, adds_begin=adds_begin)
+
+
+def prompts_in(prompt: Prompt, *, adds_begin: bool) -> list[tuple[int, ...]]:
+    if isinstance(prompt, list) and len({type(part) for part in prompt}) > 1:
+        raise MixedPrompt("the prompt must be a string, a list of strings, of token ids, or of lists of token ids")
+    match prompt:
         case str(text):
             return [with_begin(tokens.encode(text), adds_begin)]
         case [str(), *_] as texts:

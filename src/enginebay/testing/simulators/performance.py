@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,10 +45,16 @@ class SimulatorProfile:
         return self.num_blocks * self.block_size
 
     def check(self) -> None:
-        """Raises ConfigError for a cache that the longest sequence does not fit into, and for counts below one."""
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_blocks", "block_size"):
+        """Raises ConfigError for what no engine has, and for a cache that the longest sequence does not fit into."""
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", path=name, expected="at least 1")
+        for name in ("tick_s", "prefill_tokens_per_s"):
+            self._check_finite(name, is_good=getattr(self, name) > 0, expected="above 0")
+        for name in ("load_time_s", "decode_step_s", "decode_step_per_sequence_s", "min_answer_tokens"):
+            self._check_finite(name, is_good=getattr(self, name) >= 0, expected="at least 0")
+        if self.max_num_queued is not None and self.max_num_queued < 0:
+            raise ConfigError(f"max_num_queued is {self.max_num_queued}", path="max_num_queued", expected="at least 0")
         if self.max_model_len > self.num_kv_tokens:
             raise ConfigError(
                 f"the KV cache holds {self.num_kv_tokens} tokens, one sequence may have {self.max_model_len}",
@@ -55,7 +62,15 @@ class SimulatorProfile:
                 expected=f"at most {self.num_kv_tokens}",
             )
 
+    def _check_finite(self, name: str, *, is_good: bool, expected: str) -> None:
+        value = getattr(self, name)
+        if not is_good or not math.isfinite(value):
+            raise ConfigError(f"{name} is {value}", path=name, expected=f"a number {expected}")
 
+
+_COUNTS = (
+    "max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_blocks", "block_size", "end_every_tokens",
+)  # fmt: skip
 INSTANT = SimulatorProfile(pace="instant", max_num_seqs=1024)
 PACED = SimulatorProfile(pace="paced", max_num_seqs=1024)
 PROFILES = {

@@ -103,6 +103,7 @@ class Simulator:
         self._socket = _bound(self.port)
         self.port = self._socket.getsockname()[1]
         self._tasks = [asyncio.create_task(self.engine.run())]
+        self._tasks[0].add_done_callback(self._engine_ended)
         if self.engine.is_loaded or self.spec.listens_while_loading:
             await self.accept_connections()
         else:
@@ -148,6 +149,11 @@ class Simulator:
 
     async def refuse_connections(self) -> None:
         """New ones; those that are open stay."""
+        self._close_socket()
+        if self._accepting:
+            await asyncio.wait(self._accepting)
+
+    def _close_socket(self) -> None:
         if self._socket is None:
             return
         if self._is_listening:
@@ -155,8 +161,17 @@ class Simulator:
             self._is_listening = False
         self._socket.close()
         self._socket = None
-        if self._accepting:
-            await asyncio.wait(self._accepting)
+
+    def _engine_ended(self, task: asyncio.Task[None]) -> None:
+        """By a defect of its own, unless it was cancelled: nobody shall wait for its answers. `aclose` raises it."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        self._report("the simulated engine broke; its server closes", error)
+        self._close_socket()
+        self.disconnect_all()
+
+    def _report(self, message: str, error: BaseException) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
     def _accept(self) -> None:
         """asyncio's own server leaks what it accepts in the turn in which it is closed; this one may close any time."""
@@ -211,8 +226,16 @@ class Simulator:
         self.num_requests += 1
         is_generation = self.wire.is_generation(request)
         rule = self.faults.decide() if is_generation else None
-        exchange = Exchange(connection, self.engine, rule if _is_in_answer(rule) else None)
+        in_answer = rule if _is_in_answer(rule) else None
+        exchange = Exchange(connection, self.engine, in_answer, has_body=request.method != "HEAD")
         connection.exchange = exchange
+        try:
+            self._answer(request, exchange, rule)
+        except Exception as error:  # noqa: BLE001 - a defect of the wire; who found it must not wait for ever
+            self._report(f"the simulator broke over {request.method} {request.path}", error)
+            exchange.fail(f"the simulator broke over this request: {error!r}")
+
+    def _answer(self, request: HttpRequest, exchange: Exchange, rule: FaultRule | None) -> None:
         if not self.engine.is_loaded:
             self.wire.while_loading(request, exchange)
         elif self.engine.death_reason is not None:

@@ -26,7 +26,7 @@ Limits: one loop, no waiting: every method returns at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,12 @@ from enginebay.testing.simulators.flags import FlagTable, Values
 from enginebay.testing.simulators.performance import SimulatorProfile
 
 DEFAULT_MODEL = "simulated"
+
+
+def allowed_methods(routes: Iterable[tuple[str, str]], path: str) -> dict[str, str]:
+    """The headers of a 405: what a path that exists may be asked with; none where it does not."""
+    methods = sorted(method for method, known in routes if known == path)
+    return {"allow": ", ".join(methods)} if methods else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

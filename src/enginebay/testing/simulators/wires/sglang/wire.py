@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import msgspec
@@ -10,11 +10,11 @@ import msgspec
 from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.chat_text import encode_chat
 from enginebay.testing.simulators.engine import SimulatedEngine
-from enginebay.testing.simulators.exchange import Exchange, HttpRequest
+from enginebay.testing.simulators.exchange import UNREADABLE, Exchange, HttpRequest
 from enginebay.testing.simulators.openai_answer import Asked, encode_json
-from enginebay.testing.simulators.openai_body import SamplingBody, prompts_of
+from enginebay.testing.simulators.openai_body import MixedPrompt, SamplingBody, prompts_of
 from enginebay.testing.simulators.request import SimulatedRequest
-from enginebay.testing.simulators.wire import Launch, WireSpec
+from enginebay.testing.simulators.wire import Launch, WireSpec, allowed_methods
 from enginebay.testing.simulators.wires.sglang.answers import NativeAnswer, SglangAnswer
 from enginebay.testing.simulators.wires.sglang.bodies import (
     DetokenizeBody,
@@ -69,15 +69,18 @@ class SglangWire:
     # ---------------------------------------------------------------- the Wire protocol
 
     def is_generation(self, request: HttpRequest) -> bool:
-        return request.path in _GENERATIONS
+        return request.method in ("POST", "PUT") and request.path in _GENERATIONS
 
     def handle(self, request: HttpRequest, exchange: Exchange) -> None:
         route = self._routes.get((request.method, request.path))
         try:
             self._authenticate(request)
-            if route is None:
+            if route is not None:
+                route(request, exchange)
+            elif allowed := allowed_methods(self._routes, request.path):
+                exchange.reply(405, encode_json({"detail": "Method Not Allowed"}), headers=allowed)
+            else:
                 raise Refusal(404, {"detail": "Not Found"})
-            route(request, exchange)
         except Refusal as refusal:
             exchange.reply(refusal.status, encode_json(refusal.body))
 
@@ -101,7 +104,7 @@ class SglangWire:
     def _generate(self, request: HttpRequest, exchange: Exchange) -> None:
         try:
             body = msgspec.json.decode(request.body, type=GenerateBody)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise Refusal(400, {"error": str(error)}) from error
         prompt = prompt_of(body)
         sampling = native_sampling(body.sampling_params or SamplingParamsBody(), seeds_act=self._seeds_act)
@@ -117,29 +120,48 @@ class SglangWire:
         asked = self._asked(body, form="completions", num_logprobs=body.logprobs)
         max_tokens = 16 if body.max_tokens is None else body.max_tokens
         answer = self._answer(exchange, asked, body)
-        for prompt in prompts_of(body, adds_begin=True):
-            self._submit(answer, body, prompt, max_tokens, body.no_stop_trim)
+        try:
+            prompts = prompts_of(body, adds_begin=True)
+        except MixedPrompt as error:
+            raise openai_refusal(str(error), kind="Bad Request") from error
+        self._submit(answer, body, prompts, max_tokens, body.no_stop_trim)
 
     def _chat(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, SglangChatBody)
         prompt = (tokens.BEGIN_ID, *encode_chat(body.messages))
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         asked = self._asked(body, form="chat", num_logprobs=num_logprobs)
-        given = body.max_completion_tokens or body.max_tokens
-        max_tokens = given or max(1, self._launch.profile.max_model_len - len(prompt))
-        self._submit(self._answer(exchange, asked, body), body, prompt, max_tokens, body.no_stop_trim)
+        given = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        max_tokens = max(1, self._launch.profile.max_model_len - len(prompt)) if given is None else given
+        self._submit(self._answer(exchange, asked, body), body, [prompt], max_tokens, body.no_stop_trim)
 
     def _submit(
-        self, answer: SglangAnswer, body: SamplingBody, prompt: tuple[int, ...], max_tokens: int, no_stop_trim: bool
-    ) -> None:  # fmt: skip
+        self,
+        answer: SglangAnswer,
+        body: SamplingBody,
+        prompts: Sequence[tuple[int, ...]],
+        max_tokens: int,
+        no_stop_trim: bool,
+    ) -> None:
         sampling = openai_sampling(
             body, max_tokens=max_tokens, no_stop_trim=no_stop_trim, seeds_act=self._seeds_act
         )  # fmt: skip
-        self._check_length(len(prompt), max_tokens, openai_refusal)
-        answer.submit(prompt, sampling, n=body.n or 1)
+        n = 1 if body.n is None else body.n
+        if n < 1:
+            raise openai_refusal(f"n must be at least 1, got {n}.")
+        for prompt in prompts:
+            self._check_length(len(prompt), max_tokens, openai_refusal)
+        for prompt in prompts:
+            answer.submit(prompt, sampling, n=n)
 
     def _check_length(self, num_prompt_tokens: int, max_tokens: int, refusal: Callable[[str], Refusal]) -> None:
         limit = self._launch.profile.max_model_len
+        if not num_prompt_tokens:
+            raise refusal("The prompt must not be empty.")
+        if max_tokens < 0:
+            raise refusal(f"max_new_tokens must be at least 0, got {max_tokens}.")
+        if max_tokens == 0:
+            raise refusal("the simulator has no max_new_tokens 0")
         if num_prompt_tokens >= limit:
             what = f"The input ({num_prompt_tokens} tokens) is longer than the model's context length ({limit} tokens)."
             raise refusal(what)
@@ -223,7 +245,7 @@ class SglangWire:
 def _read(request: HttpRequest, form: type[T]) -> T:
     try:
         return msgspec.json.decode(request.body, type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise openai_refusal(str(error), kind="Bad Request") from error
 
 

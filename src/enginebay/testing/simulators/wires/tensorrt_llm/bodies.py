@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from enginebay.testing.simulators.exchange import HttpRequest
+from enginebay.testing.simulators.exchange import UNREADABLE, HttpRequest
 from enginebay.testing.simulators.openai_answer import Json
 from enginebay.testing.simulators.request import SimulatedSampling
 from enginebay.testing.simulators.wires.tensorrt_llm.flags import Release
@@ -112,7 +112,7 @@ class TokenizeBody(Struct, forbid_unknown_fields=True):
 def read_body(request: HttpRequest, form: type[T]) -> T:
     try:
         return msgspec.json.decode(request.body, type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Refusal(str(error), is_schema=True) from error
 
 
@@ -136,6 +136,8 @@ def check_body(body: Body, *, release: Release, has_guided_decoding: bool) -> No
         raise Refusal(f"require temperature >= 0, got temperature={body.temperature}")
     if body.top_p is not None and not 0 <= body.top_p <= 1:
         raise Refusal(f"require 0 <= top_p <= 1, got top_p={body.top_p}")
+    if body.n < 1:
+        raise Refusal(f"require n >= 1, got n={body.n}")
     if body.use_beam_search or (body.best_of or body.n) > body.n:
         raise Refusal("beam search is not simulated")
 

@@ -11,9 +11,9 @@ from enginebay.testing.simulators.chat_text import encode_chat
 from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.exchange import Exchange, HttpRequest
 from enginebay.testing.simulators.openai_answer import Asked, Form, Json, OpenAIAnswer, encode_json
-from enginebay.testing.simulators.openai_body import with_begin
+from enginebay.testing.simulators.openai_body import MixedPrompt, prompts_in, with_begin
 from enginebay.testing.simulators.request import SimulatedRequest, StepToken
-from enginebay.testing.simulators.wire import Launch, WireSpec
+from enginebay.testing.simulators.wire import Launch, WireSpec, allowed_methods
 from enginebay.testing.simulators.wires.tensorrt_llm.bodies import (
     Body,
     ChatBody,
@@ -58,12 +58,12 @@ class TrtllmWire:
     # ---------------------------------------------------------------- the Wire protocol
 
     def is_generation(self, request: HttpRequest) -> bool:
-        return request.path in _FORMS
+        return request.method == "POST" and request.path in _FORMS
 
     def handle(self, request: HttpRequest, exchange: Exchange) -> None:
         route = self._routes.get((request.method, request.path))
         if route is None:
-            exchange.reply(404, encode_json({"detail": "Not Found"}))
+            _refuse_path(exchange, allowed_methods(self._routes, request.path))
             return
         try:
             route(request, exchange)
@@ -223,15 +223,16 @@ def _without_nulls(choice: object) -> object:
 
 
 def _prompts(body: CompletionBody) -> list[tuple[int, ...]]:
-    prompt = body.prompt
-    parts = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
-    return [_prompt(part, adds_begin=body.add_special_tokens) for part in parts]
+    try:
+        return prompts_in(body.prompt, adds_begin=body.add_special_tokens)
+    except MixedPrompt as error:
+        raise Refusal(str(error), is_schema=True) from error
 
 
-def _prompt(part: object, *, adds_begin: bool) -> tuple[int, ...]:
-    if isinstance(part, str):
-        return with_begin(tokens.encode(part), adds_begin)
-    return tuple(part) if isinstance(part, list) else ()
+def _refuse_path(exchange: Exchange, allowed: dict[str, str]) -> None:
+    """allowed: the header of a path that exists."""
+    status, detail = (405, "Method Not Allowed") if allowed else (404, "Not Found")
+    exchange.reply(status, encode_json({"detail": detail}), headers=allowed)
 
 
 def _reply(exchange: Exchange, body: object) -> None:

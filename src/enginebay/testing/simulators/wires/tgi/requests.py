@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
-from enginebay.testing.simulators.exchange import HttpRequest
+from enginebay.testing.simulators.exchange import UNREADABLE, HttpRequest
 from enginebay.testing.simulators.wires.tgi.errors import Unreadable
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Parameters(msgspec.Struct):
-    best_of: int | None = None
+    best_of: Unsigned | None = None
     temperature: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -21,15 +22,15 @@ class Parameters(msgspec.Struct):
     top_p: float | None = None
     typical_p: float | None = None
     do_sample: bool = False
-    max_new_tokens: int | None = None
+    max_new_tokens: Unsigned | None = None
     return_full_text: bool | None = None
     stop: list[str] = msgspec.field(default_factory=list[str])
-    truncate: int | None = None
+    truncate: Unsigned | None = None
     watermark: bool = False
     details: bool = False
     decoder_input_details: bool = False
-    seed: int | None = None
-    top_n_tokens: int | None = None
+    seed: Unsigned | None = None
+    top_n_tokens: Unsigned | None = None
     grammar: dict[str, object] | None = None
     adapter_id: str | None = None
 
@@ -46,11 +47,11 @@ class CompatBody(GenerateBody):
 class CompletionBody(msgspec.Struct):
     prompt: str | list[str]
     model: str | None = None
-    max_tokens: int | None = None
+    max_tokens: Unsigned | None = None
     temperature: float | None = None
     top_p: float | None = None
     stream: bool = False
-    seed: int | None = None
+    seed: Unsigned | None = None
     stop: list[str] | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -64,15 +65,15 @@ class StreamOptions(msgspec.Struct):
 class ChatBody(msgspec.Struct):
     messages: list[dict[str, object]]
     model: str | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Unsigned | None = None
+    max_completion_tokens: Unsigned | None = None
     temperature: float | None = None
     top_p: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
-    seed: int | None = None
+    top_logprobs: Unsigned | None = None
+    seed: Unsigned | None = None
     stop: list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions = msgspec.field(default_factory=StreamOptions)
@@ -92,5 +93,5 @@ def read(request: HttpRequest, form: type[Body], *, payload_limit: int) -> Body:
     except msgspec.ValidationError as error:
         problem = f"Failed to deserialize the JSON body into the target type: {error}"
         raise Unreadable(422, problem) from error
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Unreadable(400, f"Failed to parse the request body as JSON: {error}") from error

@@ -31,8 +31,8 @@ from enginebay.testing.simulators.wires.tgi.validation import (
     validate,
 )
 
-VERSION = "3.3.6-dev0"
-"""What release 3.3.7 says of itself."""
+VERSION, COMMIT = "3.3.6-dev0", "dfb3fbe78e0d1d69251bd33065591c61bafdfaa8"
+"""What release 3.3.7 says of itself, and the commit that it was made from."""
 _GUARDED = frozenset({"/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions", "/tokenize"})
 _GENERATIONS = _GUARDED - {"/tokenize"}
 _UNHEALTHY = Refusal("healthcheck", "unhealthy")
@@ -70,7 +70,8 @@ class TgiWire:
         return request.method == "POST" and request.path in _GENERATIONS
 
     def handle(self, request: HttpRequest, exchange: Exchange) -> None:
-        route = self._routes.get((request.method, request.path))
+        method = "GET" if request.method == "HEAD" else request.method
+        route = self._routes.get((method, request.path))
         if route is None:
             is_known = any(path == request.path for _, path in self._routes)
             exchange.reply(405 if is_known else 404, b"", content_type=_PLAIN_TEXT)
@@ -124,7 +125,7 @@ class TgiWire:
             **{name: self._launch.values[name] for name in told},
             "router": "text-generation-router",
             "version": VERSION,
-            "sha": None,
+            "sha": COMMIT,
             "docker_label": None,
         }
         exchange.reply(200, encode(body))
@@ -207,6 +208,8 @@ class TgiWire:
                 "suffix not supported", "Suffix is not supported and can be achieved by preprocessing the prompt."
             )
         limit = int(str(self._launch.values["max_client_batch_size"]))
+        if not prompts:
+            raise Refusal("validation", "`inputs` cannot be empty")
         if len(prompts) > limit:
             problem = f"Number of prompts exceeds the maximum allowed batch size of {limit}"
             raise Refusal("batch size exceeded", problem)

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.engine import SimulatedEngine
-from enginebay.testing.simulators.exchange import Exchange, HttpRequest
+from enginebay.testing.simulators.exchange import UNREADABLE, Exchange, HttpRequest
 from enginebay.testing.simulators.openai_answer import Json, encode_json
 from enginebay.testing.simulators.openai_body import with_begin
 from enginebay.testing.simulators.request import SimulatedRequest, SimulatedSampling, StepToken
@@ -93,7 +93,7 @@ class TritonWire:
             return
         try:
             body = msgspec.json.decode(request.body, type=GenerateBody)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             _refuse(exchange, HTTPStatus.BAD_REQUEST, str(error))
             return
         prompt = with_begin(tokens.encode(body.text_input), True)

@@ -55,6 +55,10 @@ def _check_ranges(body: SamplingBody) -> None:
         raise _bad(message, "min_tokens")
     if len(body.stops) > _MAX_STOP_STRINGS:
         raise _bad(f"stop must have at most {_MAX_STOP_STRINGS} items, got {len(body.stops)}.", "stop")
+    if body.n is not None and body.n < 1:
+        raise _bad(f"n must be at least 1, got {body.n}.", "n")
+    if body.min_tokens is not None and body.min_tokens < 0:
+        raise _bad(f"min_tokens must be greater than or equal to 0, got {body.min_tokens}.", "min_tokens")
     if (body.n or 1) > 1 and temperature == 0:
         raise _bad(f"n must be 1 when using greedy sampling, got {body.n}.", "n")
 

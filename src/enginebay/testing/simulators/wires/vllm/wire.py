@@ -11,13 +11,14 @@ import msgspec
 from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.chat_text import encode_chat
 from enginebay.testing.simulators.engine import SimulatedEngine
-from enginebay.testing.simulators.exchange import Exchange, HttpRequest
+from enginebay.testing.simulators.exchange import UNREADABLE, Exchange, HttpRequest
 from enginebay.testing.simulators.flags import Values
 from enginebay.testing.simulators.openai_answer import Asked, Json, OpenAIAnswer, encode_json
 from enginebay.testing.simulators.openai_body import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
+    MixedPrompt,
     SamplingBody,
     TokenizeBody,
     prompts_of,
@@ -25,7 +26,7 @@ from enginebay.testing.simulators.openai_body import (
 )
 from enginebay.testing.simulators.performance import SimulatorProfile
 from enginebay.testing.simulators.request import SimulatedRequest, SimulatedSampling, StepToken
-from enginebay.testing.simulators.wire import DEFAULT_MODEL, Launch, WireSpec
+from enginebay.testing.simulators.wire import DEFAULT_MODEL, Launch, WireSpec, allowed_methods
 from enginebay.testing.simulators.wires.vllm.checks import Refusal, check_body, error_body
 from enginebay.testing.simulators.wires.vllm.flags import DEFAULT_MEMORY_FRACTION, FLAGS
 from enginebay.testing.simulators.wires.vllm.metrics import VllmMetrics
@@ -82,15 +83,19 @@ class VllmWire:
     # ---------------------------------------------------------------- the Wire protocol
 
     def is_generation(self, request: HttpRequest) -> bool:
-        return request.path in _FORMS
+        return request.method == "POST" and request.path in _FORMS
 
     def handle(self, request: HttpRequest, exchange: Exchange) -> None:
         route = self._routes.get((request.method, request.path))
         try:
             self._authenticate(request)
-            if route is None:
+            if route is not None:
+                route(request, exchange)
+            elif allowed := allowed_methods(self._routes, request.path):
+                refusal = Refusal(405, "Method Not Allowed", "Method Not Allowed")
+                exchange.reply(405, encode_json(refusal.body), headers=allowed)
+            else:
                 raise Refusal(404, "Not Found", "Not Found")
-            route(request, exchange)
         except Refusal as refusal:
             exchange.reply(refusal.status, encode_json(refusal.body))
 
@@ -116,9 +121,11 @@ class VllmWire:
     def _complete(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, CompletionBody)
         self._check(body, default_max_tokens=DEFAULT_MAX_TOKENS)
-        prompts = [
-            _truncated(prompt, body) for prompt in prompts_of(body, adds_begin=body.add_special_tokens is not False)
-        ]
+        try:
+            prompts = prompts_of(body, adds_begin=body.add_special_tokens is not False)
+        except MixedPrompt as error:
+            raise Refusal(400, str(error), "Bad Request", param="prompt") from error
+        prompts = [_truncated(prompt, body) for prompt in prompts]
         asked = self._asked(body, exchange, form="completions", num_logprobs=body.logprobs)
         self._submit(body, prompts, _VllmAnswer(exchange, asked, body, self._shows_cached), body.max_tokens)
 
@@ -126,7 +133,8 @@ class VllmWire:
         body = _read(request, ChatBody)
         self._check(body, default_max_tokens=None)
         prompt = _truncated(encode_chat(body.messages), body)
-        max_tokens = body.max_completion_tokens or body.max_tokens or max(1, self._max_len - len(prompt))
+        given = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        max_tokens = max(1, self._max_len - len(prompt)) if given is None else given
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         asked = self._asked(body, exchange, form="chat", num_logprobs=num_logprobs)
         self._submit(body, [prompt], _VllmAnswer(exchange, asked, body, self._shows_cached), max_tokens)
@@ -141,7 +149,9 @@ class VllmWire:
     def _submit(
         self, body: SamplingBody, prompts: Sequence[tuple[int, ...]], answer: _VllmAnswer, max_tokens: int | None
     ) -> None:  # fmt: skip
-        wanted = max_tokens or DEFAULT_MAX_TOKENS
+        wanted = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
+        if wanted < 1:
+            raise Refusal(400, f"max_tokens must be at least 1, got {wanted}.", "BadRequestError", param="max_tokens")
         for prompt in prompts:
             self._check_length(prompt, wanted)
         self._admit(sum(map(len, prompts)))
@@ -149,7 +159,7 @@ class VllmWire:
             answer.begin()
         sampling = _sampling(body, wanted)
         for prompt in prompts:
-            answer.submit(prompt, sampling, n=body.n or 1, cache_salt=body.cache_salt or "")
+            answer.submit(prompt, sampling, n=1 if body.n is None else body.n, cache_salt=body.cache_salt or "")
 
     def _admit(self, num_prompt_tokens: int) -> None:
         limit = cast("int | None", self._values["max_num_queued_tokens"])
@@ -285,7 +295,7 @@ def _read(request: HttpRequest, form: type[T]) -> T:
         raise Refusal(400, "Unsupported Media Type: Only 'application/json' is allowed", "Bad Request")
     try:
         return msgspec.json.decode(request.body, type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Refusal(400, str(error), "Bad Request") from error
 
 
