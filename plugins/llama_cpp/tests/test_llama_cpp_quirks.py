@@ -311,6 +311,37 @@ def test_constraints_of_both_routes() -> None:
             body_of(request(prompt, format=ResponseFormat(type="regex", schema="a+")))
 
 
+@pytest.mark.parametrize("prompt", [Text("hi"), CHAT])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        '{"type": "object"}',
+        {"name": "n", "schema": {"type": "object"}},
+        '{"name": "n", "schema": {"type": "object"}}',
+    ],
+)
+def test_a_schema_however_it_is_given_is_where_the_server_reads_it(prompt: Text | Chat, schema: object) -> None:
+    body = body_of(request(prompt, format=ResponseFormat(type="json_schema", schema=schema)))
+    read = body["response_format"]["json_schema"]["schema"] if prompt is CHAT else body["json_schema"]
+    assert read == {"type": "object"}
+
+
+@pytest.mark.parametrize("prompt", [Text("hi"), CHAT])
+@pytest.mark.parametrize("schema", [None, "{bad", "7", 7, {"name": "n", "schema": None}, "[" * 9999])
+def test_what_is_no_schema_is_refused(prompt: Text | Chat, schema: object) -> None:
+    with pytest.raises(InvalidRequest, match="schema") as caught:
+        body_of(request(prompt, format=ResponseFormat(type="json_schema", schema=schema)))
+    assert caught.value.field == "response_format"
+
+
+@pytest.mark.parametrize("prompt", [Text("hi"), CHAT])
+def test_a_grammar_that_is_none_is_refused(prompt: Text | Chat) -> None:
+    with pytest.raises(InvalidRequest, match="grammar is missing") as caught:
+        body_of(request(prompt, format=ResponseFormat(type="grammar")))
+    assert caught.value.field == "response_format"
+
+
 def test_no_alternatives_are_asked_for_as_one_and_dropped() -> None:
     assert body_of(request(logprobs=0))["n_probs"] == 1
     entry = {"id": 7, "token": "a", "logprob": -0.5}

@@ -99,6 +99,15 @@ def test_the_context_is_multiplied_by_the_slots_that_share_it() -> None:
     assert "share" in outcome_of("max_model_len", 4096).why
 
 
+def test_a_context_is_rounded_up_to_what_the_server_makes_of_it_and_said_to_be_so() -> None:
+    outcome = outcome_of("max_model_len", 1000, max_num_seqs=3)
+    assert (outcome.outcome, outcome.becomes) == ("approximated", "--ctx-size 3072")
+    assert outcome.why.startswith("1024 tokens for each of the 3 slots")
+    assert outcome.why.endswith("steps of 256: 1024 instead of 1000")
+    assert outcome_of("max_model_len", 1000).becomes == "--ctx-size 1024"
+    assert "instead" not in outcome_of("max_model_len", 1024, max_num_seqs=3).why
+
+
 def test_types_of_the_cache_are_those_of_the_engine() -> None:
     assert outcome_of("kv_cache_dtype", "bfloat16").becomes == "--cache-type-k bf16 --cache-type-v bf16"
     assert "iq4_nl" in outcome_of("kv_cache_dtype", "fp8").why

@@ -13,9 +13,10 @@ from dataclasses import replace
 import msgspec
 
 from enginebay.errors import UnsupportedFeature
-from enginebay.types import Capabilities, Chat, GenerationRequest, ResponseFormat, SamplingParams, Text
+from enginebay.types import Capabilities, Chat, GenerationRequest, SamplingParams, Text
 from enginebay.wire.openai_dialects import Dialect
 from enginebay.wire.openai_encode import encode_request
+from enginebay_llama_cpp.response_format import constraint, with_named_schema
 from enginebay_llama_cpp.settings import SEED_MODULUS
 
 JsonFields = dict[str, object]
@@ -68,7 +69,7 @@ def encode_completion(request: GenerationRequest, *, context_length: int, backen
     }
     if sampling.logit_bias:
         fields["logit_bias"] = tuple(sampling.logit_bias.items())
-    fields |= _grammar(request.response_format, backend=backend)
+    fields |= constraint(request.response_format, backend=backend)
     return _encode(fields)
 
 
@@ -85,9 +86,9 @@ def encode_chat(request: GenerationRequest, *, model: str, context_length: int, 
         # With no alternatives at all the server gives no log-probabilities: one is asked for, and dropped again.
         logprobs=None if request.logprobs is None else max(1, request.logprobs),
         sampling=replace(sampling, repetition_penalty=1.0, seed=None),
-        response_format=None if is_grammar else format,
+        response_format=None if is_grammar else with_named_schema(format),
     )
-    extra = own | (_grammar(format, backend=backend) if is_grammar else {})
+    extra = own | (constraint(format, backend=backend) if is_grammar else {})
     return encode_request(plain, model=model, dialect=_DIALECT, backend=backend, extra_body=extra)
 
 
@@ -120,24 +121,3 @@ def _continued(chat: Chat, *, backend: str) -> Chat:
         detail = "llama-server continues a last message of the assistant's: ask for it by continue_final_message"
         raise UnsupportedFeature(field="messages", backend=backend, detail=detail)
     return chat
-
-
-def _grammar(wanted: ResponseFormat | None, *, backend: str) -> JsonFields:
-    """Constraints of the native route."""
-    if wanted is None or wanted.type == "text":
-        return {}
-    if wanted.type == "json_object":
-        return {"json_schema": {}}
-    if wanted.type == "json_schema":
-        return {"json_schema": _schema(wanted.schema)}
-    if wanted.type == "grammar":
-        return {"grammar": wanted.schema}
-    raise UnsupportedFeature(field="response_format", backend=backend, detail=f"no {wanted.type} constraint")
-
-
-def _schema(schema: object) -> object:
-    """Clients of the OpenAI API wrap it: {name, schema, strict}."""
-    if isinstance(schema, str):
-        return msgspec.json.decode(schema)
-    wrapped = schema.get("schema") if isinstance(schema, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return schema if wrapped is None else wrapped  # pyright: ignore[reportUnknownVariableType]

@@ -11,6 +11,8 @@ from enginebay.backend import LaunchPlan, SettingOutcome, Settings
 NEWEST_VERSION = "b11434"
 SEED_MODULUS = 2**32 - 1
 """Seeds have 32 bits, and the largest value means a random one."""
+CONTEXT_STEP = 256
+"""The context of a slot is rounded up to a multiple of it."""
 
 _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 _CACHE_TYPE_OF: Mapping[str, str] = {
@@ -85,15 +87,17 @@ def _only(expected: object, *, why: str, refused: str) -> _Rule:
 
 
 def _max_model_len(value: object, settings: Settings) -> _Compiled:
-    """--ctx-size is the sum over the slots, of which each then has its share and no more."""
-    length, num_slots = int(str(value)), settings.get("max_num_seqs")
+    """--ctx-size is the sum over the slots, of which each then has its share and no more, in steps of 256 tokens."""
+    asked, num_slots = int(str(value)), settings.get("max_num_seqs")
+    length = -(-asked // CONTEXT_STEP) * CONTEXT_STEP
+    rounded = "" if length == asked else f"; contexts go in steps of {CONTEXT_STEP}: {length} instead of {asked}"
     if num_slots is None:
         why = "the sum over all slots, which share it: set max_num_seqs and each gets this many tokens of its own"
-        return _Compiled(arguments=("--ctx-size", str(length)), is_exact=False, why=why)
+        return _Compiled(arguments=("--ctx-size", str(length)), is_exact=False, why=why + rounded)
     return _Compiled(
         arguments=("--ctx-size", str(length * int(str(num_slots)))),
         is_exact=False,
-        why=f"{length} tokens for each of the {num_slots} slots, reserved whether used or not",
+        why=f"{length} tokens for each of the {num_slots} slots, reserved whether used or not{rounded}",
     )
 
 
