@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from enginebay.errors import (
+    ConfigError,
     ContextTooLong,
     DeadlineExceeded,
     EngineDied,
@@ -310,6 +311,17 @@ def test_a_start_that_fails_says_why(make_backend, on_start: str, words: str) ->
 
     asyncio.run(main())
     assert worker_folders() == folders
+
+
+def test_a_log_file_that_cannot_be_written_to_is_refused_before_anything_starts(make_backend, tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = make_backend(log_file=tmp_path / "missing" / "engine.log")
+        with pytest.raises(ConfigError, match=r"options\.log_file: .*engine\.log cannot be written to: No such file"):
+            await backend.start()
+        assert backend.inner.pid is None
+        await backend.aclose()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("on_start", ["hang", "block"])

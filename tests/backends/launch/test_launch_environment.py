@@ -106,6 +106,9 @@ def test_a_venv_or_program_that_is_not_there_is_told_with_what_to_do(tmp_path: P
     said = failed_start(("no-such-engine",), None)
     assert "there is no program 'no-such-engine' on the path" in said
     assert "there is no program '/no/such/program' there" in failed_start(("/no/such/program",), None)
+    script = tmp_path / "engine.sh"
+    script.touch(mode=0o644)
+    assert f"{script} cannot be executed\nlikely cause: chmod +x {script}" in failed_start((str(script),), None)
 
 
 def test_a_worker_process_inherits_what_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -63,6 +63,7 @@ class SmallApi:
         return info
 
     async def stats(self, http: HttpClient) -> EngineStats:
+        await http.request("GET", "/metrics")
         return EngineStats()
 
 
@@ -186,5 +187,7 @@ def test_an_engine_that_ends_later_is_dead_for_good(run: Run):
             health = await backend.health()
             assert (health.state, health.is_final) == (HealthState.DEAD, True)
             assert "was killed by SIGKILL" in (health.reason or "")
+            with pytest.raises(EngineDied, match="was killed by SIGKILL"):
+                await backend.stats()
 
     run(main())

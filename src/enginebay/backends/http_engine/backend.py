@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import replace
+from typing import TypeVar
 
 from enginebay.backend import BackendContext
 from enginebay.backends.http_engine.api import (
@@ -39,6 +40,8 @@ from enginebay.types import (
 from enginebay.wire.http_client import HttpClient
 from enginebay.wire.http_stream import HttpStream
 from enginebay.wire.http_types import HttpTimeouts
+
+T = TypeVar("T")
 
 _POLL_INTERVAL_S = 0.1
 _LAST_BREATH_S = 0.5
@@ -119,7 +122,7 @@ class HttpEngineBackend:
         return await self._api.health(self._client_of_control())
 
     async def stats(self) -> EngineStats:
-        return await self._api.stats(self._client_of_control())
+        return await self._unless_dead(self._api.stats(self._client_of_control()))
 
     @property
     def num_in_flight(self) -> int:
@@ -140,12 +143,12 @@ class HttpEngineBackend:
     async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
         if not isinstance(self._api, CountsTokensOverHttp):
             raise UnsupportedFeature(field=Feature.COUNT_TOKENS.value, backend=self._name)
-        return await self._api.count_tokens(self._client_of_control(), prompt, self._info)
+        return await self._unless_dead(self._api.count_tokens(self._client_of_control(), prompt, self._info))
 
     async def reset_prefix_cache(self) -> None:
         if not isinstance(self._api, ResetsPrefixCacheOverHttp):
             raise UnsupportedFeature(field=Feature.RESET_PREFIX_CACHE.value, backend=self._name)
-        await self._api.reset_prefix_cache(self._client_of_control())
+        await self._unless_dead(self._api.reset_prefix_cache(self._client_of_control()))
 
     async def _chunks(self, request: GenerationRequest, call: HttpCall) -> AsyncGenerator[GenerationChunk, None]:
         decoder = call.decoder
@@ -170,13 +173,24 @@ class HttpEngineBackend:
                 ) from error
             raise
         except BackendUnavailable as error:
-            if self._server is not None and await _has_ended(self._server):
-                raise EngineDied(f"the engine {self._server.how_it_ended()}", backend=self._name) from error
+            await self._demand_alive(error)
             raise
         finally:
             # Synchronous: a consumer that was cancelled must not be kept waiting.
             if stream is not None:
                 stream.release() if decoder.is_finished else stream.abort()
+
+    async def _unless_dead(self, answer: Awaitable[T]) -> T:
+        """Raises EngineDied where our own server has ended, whatever that looks like from here."""
+        try:
+            return await answer
+        except BackendUnavailable as error:
+            await self._demand_alive(error)
+            raise
+
+    async def _demand_alive(self, error: BackendUnavailable) -> None:
+        if self._server is not None and await _has_ended(self._server):
+            raise EngineDied(f"the engine {self._server.how_it_ended()}", backend=self._name) from error
 
     async def _send(self, request: GenerationRequest, call: HttpCall) -> HttpStream:
         """Raises the error that a status other than 200 stands for."""

@@ -12,6 +12,7 @@ from enginebay.backend import BackendContext, LaunchPlan
 from enginebay.backends.in_process.engine_worker import EngineWorker
 from enginebay.backends.in_process.interpreter import python_of
 from enginebay.backends.in_process.stream import ChunkStream
+from enginebay.backends.worker.log_ring import check_log_file
 from enginebay.chunks import joined
 from enginebay.errors import DeadlineExceeded, DownloadFailed, NotStarted
 from enginebay.models.progress import PullProgress
@@ -90,6 +91,7 @@ class InProcessBackend:
 
     async def start(self) -> None:
         python = python_of(self._context.venv)
+        check_log_file(self._log_file)
         keywords = await asyncio.to_thread(self._keywords)
         if self._is_closed:
             raise NotStarted("closed while it was starting", backend=self._info.name)

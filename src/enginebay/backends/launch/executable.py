@@ -51,6 +51,12 @@ def find_executable(
     # The last place is our own environment's: what is installed there is meant, activated or not.
     beside_us = str(Path(sys.executable).parent)
     found = shutil.which(program, path=search) or (shutil.which(program, path=beside_us) if venv is None else None)
+    if found is None and (there := shutil.which(program, mode=os.F_OK, path=search)) is not None:
+        raise StartFailed(
+            f"{there} cannot be executed",
+            backend=backend,
+            likely_cause=f"chmod +x {there}, or put the program that runs it before it in options.executable",
+        )
     if found is None:
         where = f"in {_bin(venv)}" if venv is not None and not is_replaced else "on the path"
         where = "there" if os.sep in program else where

@@ -18,7 +18,7 @@ from enginebay.backends.launch.in_thread import in_thread
 from enginebay.backends.launch.model import fetch_model
 from enginebay.backends.launch.port import HOST, chosen_port, stranger_at
 from enginebay.backends.launch.supervised import Command, SupervisedProcess
-from enginebay.backends.worker.log_ring import LogRing
+from enginebay.backends.worker.log_ring import LogRing, check_log_file
 from enginebay.backends.worker.start_failure import explained
 from enginebay.config.secret import MASK, is_secret_key
 from enginebay.errors import ConfigError, EngineBayError, StartFailed
@@ -78,7 +78,7 @@ class LaunchedServer:
         plan = _merged(self._plan, self._with_port(port))
         environment = self._environment(plan)
         arguments = self._arguments(plan, environment)
-        self._check_log_file()
+        check_log_file(self._log_file)
         await self._fetch_model()
         try:
             self._process = SupervisedProcess(
@@ -164,16 +164,6 @@ class LaunchedServer:
         path = environment.get("PATH", os.defpath)
         program = program_of(self._context, plan.command, path=path, install=self._install)
         return (program, *plan.command[1:])
-
-    def _check_log_file(self) -> None:
-        if self._log_file is None:
-            return
-        try:
-            self._log_file.open("ab").close()
-        except OSError as error:
-            raise ConfigError(
-                f"{self._log_file} cannot be written to: {error.strerror}", path="options.log_file"
-            ) from error
 
     async def _fetch_model(self) -> None:
         try:

@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import IO
 
 from enginebay.backends.worker.start_failure import TellingLines
+from enginebay.errors import ConfigError
 
 MAX_LINES = 200
 MAX_LINE_LENGTH = 2000
 """Of a longer line the beginning and the end are kept, half of this each."""
 _READ_BYTES = 1 << 16
+
+
+def check_log_file(log_file: Path | None) -> None:
+    """Before anything is started. Raises ConfigError for one that cannot be written to."""
+    if log_file is None:
+        return
+    try:
+        log_file.open("ab").close()
+    except OSError as error:
+        raise ConfigError(f"{log_file} cannot be written to: {error.strerror}", path="options.log_file") from error
 
 
 class LogRing:
