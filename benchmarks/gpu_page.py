@@ -3,20 +3,26 @@
     python benchmarks/gpu_page.py           # writes the block into the pages
     python benchmarks/gpu_page.py --check   # exit code 1 where a page says something else
 
-A result counts when its own environment names a GPU and it was not simulated. Put what `gpu_comparison.py` packed under
-benchmarks/results/gpu/.
+A run counts when it is complete and valid, was not simulated, its engine is one that computes on GPUs, and as many GPUs
+as it was spread over held its weights when it ended. A GPU that merely is in the machine proves nothing. Put what
+`gpu_comparison.py` packed under benchmarks/results/gpu/.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 PAGES = (ROOT / "docs" / "gpu.md", ROOT / "docs" / "engines.md")
+KINDS = ("vllm", "tgi", "tensorrt_llm", "sglang", "llama_cpp")
+"""That we launch on this machine, and that compute on its GPUs."""
+MIN_USED_BYTES = 2 * 2**30
+"""More than a desktop takes of a GPU, less than the weights and the KV cache of a model worth a GPU."""
 BEGIN, END = "<!-- gpu results: written by benchmarks/gpu_page.py -->", "<!-- end of gpu results -->"
 BANNER = """!!! warning "No GPU has run this"
     Everything said about GPUs on this page was written against the engines' documented interfaces and checked as text.
@@ -40,7 +46,7 @@ def gpu_block(results: Path) -> str:
     rows = [row for path in sorted(results.rglob("result.json")) for row in _rows(json.loads(path.read_text()))]
     if not rows:
         return BANNER
-    head = ["| GPU | model | engine | load | output tokens/s | TTFT p50 | valid |", "|---|---|---|---|---|---|---|"]
+    head = ["| GPU | model | engine | load | output tokens/s | TTFT p50 |", "|---|---|---|---|---|---|"]
     return "\n".join([*head, *rows])
 
 
@@ -52,8 +58,22 @@ def with_block(page: str, block: str) -> str:
 
 def _rows(result: dict[str, Any]) -> list[str]:
     gpus = result["environment"].get("gpus", [])
-    runs = [run for run in result["runs"] if not run["simulated"]]
-    return [_row(result, run, gpus=gpus) for run in runs if gpus]
+    return [_row(result, run, gpus=gpus) for run in result["runs"] if gpus and _ran_on_gpus(run)]
+
+
+def _ran_on_gpus(run: dict[str, Any]) -> bool:
+    if run["simulated"] or not run["valid"] or run["status"] != "complete" or run["backend"] not in KINDS:
+        return False
+    num_in_use = sum(used >= MIN_USED_BYTES for used in run.get("gpu_memory_used_bytes", ()))
+    return num_in_use >= _num_gpus(run)
+
+
+def _num_gpus(run: dict[str, Any]) -> int:
+    """That the model was spread over, as the engine tells it, else as it was configured."""
+    names = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel")
+    told = [run["effective_settings"].get(name) for name in names]
+    asked = [run["configured_settings"].get(name) for name in names]
+    return prod(one if isinstance(one, int) else other or 1 for one, other in zip(told, asked, strict=True))
 
 
 def _row(result: dict[str, Any], run: dict[str, Any], *, gpus: list[str]) -> str:
@@ -63,8 +83,7 @@ def _row(result: dict[str, Any], run: dict[str, Any], *, gpus: list[str]) -> str
     engine = f"{run['backend']} {run['engine_version'] or 'unknown'}"
     shown = "-" if ttft_s is None else f"{ttft_s:.3f} s"
     speed = metrics["output_tokens_per_s"]
-    valid = "yes" if run["valid"] else "**no**"
-    return f"| {len(gpus)} x {gpus[0]} | {result['model']} | {engine} | {load} | {speed:.0f} | {shown} | {valid} |"
+    return f"| {_num_gpus(run)} x {gpus[0]} | {result['model']} | {engine} | {load} | {speed:.0f} | {shown} |"
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from gpu_page import BANNER, BEGIN, PAGES, RESULTS, gpu_block, with_block  # noqa: E402
 
 
-def result(*, gpus: list[str], simulated: bool = False) -> dict[str, object]:
+def result(*, gpus: tuple[str, ...] = ("NVIDIA H100",) * 8, **changed: object) -> dict[str, object]:
     run = {
-        "backend": "vllm", "engine_version": "0.32.0", "simulated": simulated, "valid": True, "load": {"users": 8},
-        "metrics": {"output_tokens_per_s": 1234.5, "ttft_s": {"p50": 0.0421}},
+        "backend": "vllm", "engine_version": "0.32.0", "simulated": False, "valid": True, "status": "complete",
+        "load": {"users": 8}, "metrics": {"output_tokens_per_s": 1234.5, "ttft_s": {"p50": 0.0421}},
+        "configured_settings": {"tensor_parallel_size": 2}, "effective_settings": {"tensor_parallel_size": "unknown"},
+        "gpu_memory_used_bytes": [70 * 10**9, 70 * 10**9, *[10**6] * 6], **changed,
     }  # fmt: skip
-    return {"model": "hf:Qwen/Qwen3-8B", "environment": {"gpus": gpus}, "runs": [run]}
+    return {"model": "hf:Qwen/Qwen3-8B", "environment": {"gpus": list(gpus)}, "runs": [run]}
 
 
 def saved(folder: Path, content: dict[str, object]) -> Path:
@@ -39,14 +41,28 @@ def test_without_a_result_from_a_gpu_there_is_the_banner(tmp_path: Path) -> None
 
 
 def test_a_result_from_a_gpu_replaces_the_banner_by_its_figures(tmp_path: Path) -> None:
-    block = gpu_block(saved(tmp_path, result(gpus=["NVIDIA H100 80GB HBM3"])))
+    block = gpu_block(saved(tmp_path, result()))
     assert BANNER not in block
-    row = "| 1 x NVIDIA H100 80GB HBM3 | hf:Qwen/Qwen3-8B | vllm 0.32.0 | 8 users | 1234 | 0.042 s | yes |"
+    row = "| 2 x NVIDIA H100 | hf:Qwen/Qwen3-8B | vllm 0.32.0 | 8 users | 1234 | 0.042 s |"
     assert row in block.splitlines()
 
 
-@pytest.mark.parametrize("content", [result(gpus=[]), result(gpus=["NVIDIA H100"], simulated=True)])
-def test_neither_a_cpu_nor_a_simulation_lifts_the_banner(tmp_path: Path, content: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        result(gpus=()),
+        result(simulated=True),
+        result(valid=False),
+        result(status="partial"),
+        result(backend="reference"),
+        result(backend="openai_http"),
+        result(gpu_memory_used_bytes=[]),
+        result(gpu_memory_used_bytes=[10**6] * 8),
+        result(effective_settings={"tensor_parallel_size": 4}),
+    ],
+    ids=["cpu", "simulated", "invalid", "partial", "engine-of-cpu", "elsewhere", "not-told", "idle", "too-few"],
+)
+def test_what_no_gpu_computed_does_not_lift_the_banner(tmp_path: Path, content: dict[str, object]) -> None:
     assert gpu_block(saved(tmp_path, content)) == BANNER
 
 

@@ -25,3 +25,13 @@ def test_gpus_are_those_that_the_driver_tells_in_time(
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(environment, "NVIDIA_SMI_TIMEOUT_S", 1.0)
     assert environment.describe_environment().gpus == gpus
+
+
+def test_the_memory_in_use_is_told_in_bytes_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 71680; echo 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert environment.gpu_memory_used_bytes() == (71680 * 2**20, 3 * 2**20)
+    program.write_text("#!/bin/sh\necho '[N/A]'\n")
+    assert environment.gpu_memory_used_bytes() == ()

@@ -43,10 +43,22 @@ def describe_environment() -> Environment:
     )
 
 
+def gpu_memory_used_bytes() -> tuple[int, ...]:
+    """Of each GPU, by whoever uses it; empty where nobody tells. Blocks."""
+    try:
+        return tuple(int(mebibytes) * 2**20 for mebibytes in _asked_of_driver("memory.used", ",nounits"))
+    except ValueError:  # `[N/A]`
+        return ()
+
+
 def _gpus() -> tuple[str, ...]:
+    return _asked_of_driver("name")
+
+
+def _asked_of_driver(what: str, units: str = "") -> tuple[str, ...]:
     if shutil.which("nvidia-smi") is None:
         return ()
-    command = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    command = ("nvidia-smi", f"--query-gpu={what}", f"--format=csv,noheader{units}")
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=NVIDIA_SMI_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):

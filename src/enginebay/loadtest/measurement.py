@@ -13,6 +13,7 @@ from enginebay.backend import Backend
 from enginebay.clock import Clock
 from enginebay.errors import BackendError
 from enginebay.guard import GuardedBackend
+from enginebay.loadtest.environment import gpu_memory_used_bytes
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
 from enginebay.loadtest.plan import PlannedLoad
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
@@ -102,6 +103,7 @@ class Measurement:
         )
         self._before: tuple[float, EngineStats] | None = None
         self._client_cpu_ratio = 0.0
+        self._gpu_memory_used_bytes: tuple[int, ...] = ()
 
     @property
     def samples(self) -> list[Sample]:
@@ -119,6 +121,7 @@ class Measurement:
             finally:
                 sampling.cancel()
         await self._sampler.sample()
+        self._gpu_memory_used_bytes = await asyncio.to_thread(gpu_memory_used_bytes)
 
     async def _open_connections(self) -> None:
         """Before anything is timed, so that no request pays for its connection."""
@@ -172,6 +175,7 @@ class Measurement:
             invalid_reasons=reasons,
             client_cpu_ratio=self._client_cpu_ratio,
             metrics=metrics,
+            gpu_memory_used_bytes=self._gpu_memory_used_bytes,
         )
 
     def _policy(self) -> PolicyMetrics:

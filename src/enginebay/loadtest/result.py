@@ -59,6 +59,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     client_cpu_ratio: float
     """CPU time of the load test's own process / time of the run: near 1 the client is the limit."""
     metrics: Metrics
+    gpu_memory_used_bytes: tuple[int, ...] = ()
+    """Of each GPU of the load test's machine when the run ended and its engine was up, by whoever used it."""
 
     @property
     def key(self) -> RunKey:
