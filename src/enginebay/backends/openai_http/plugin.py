@@ -22,7 +22,8 @@ def enginebay_backend() -> BackendSpec:
         create=create,
         modes=("external",),
         check=check,
-        evidence="ran real: against the server of this package; other servers by their contracts",
+        evidence="ran real: against the server of this package (0.1.0; 2026-11-22; 2-core x86-64 CPU); "
+        "other servers by their contracts",
     )
 
 
