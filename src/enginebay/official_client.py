@@ -111,6 +111,7 @@ def _configured_server(config: Config, name: str | None) -> _Server:
     checked = check_backend(config, name)
     context = checked.context
     if context_mode(checked.spec, context) == "external" and context.url is not None:
+        _demand_openai_api(context.options, name=context.name)
         return _engine_server(context.url, context.options, remedy="start the server, or correct the entry's url")
     host, port = str(config.server.host), config.server.port
     if port == 0:
@@ -127,9 +128,22 @@ def _server_of_backend(backend: Backend) -> _Server:
             f"backend {backend.info.name!r} computes in a process of ours and has no server of its own: run "
             "enginebay serve with its config, and give that config here"
         )
+    _demand_openai_api(backend.options, name=backend.info.name)
     if not backend.url:
         raise ConfigError(f"backend {backend.info.name!r} has no address before it is started: call start() first")
     return _engine_server(backend.url, backend.options, remedy="its server has ended: make a new backend")
+
+
+def _demand_openai_api(options: HttpOptions, *, name: str) -> None:
+    """Of the kinds whose server may speak another API, the option `api` says which one."""
+    api = getattr(options, "api", "openai")
+    if api != "openai":
+        raise ConfigError(
+            f"the server of backend {name!r} has no OpenAI API, but that of {api}: run enginebay serve with its "
+            "config, and reach what it serves by an entry of kind openai_http",
+            path="options.api",
+            expected="openai",
+        )
 
 
 def _engine_server(url: str, options: HttpOptions, *, remedy: str) -> _Server:

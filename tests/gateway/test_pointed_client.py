@@ -116,3 +116,16 @@ def test_without_the_extra_the_error_names_the_package(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ConfigError, match=r"pip install \"enginebay\[openai\]\""):
         enginebay.openai_client(parse_config(serving_config(server.port)))
+
+
+def test_a_server_that_speaks_another_api_has_no_client(free_port: int):
+    pytest.importorskip("enginebay_tensorrt_llm")
+    entry = f"{{kind: tensorrt_llm, mode: external, url: 'http://127.0.0.1:{free_port}', options: {{api: triton}}}}"
+    with pytest.raises(ConfigError, match=r"has no OpenAI API, but that of triton") as caught:
+        enginebay.openai_client(parse_config(f"version: 1\nbackend: far\nbackends: {{far: {entry}}}\n"))
+    assert caught.value.path == "options.api"
+    backend = enginebay.get_backend(
+        "tensorrt_llm", mode="external", url=f"http://127.0.0.1:{free_port}", options={"api": "triton"}
+    )
+    with pytest.raises(ConfigError, match="has no OpenAI API"):
+        enginebay.openai_client(backend)
