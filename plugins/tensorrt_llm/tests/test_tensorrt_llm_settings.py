@@ -285,6 +285,19 @@ def test_an_engine_that_is_not_built_is_refused_when_the_backend_is_made() -> No
         get_backend("tensorrt_llm", model="hf:a/b", options=LESSON_ENGINE | {"engine_directory": "/nowhere"})
 
 
+def test_an_engine_that_was_built_with_other_numbers_is_refused(tmp_path: Path) -> None:
+    built = {"build_config": {"max_batch_size": 64}, "pretrained_config": {"dtype": "float16"}}
+    (tmp_path / "config.json").write_text(json.dumps(built))
+    options: dict[str, Any] = LESSON_ENGINE | {"engine_directory": str(tmp_path)}
+    plan = compile_plan(SPEC, context({"max_num_seqs": 256, "dtype": "float16"}, **options))
+    assert [outcome.outcome for outcome in plan.outcomes] == ["unsupported", "mapped"]
+    assert "built with 64, not 256" in plan.outcomes[0].why
+    assert not compile_plan(SPEC, context({"max_num_seqs": 64}, **options)).unsupported
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not readable"):
+        compile_plan(SPEC, context(LESSON, **options))
+
+
 def test_lengths_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match="2560"):
         compile_plan(SPEC, context({"max_model_len": 4096}, **LESSON_ENGINE))

@@ -8,6 +8,7 @@ from pathlib import Path
 from enginebay.backend import FILES, BackendContext, LaunchPlan, Settings
 from enginebay.backends.launch import container_model_argument, docker_run, model_argument, run_command
 from enginebay.backends.launch.second_model import SECOND_MODELS, second_model_argument
+from enginebay_tensorrt_llm.built_engine import compared
 from enginebay_tensorrt_llm.engine_build import BUILD_PROGRAM, BUILD_SCRIPT, build_program, build_script
 from enginebay_tensorrt_llm.engine_settings import compile_engine, engine_build
 from enginebay_tensorrt_llm.options import TensorrtLlmOptions
@@ -155,6 +156,7 @@ def _engine_plan(context: BackendContext) -> LaunchPlan:
     if any(outcome.outcome == "unsupported" for outcome in plan.outcomes):
         return LaunchPlan(outcomes=plan.outcomes, notes=(LEGACY,))
     build = engine_build(context.settings, options)
+    plan = plan._replace(outcomes=compared(plan.outcomes, build, directory=options.engine_directory))
     engine = options.engine_directory or "engine"
     files = {
         BUILD_SCRIPT: build_script(build, checkpoint=f"{engine}.checkpoint", engine=engine),
