@@ -128,6 +128,7 @@ def test_one_that_does_not_start_is_told_and_the_others_are_probed(
     ("tokens", "problem"),
     [
         (["--out", "x"], "go with --check"),
+        (["--time-limit-factor", "2"], "go with --check"),
         (["--check", "CONFIG", "--all", "--backend", "plain"], "--backend and --all exclude each other"),
         (["--check", "CONFIG", "--backend", "plian"], "'plian'"),
         (["--check", "CONFIG", "--time-limit-factor", "0"], "--time-limit-factor: found 0; expected more than 0"),

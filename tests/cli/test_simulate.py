@@ -63,6 +63,13 @@ def test_an_unknown_flag_is_refused_in_the_words_and_with_the_code_of_the_engine
         (["foo"], "there is no simulator of 'foo'"),
         (["vllm", "--profile", "fast"], "there is no profile 'fast'"),
         (["vllm", "--fault", "fire"], "'fire' is no fault"),
+        (["vllm", "--fault", "stall:7"], "P from 0 to 1"),
+        (["vllm", "--fault", "stall:nan"], "P from 0 to 1"),
+        (["vllm", "--load-time-s=-5"], "load_time_s"),
+        (["vllm", "--profile", "paced", "--tick-s", "0"], "tick_s"),
+        (["vllm", "--tick-s", "0.1"], "--tick-s: the profile 'cpu' has no tick"),
+        (["vllm", "--port", "99999"], "there is no port 99999"),
+        (["vllm", "--", "m", "--port", "99999"], "99999"),
         (["vllm", "--", "m", "--max-model-len", "999999999"], "the KV cache holds"),
     ],
 )

@@ -31,8 +31,8 @@ def backends(
         Path | None, Parameter(help="With --check: file to save to, or a folder of results: its reports show it.")
     ] = None,
     time_limit_factor: Annotated[
-        float, Parameter(help="With --check: of each probe's time limit; more for a slow machine.")
-    ] = 1.0,
+        float | None, Parameter(help="With --check: of each probe's time limit, else 1; more for a slow machine.")
+    ] = None,
 ) -> int:
     """List the installed backends: kind, distribution, modes, and what each was checked against.
 
@@ -43,10 +43,15 @@ def backends(
         from enginebay.cli.backends_check import check_backends
 
         return check_backends(
-            check, names=backend, is_all=all_, out=out, time_limit_factor=time_limit_factor, console=Console()
+            check,
+            names=backend,
+            is_all=all_,
+            out=out,
+            time_limit_factor=1.0 if time_limit_factor is None else time_limit_factor,
+            console=Console(),
         )
-    if backend or all_ or out is not None:
-        raise ConfigError("--backend, --all and --out go with --check", expected="--check CONFIG")
+    if backend or all_ or out is not None or time_limit_factor is not None:
+        raise ConfigError("--backend, --all, --out and --time-limit-factor go with --check", expected="--check CONFIG")
     _list(Console())
     return 0
 

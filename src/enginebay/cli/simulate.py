@@ -42,6 +42,8 @@ def simulate(
     except ConfigError as error:  # in the engine's own words: whoever launches it may look for them
         print(error.problem, file=sys.stderr)
         return spec.usage_exit_code
+    if not 0 <= simulator.port <= 65535:
+        raise ConfigError(f"there is no port {simulator.port}", path="--port", expected="0 to 65535")
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(simulator))
     return 0
@@ -50,8 +52,12 @@ def simulate(
 def _speed(name: str, *, tick_s: float | None, load_time_s: float | None) -> SimulatorProfile:
     if name not in PROFILES:
         raise ConfigError(f"there is no profile {name!r}", path="--profile", expected=f"one of {', '.join(PROFILES)}")
+    if tick_s is not None and PROFILES[name].pace != "paced":
+        raise ConfigError(f"the profile {name!r} has no tick", path="--tick-s", expected="it with --profile paced")
     given = {"tick_s": tick_s, "load_time_s": load_time_s}
-    return replace(PROFILES[name], **{key: value for key, value in given.items() if value is not None})
+    speed = replace(PROFILES[name], **{key: value for key, value in given.items() if value is not None})
+    speed.check()
+    return speed
 
 
 async def _serve(simulator: Simulator) -> None:

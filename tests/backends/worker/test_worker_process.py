@@ -248,7 +248,7 @@ asyncio.run(main())
         (1, ["enginebay.errors.ConfigError: policy: unknown"], "not supported"),
         (1, ["enginebay.errors.ModelError: the KV cache cannot hold one context"], "KV cache"),
         (1, ["OSError: [Errno 98] Address already in use"], "port"),
-        (-9, ["loading"], "killed it"),
+        (-9, ["loading"], "or somebody else killed it"),
         (-11, [], "SIGSEGV"),
         (-35, [], "it crashed"),
         (1, ["something new"], None),

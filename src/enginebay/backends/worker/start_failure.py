@@ -62,7 +62,7 @@ def _found(log: Sequence[str], python: str) -> tuple[str | None, str | None]:
 
 def _cause_of_signal(returncode: int | None) -> str | None:
     if returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return "the system killed it, most likely because memory ran out"
+        return "the system killed it because memory ran out (its log tells: dmesg), or somebody else killed it"
     if returncode is not None and returncode < 0:
         return f"it crashed with {signal_name(-returncode)}"
     return None
