@@ -59,6 +59,8 @@ class Step:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    # A shell starts what is in the background without it, and so would start what we have to end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     gpus = [] if options.dry_run else _gpus(options.nvidia_smi)
     steps = [step for config in _configs(options, num_gpus=len(gpus)) for step in _steps(config, options)]
     if options.dry_run:

@@ -54,7 +54,8 @@ class Machine:
         command = [sys.executable, str(SCRIPT), *arguments, "--out", str(self.out)]
         command += ["--enginebay", f"{sys.executable} {enginebay}", "--nvidia-smi", self.nvidia_smi]
         command += ["--docker", self.docker]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        in_background = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
+        return subprocess.run(in_background, capture_output=True, text=True, check=False)
 
     def calls(self) -> list[list[str]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
