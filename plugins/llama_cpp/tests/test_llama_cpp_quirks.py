@@ -72,8 +72,8 @@ def event(**fields: object) -> bytes:
     return b"data: " + msgspec.json.encode(fields) + b"\n\n"
 
 
-def decoded(*events: bytes, logprobs: int | None = None) -> list[GenerationChunk]:
-    decoder = CompletionDecoder(backend="llama", num_alternatives=logprobs)
+def decoded(*events: bytes, logprobs: int | None = None, max_tokens: int = 99) -> list[GenerationChunk]:
+    decoder = CompletionDecoder(backend="llama", num_alternatives=logprobs, max_tokens=max_tokens)
     return [chunk for data in events for chunk in decoder.feed(data, 1.0)] + decoder.end(2.0)
 
 

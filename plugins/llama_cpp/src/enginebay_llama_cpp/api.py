@@ -10,8 +10,10 @@ import msgspec
 from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall
 from enginebay.errors import (
     BackendError,
+    BackendTimeout,
     ContextTooLong,
     EngineBayError,
+    InvalidRequest,
     StartFailed,
     UnsupportedFeature,
     UpstreamError,
@@ -56,14 +58,22 @@ class LlamaCppApi:
             body = encode_chat(request, model=info.model, context_length=context_length, backend=self._name)
             decoder = ChatDecoder(backend=self._name, num_alternatives=request.logprobs)
             return HttpCall(path="/v1/chat/completions", body=body, decoder=decoder, is_streamed=is_streamed)
+        self._demand_tokens(request.prompt)
         self._demand_special_tokens(request.prompt)
         _demand_room(request, info)
         body = encode_completion(request, context_length=context_length, backend=self._name)
-        decoder = CompletionDecoder(backend=self._name, num_alternatives=request.logprobs)
+        decoder = CompletionDecoder(
+            backend=self._name, num_alternatives=request.logprobs, max_tokens=max(1, request.sampling.max_tokens)
+        )
         return HttpCall(path="/completion", body=body, decoder=decoder, is_streamed=is_streamed)
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> EngineBayError:
         return error_from_body(status, body, backend=self._name)
+
+    def _demand_tokens(self, prompt: Prompt) -> None:
+        """An empty text is the model's BOS alone, and without one the server ends the answer without any reason."""
+        if isinstance(prompt, Text) and not prompt.text and not self._adds_special_tokens:
+            raise InvalidRequest("the prompt is empty, and this model begins with no token of its own", field="prompt")
 
     def _demand_special_tokens(self, prompt: Prompt) -> None:
         """A text gets the model's BOS. Where the model has none, to leave it out changes nothing."""
@@ -74,9 +84,11 @@ class LlamaCppApi:
     # ---------------------------------------------------------------- the server
 
     async def health(self, http: HttpClient) -> Health:
-        """503 means that it loads, here as on every other route."""
+        """503 means that it loads, here as on every other route. A server that is slow to answer is not dead."""
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
+        except BackendTimeout as error:
+            return Health(HealthState.DEGRADED if self._has_answered else HealthState.LOADING, str(error))
         except BackendError as error:
             # The port opens some time after the process has begun.
             return Health(HealthState.DEAD if self._has_answered else HealthState.LOADING, str(error))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import msgspec
 
+from enginebay.errors import UpstreamError
 from enginebay.types import GenerationChunk, TokenLogprob
 from enginebay.wire.openai_decode import AnswerDecoder
 from enginebay.wire.sse import SseParser
@@ -27,11 +28,12 @@ class ChatDecoder:
     """`timings_per_token` has the server count for us: no event has token ids, and one may hold several tokens."""
 
     def __init__(self, *, backend: str, num_alternatives: int | None) -> None:
-        self._num_alternatives = num_alternatives
+        self._backend, self._num_alternatives = backend, num_alternatives
         self._answer = AnswerDecoder("chat", backend=backend, num_alternatives=num_alternatives)
         self._events = SseParser()
         self._num_tokens = 0
         self._num_given = 0
+        self._has_text = self._has_logprobs = False
 
     @property
     def is_finished(self) -> bool:
@@ -39,7 +41,7 @@ class ChatDecoder:
 
     def feed(self, data: bytes, received_at: float) -> Iterator[GenerationChunk]:
         for event in self._events.feed(data):
-            self._num_tokens = max(self._num_tokens, _count(event.data))
+            self._count_to(_count(event.data))
             for chunk in self._answer.feed([event], received_at):
                 yield self._counted(chunk)
             if self.is_finished:
@@ -50,13 +52,37 @@ class ChatDecoder:
             yield self._counted(chunk)
 
     def whole(self, body: bytes, received_at: float) -> GenerationChunk:
-        return self._without_extra(self._answer.whole(body, received_at))
+        chunk = self._answer.whole(body, received_at)
+        self._demand_logprobs(chunk)
+        return self._without_extra(chunk)
 
     def _counted(self, chunk: GenerationChunk) -> GenerationChunk:
-        num_so_far = self._num_tokens if chunk.usage is None else chunk.usage.num_output_tokens
-        num_tokens = max(0, num_so_far - self._num_given)
-        self._num_given += num_tokens
+        self._demand_logprobs(chunk)
+        if chunk.usage is not None:
+            self._count_to(chunk.usage.num_output_tokens)
+        num_tokens, self._num_given = self._num_tokens - self._num_given, self._num_tokens
         return self._without_extra(replace(chunk, num_tokens=num_tokens))
+
+    def _count_to(self, num_so_far: int | None) -> None:
+        """Raises UpstreamError for a count that goes back."""
+        if num_so_far is None:
+            return
+        if num_so_far < self._num_tokens:
+            problem = f"the server counts {num_so_far} tokens after it had counted {self._num_tokens}"
+            raise UpstreamError(problem, backend=self._backend)
+        self._num_tokens = num_so_far
+
+    def _demand_logprobs(self, chunk: GenerationChunk) -> None:
+        """Raises UpstreamError for an answer with text and none at all.
+
+        An event with text may lack them: where one token makes several, as before a tool call, the last one has them.
+        """
+        if self._num_alternatives is None:
+            return
+        self._has_text = self._has_text or bool(chunk.text)
+        self._has_logprobs = self._has_logprobs or bool(chunk.logprobs)
+        if chunk.finish_reason is not None and self._has_text and not self._has_logprobs:
+            raise UpstreamError("the server left out the log-probabilities asked for", backend=self._backend)
 
     def _without_extra(self, chunk: GenerationChunk) -> GenerationChunk:
         """One alternative was asked for where none was wanted."""
@@ -66,9 +92,10 @@ class ChatDecoder:
         return replace(chunk, logprobs=alone)
 
 
-def _count(data: bytes) -> int:
+def _count(data: bytes) -> int | None:
+    """The tokens so far; None for [DONE], for an event without, and for what the other decoder will name."""
     try:
         timings = _timed_decoder.decode(data).timings
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return 0  # [DONE], or what the other decoder will name
-    return 0 if timings is None else timings.predicted_n
+        return None
+    return None if timings is None else timings.predicted_n
