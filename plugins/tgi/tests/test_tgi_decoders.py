@@ -233,3 +233,59 @@ def test_an_event_that_is_none_is_the_servers_error(data: bytes) -> None:
 def test_events_of_routers_that_write_no_space_and_keep_alive_comments_are_read() -> None:
     data = b":\n\n" + sse(events(["a", "b"])).replace(b"data: ", b"data:")
     assert text_of(decoded(request(), data)) == "ab"
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_bytes_that_are_no_text_are_the_servers_error(is_chat: bool) -> None:
+    with pytest.raises(UpstreamError, match="something else"):
+        decoded(request(is_chat=is_chat), b'data: {"error": "\xff"}\n\n')
+
+
+def chat_event(logprobs: object, *, usage: object = None) -> Event:
+    choice = {"index": 0, "delta": {"content": "a"}, "logprobs": logprobs, "finish_reason": "length"}
+    return {"choices": [choice], "usage": usage}
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [None, {"content": []}, {"content": [{"token": "a"}]}, {"content": [{"token": "a", "logprob": -0.5}]}],
+)
+def test_a_chat_that_leaves_out_log_probabilities_that_were_asked_for_is_an_error(logprobs: object) -> None:
+    with pytest.raises(UpstreamError, match="without its log-probabilities"):
+        decoded(request(is_chat=True, logprobs=1), sse([chat_event(logprobs)]))
+
+
+@pytest.mark.parametrize(
+    ("num", "told"), [(0, {"logprob": None}), (1, {"logprob": None}), (1, {"logprob": -0.5})]
+)  # fmt: skip
+def test_a_text_that_leaves_out_log_probabilities_that_were_asked_for_is_an_error(num: int, told: Event) -> None:
+    found = events(["a"])
+    found[0]["token"] = {**token("a"), **told}
+    with pytest.raises(UpstreamError, match="has no log-probabilities"):
+        decoded(request(logprobs=num), sse(found))
+
+
+@pytest.mark.parametrize("num_told", [-3, 0, 1])
+def test_fewer_tokens_than_came_are_an_error(num_told: int) -> None:
+    found = events(["a", "b"])
+    found[-1]["details"] = {"finish_reason": "length", "generated_tokens": num_told, "input_length": 5}
+    with pytest.raises(UpstreamError, match=f"{num_told} generated ones, but 2 came"):
+        decoded(request(), sse(found))
+    chat = chat_event(None, usage={"prompt_tokens": 5, "completion_tokens": num_told - 1})
+    with pytest.raises(UpstreamError, match=f"{num_told - 1} generated ones, but 1 came"):
+        decoded(request(is_chat=True), sse([chat]))
+
+
+def test_more_tokens_than_came_are_kept_as_told_and_none_is_invented() -> None:
+    found = events(["a", "b"])
+    found[-1]["details"] = {"finish_reason": "length", "generated_tokens": 7, "input_length": 5}
+    [chunk] = decoded(request(), sse(found))
+    assert chunk.usage is not None
+    assert (chunk.num_tokens, chunk.token_ids, chunk.usage.num_output_tokens) == (2, (0, 1), 7)
+
+
+def test_a_negative_length_of_the_prompt_is_an_error() -> None:
+    found = events(["a"])
+    found[-1]["details"] = {"finish_reason": "length", "generated_tokens": 1, "input_length": -5}
+    with pytest.raises(UpstreamError, match="-5 prompt tokens"):
+        decoded(request(), sse(found))

@@ -95,7 +95,13 @@ class AnswerText:
         whole_text: str | None = None,
         prompt: PromptEcho | None = None,
     ) -> GenerationChunk:
-        """finish and the counts are TGI's own; whole_text is its text of all tokens, where the route gives it."""
+        """finish and the counts are TGI's own; whole_text is its text of all tokens, where the route gives it.
+
+        More tokens than came are kept as they are told. Raises UpstreamError for fewer.
+        """
+        if num_generated_tokens < self._num_tokens or num_prompt_tokens < 0:
+            told = f"{num_prompt_tokens} prompt tokens and {num_generated_tokens} generated ones"
+            raise UpstreamError(f"TGI counts {told}, but {self._num_tokens} came", backend=self._backend)
         finish_reason, stop_reason = self._ended(finish, whole_text)
         num_discarded = num_generated_tokens - self._num_tokens if self._match is not None else 0
         return GenerationChunk(

@@ -13,7 +13,14 @@ from collections.abc import Mapping
 import msgspec
 
 from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall
-from enginebay.errors import BackendError, EngineBayError, InvalidRequest, UnsupportedFeature, UpstreamError
+from enginebay.errors import (
+    BackendError,
+    BackendTimeout,
+    EngineBayError,
+    InvalidRequest,
+    UnsupportedFeature,
+    UpstreamError,
+)
 from enginebay.types import (
     BackendInfo,
     Chat,
@@ -56,9 +63,12 @@ class TgiApi:
         return error_from_answer(status, body, headers, backend=self._name)
 
     async def health(self, http: HttpClient) -> Health:
-        """TGI listens only when it is ready: one that never answered may still load, one that did is dead."""
+        """TGI listens only when it is ready: one that never answered may still load. One that did is slow
+        while it does not answer in time, and dead when it no longer listens."""
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
+        except BackendTimeout as error:
+            return Health(HealthState.DEGRADED if self._has_answered else HealthState.LOADING, str(error))
         except BackendError as error:
             return Health(HealthState.DEAD if self._has_answered else HealthState.LOADING, str(error))
         self._has_answered = True
@@ -115,7 +125,7 @@ class TgiApi:
     def _ids(self, response: HttpResponse, form: type) -> tuple[int, ...]:
         try:
             read = msgspec.json.decode(response.body, type=form)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamError(f"the server's answer has no tokens: {error}", backend=self._name) from error
         tokens = read.tokenize_response if isinstance(read, _ChatTokenized) else read
         return tuple(token.id for token in tokens)

@@ -96,7 +96,7 @@ class ChatDecoder:
             raise BackendUnavailable("the stream ended without finish reason and usage", backend=self._backend)
         try:
             event = _decode_event(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             problem = f"the chat route answered with something else: {error}: {data[:200]!r}"
             raise UpstreamError(problem, backend=self._backend) from error
         if event.error is not None:
@@ -122,13 +122,15 @@ class ChatDecoder:
             self._finish = choice.finish_reason
 
     def _logprob(self, logprobs: Logprobs | None) -> TokenLogprob | None:
-        if self._num_logprobs is None or logprobs is None or not logprobs.content:
+        if self._num_logprobs is None:
             return None
-        told = logprobs.content[0]
+        told = logprobs.content[0] if logprobs is not None and logprobs.content else None
+        if told is None or told.logprob is None or (self._num_logprobs and not told.top_logprobs):
+            raise UpstreamError("the chat route gave a token without its log-probabilities", backend=self._backend)
         alternatives = tuple(
             TokenAlternative(None, top.token, _number(top.logprob)) for top in told.top_logprobs[: self._num_logprobs]
         )
-        return TokenLogprob(None, told.token, _number(told.logprob), alternatives)
+        return TokenLogprob(None, told.token, told.logprob, alternatives)
 
 
 def _number(logprob: float | None) -> float:

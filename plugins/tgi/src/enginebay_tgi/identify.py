@@ -73,7 +73,7 @@ def _read_info(response: HttpResponse, *, backend: str) -> Info:
         raise StartFailed(problem, backend=backend)
     try:
         return msgspec.json.decode(response.body, type=Info)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StartFailed(f"/info is not that of a TGI server: {error}", backend=backend) from error
 
 
@@ -112,5 +112,5 @@ async def _adds_special_tokens(http: HttpClient, *, backend: str) -> bool:
         raise StartFailed(f"/tokenize: {error}", backend=backend) from error
     try:
         return any(token.start == token.stop for token in decode_tokens(response.body))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StartFailed(f"/tokenize is not that of a TGI server: {error}", backend=backend) from error

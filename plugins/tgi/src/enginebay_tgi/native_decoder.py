@@ -79,14 +79,14 @@ class NativeDecoder:
     def whole(self, body: bytes, received_at: float) -> GenerationChunk:
         try:
             answer = _decode_whole(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._malformed("/generate", body, error) from error
         details = answer.details
         if not details.prefill:
             problem = "TGI gave nothing for the prompt: start it with --enable-prefill-logprobs"
             raise UpstreamError(problem, backend=self._backend)
         for index, token in enumerate(details.tokens):
-            self._push(token, details.top_tokens[index] if details.top_tokens else [])
+            self._push(token, details.top_tokens[index] if index < len(details.top_tokens) else [])
         return self._text.last(
             details.finish_reason,
             num_prompt_tokens=len(details.prefill),
@@ -100,7 +100,7 @@ class NativeDecoder:
         """The last chunk, if this is the last event."""
         try:
             event = _decode_event(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._malformed("/generate_stream", data, error) from error
         if event.error is not None:
             raise typed_error(event.error, event.error_type, backend=self._backend)
@@ -118,17 +118,22 @@ class NativeDecoder:
         )
 
     def _push(self, token: Token, top_tokens: list[Token]) -> None:
-        logprob = None if self._num_logprobs is None else _logprob(token, top_tokens[: self._num_logprobs])
-        self._text.push(token.text, is_special=token.special, token_id=token.id, logprob=logprob)
+        self._text.push(
+            token.text, is_special=token.special, token_id=token.id, logprob=self._logprob(token, top_tokens)
+        )
+
+    def _logprob(self, token: Token, top_tokens: list[Token]) -> TokenLogprob | None:
+        """TGI gives every token that ties for the last place: they are cut to what was asked for."""
+        num = self._num_logprobs
+        if num is None:
+            return None
+        if token.logprob is None or (num and not top_tokens):
+            raise UpstreamError(f"the token {token.id} has no log-probabilities", backend=self._backend)
+        alternatives = tuple(TokenAlternative(top.id, top.text, _number(top.logprob)) for top in top_tokens[:num])
+        return TokenLogprob(token.id, token.text, token.logprob, alternatives)
 
     def _malformed(self, route: str, data: bytes, error: Exception) -> UpstreamError:
         return UpstreamError(f"{route} answered with something else: {error}: {data[:200]!r}", backend=self._backend)
-
-
-def _logprob(token: Token, top_tokens: list[Token]) -> TokenLogprob:
-    """TGI gives every token that ties for the last place: the caller cuts them to what was asked for."""
-    alternatives = tuple(TokenAlternative(top.id, top.text, _number(top.logprob)) for top in top_tokens)
-    return TokenLogprob(token.id, token.text, _number(token.logprob), alternatives)
 
 
 def _echo(prefill: list[Token]) -> PromptEcho:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from enginebay.errors import UnsupportedFeature
-from enginebay.types import Chat, GenerationRequest, Message, ResponseFormat, SamplingParams, Text, TextPart
+from enginebay.types import Chat, GenerationRequest, Message, SamplingParams, Text, TextPart
+from enginebay_tgi.grammar import grammar_of
 
 JsonFields = dict[str, object]
 GENERATE, GENERATE_STREAM, CHAT = "/generate", "/generate_stream", "/v1/chat/completions"
@@ -66,7 +67,7 @@ def _native_parameters(request: GenerationRequest, *, backend: str) -> JsonField
         fields["decoder_input_details"] = True
     if request.truncate_prompt_tokens is not None:
         fields["truncate"] = request.truncate_prompt_tokens
-    if (grammar := _grammar(request.response_format, backend=backend)) is not None:
+    if (grammar := grammar_of(request.response_format, backend=backend)) is not None:
         fields["grammar"] = grammar
     return fields
 
@@ -93,26 +94,6 @@ def _common(sampling: SamplingParams) -> JsonFields:
     return fields
 
 
-def _grammar(wanted: ResponseFormat | None, *, backend: str) -> JsonFields | None:
-    if wanted is None or wanted.type == "text":
-        return None
-    if wanted.type == "regex":
-        return {"type": "regex", "value": wanted.schema}
-    if wanted.type == "json_schema":
-        # The OpenAI form wraps the schema in an object with a name.
-        schema = wanted.schema
-        return {
-            "type": "json",
-            "value": schema["schema"] if isinstance(schema, dict) and "schema" in schema else schema,
-        }
-    raise _unsupported("response_format", backend, f"TGI has json_schema and regex, but no {wanted.type}")
-
-
-def _bare_schema(schema: object) -> object:
-    """The OpenAI form wraps the schema in an object with a name."""
-    return schema["schema"] if isinstance(schema, dict) and "schema" in schema else schema
-
-
 # ---------------------------------------------------------------- chat
 
 
@@ -134,7 +115,7 @@ def _chat_fields(request: GenerationRequest, chat: Chat, *, backend: str) -> Jso
         fields["logprobs"] = True
         if request.logprobs:
             fields["top_logprobs"] = request.logprobs
-    if (grammar := _grammar(request.response_format, backend=backend)) is not None:
+    if (grammar := grammar_of(request.response_format, backend=backend)) is not None:
         fields["response_format"] = grammar
     return fields
 
