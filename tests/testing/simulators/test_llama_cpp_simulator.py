@@ -29,9 +29,15 @@ def simulator_of(*arguments: str, **options) -> Simulator:
 async def ask(simulator: Simulator, method, path: str, body: object = None):
     client = HttpClient(simulator.url, clock=MonotonicClock())
     try:
-        return await client.request(method, path, body=b"" if body is None else msgspec.json.encode(body))
+        return await client.request(method, path, body=_encoded(body))
     finally:
         await client.aclose()
+
+
+def _encoded(body: object) -> bytes:
+    if body is None or isinstance(body, bytes):
+        return body or b""
+    return msgspec.json.encode(body)
 
 
 async def events_of(simulator: Simulator, body: dict[str, object]) -> list[dict[str, object]]:
@@ -119,11 +125,48 @@ def test_every_route_says_503_while_it_loads():
 
 def test_a_prompt_beyond_the_share_of_one_slot_is_refused_with_both_numbers():
     async def main():
-        async with simulator_of("--ctx-size", "128", "--parallel", "4") as simulator:
-            answer = await ask(simulator, "POST", "/completion", {"prompt": [5] * 40, "n_predict": 1})
+        async with simulator_of("--ctx-size", "900", "--parallel", "4") as simulator:
+            answer = await ask(simulator, "POST", "/completion", {"prompt": [5] * 260, "n_predict": 1})
             assert answer.status == 400
             error = msgspec.json.decode(answer.body)["error"]
-            assert (error["type"], error["n_prompt_tokens"], error["n_ctx"]) == ("exceed_context_size_error", 40, 32)
+            assert (error["type"], error["n_prompt_tokens"], error["n_ctx"]) == ("exceed_context_size_error", 260, 256)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b'{"prompt": []}', 400, '"prompt" must not be empty'),
+        (b'{"prompt": [-1]}', 400, "invalid tokens"),
+        (b'{"prompt": [[5], [6]]}', 501, "simulated: one prompt"),
+        (b'{"prompt": 5}', 400, "prompt"),
+        (b'{"n_predict": 1}', 400, "prompt"),
+        (b"[1", 500, "parse error"),
+        (b'{"prompt": ' + b"[" * 9999, 500, "parse error"),
+    ],
+)
+def test_prompts_and_bodies_that_are_none_are_refused_as_the_server_does_and_it_lives_on(body, status, message):
+    async def main():
+        async with simulator_of() as simulator:
+            answer = await ask(simulator, "POST", "/completion", body)
+            error = msgspec.json.decode(answer.body)["error"]
+            assert (answer.status, error["code"]) == (status, status)
+            assert message in error["message"]
+            again = await ask(simulator, "POST", "/completion", {"prompt": [[5, 6]], "n_predict": 1})
+            assert msgspec.json.decode(again.body)["stop_type"] == "limit"
+
+    run(main)
+
+
+def test_a_prompt_without_tokens_is_answered_by_nothing_and_no_reason():
+    async def main():
+        async with simulator_of() as simulator:
+            answer = await ask(simulator, "POST", "/completion", {"prompt": [[]], "n_predict": 3})
+            said = msgspec.json.decode(answer.body)
+            assert (said["stop"], said["stop_type"], said["tokens_predicted"]) == (True, "none", 0)
+            streamed = await ask(simulator, "POST", "/completion", {"prompt": [[]], "stream": True})
+            assert b'"stop_type":"none"' in streamed.body
 
     run(main)
 

@@ -88,6 +88,29 @@ class NativeAnswer:
         return event
 
 
+def answer_nothing(exchange: Exchange, body: NativeBody, *, model: str) -> None:
+    """To a prompt without tokens: no token, and no reason for the end."""
+    event: Json = {
+        "index": 0,
+        "content": "",
+        "tokens": [],
+        "id_slot": 0,
+        "stop": True,
+        "model": model,
+        "tokens_predicted": 0,
+        "tokens_evaluated": 0,
+        "prompt": "",
+        "stop_type": "none",
+        "stopping_word": "",
+    }
+    if not body.stream:
+        exchange.reply(200, encode_json(event))
+        return
+    exchange.begin_stream()
+    exchange.send(b"data: " + encode_json(event) + b"\n\n")
+    exchange.finish()
+
+
 class LlamaChatAnswer(OpenAIAnswer):
     """Finish reason in an event of its own with an empty delta, then the usage."""
 

@@ -21,7 +21,7 @@ class Refusal(Exception):
 
 
 class NativeBody(Struct, kw_only=True):
-    prompt: str | list[str | int | list[int]] | None = None
+    prompt: str | list[str | int | list[int]]
     n_predict: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -69,15 +69,21 @@ class TemplateBody(Struct):
 
 
 def prompt_ids(body: NativeBody) -> tuple[int, ...]:
-    """Texts get the begin token of the simulated vocabulary, token ids are used as they are."""
+    """Texts get the begin token of the simulated vocabulary, token ids are used as they are. May be empty: `[[]]`."""
     prompt = body.prompt
-    if prompt is None:
-        raise Refusal(400, '"prompt" must not be empty', "invalid_request_error")
     if isinstance(prompt, str):
         return (tokens.BEGIN_ID, *tokens.encode(prompt))
+    if not prompt:
+        raise Refusal(400, '"prompt" must not be empty', "invalid_request_error")
+    if any(isinstance(part, list) for part in prompt):
+        [prompt, *others] = (part if isinstance(part, list) else [part] for part in prompt)
+        if others:
+            raise Refusal(501, "simulated: one prompt in each request", "not_supported_error")
     ids: list[int] = []
     for part in prompt:
         ids += tokens.encode(part) if isinstance(part, str) else [cast(int, part)]
+    if any(not 0 <= token_id < tokens.VOCABULARY_SIZE for token_id in ids):
+        raise Refusal(400, "Prompt contains invalid tokens", "invalid_request_error")
     return tuple(ids)
 
 

@@ -11,6 +11,7 @@ from enginebay.testing.simulators.performance import SimulatorProfile
 from enginebay.testing.simulators.wire import DEFAULT_MODEL, Launch
 
 AUTO_SLOTS = 4
+_CONTEXT_STEP = 256
 _REMOVED = ("--draft", "--draft-max", "--draft-min")
 _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 
@@ -92,6 +93,7 @@ def configure(values: Values, profile: SimulatorProfile) -> Launch:
     is_unified = bool(values["kv_unified"]) or cast(int, values["parallel"]) < 0
     whole = context or profile.max_model_len * (1 if is_unified else slots)
     length = whole if is_unified else whole // slots
+    length = -(-length // _CONTEXT_STEP) * _CONTEXT_STEP
     profile = replace(
         profile,
         max_num_seqs=slots,

@@ -14,7 +14,11 @@ from enginebay.testing.simulators.exchange import Exchange, HttpRequest
 from enginebay.testing.simulators.openai_answer import Asked, encode_json
 from enginebay.testing.simulators.request import SimulatedRequest, SimulatedSampling
 from enginebay.testing.simulators.wire import Launch, WireSpec
-from enginebay.testing.simulators.wires.llama_cpp.answers import LlamaChatAnswer, NativeAnswer
+from enginebay.testing.simulators.wires.llama_cpp.answers import (
+    LlamaChatAnswer,
+    NativeAnswer,
+    answer_nothing,
+)
 from enginebay.testing.simulators.wires.llama_cpp.bodies import (
     DetokenizeBody,
     LlamaChatBody,
@@ -89,6 +93,9 @@ class LlamaCppWire:
     def _complete(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, NativeBody)
         prompt = prompt_ids(body)
+        if not prompt:
+            answer_nothing(exchange, body, model=self._launch.model)
+            return
         sampling = sampling_of(body, num_predict=self._num_to_predict(len(prompt), body.num_predict))
         answer = NativeAnswer(exchange, body, model=self._launch.model)
         exchange.submit(SimulatedRequest(prompt, sampling, listener=answer))
@@ -191,8 +198,17 @@ class LlamaCppWire:
 def _read(request: HttpRequest, form: type[T]) -> T:
     try:
         return msgspec.json.decode(request.body, type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _demand_json(request.body)
         raise Refusal(400, str(error), "invalid_request_error") from error
+
+
+def _demand_json(body: bytes) -> None:
+    """What is no JSON at all is an error of the server, whatever it was meant for."""
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(500, f"parse error: {error}", "server_error") from error
 
 
 def _reply(exchange: Exchange, body: object) -> None:
