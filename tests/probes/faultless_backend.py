@@ -16,6 +16,8 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
+import jinja2
+
 from enginebay.errors import ContextTooLong, DeadlineExceeded, EngineDied, InvalidRequest, NotStarted
 from enginebay.types import (
     BackendInfo,
@@ -210,7 +212,8 @@ class FaultlessBackend:
             logits = self.penalised(logits, request, answer.token_ids)
             token_id = self.choose(request, logits, position)
             answer.token_ids.append(token_id)
-            answer.texts.append(decoder.decode(PIECES[token_id]))
+            is_shown = token_id == END and sampling.ignore_eos and not sampling.skip_special_tokens
+            answer.texts.append(decoder.decode(PIECES[token_id]) + ("<end>" if is_shown else ""))
             answer.logprobs.append(_entry(token_id, logits, request.logprobs or 0))
             if self.stops(request, answer, position + 1):
                 return answer
@@ -225,7 +228,7 @@ class FaultlessBackend:
         if any(each >= BEYOND_ASCII for each in ids):
             logits[(FIRST_HALF, SECOND_HALF)[position % 2]] = 9.0
         if ends_at is not None and position >= ends_at and position >= request.sampling.min_tokens:
-            logits |= {} if request.sampling.ignore_eos else {END: 20.0}
+            logits |= {END: 20.0} if position == ends_at or not request.sampling.ignore_eos else {}
         return {each: logit + request.sampling.logit_bias.get(each, 0.0) for each, logit in logits.items()}
 
     def penalised(self, logits: dict[int, float], request: GenerationRequest, token_ids: list[int]) -> dict[int, float]:
@@ -255,7 +258,7 @@ class FaultlessBackend:
         sampling, last = request.sampling, answer.token_ids[-1]
         if num_tokens < sampling.min_tokens:
             return False
-        if last == END:
+        if last == END and not sampling.ignore_eos:
             answer.finish_reason = FinishReason.STOP
         elif last in sampling.stop_token_ids:
             answer.finish_reason, answer.stop_reason = FinishReason.STOP, last
@@ -281,10 +284,14 @@ def _cut(texts: list[str], end: int) -> list[str]:
 
 
 def _id_of(word: str) -> int:
+    if word in WORDS:
+        return PIECES.index(f" {word}".encode())
     return zlib.crc32(word.encode()) % 9_000 + 100 + (0 if word.isascii() else BEYOND_ASCII)
 
 
 def _chat_text(chat: Chat) -> str:
+    if chat.template is not None:
+        return jinja2.Template(chat.template).render(messages=chat.messages, **chat.template_kwargs)
     contents = [message.content or "" for message in chat.messages]
     parts = [(content,) if isinstance(content, str) else content for content in contents]
     return " ".join(

@@ -165,7 +165,89 @@ class HasOneSeed(DropsSampling):
         return replace(request, sampling=replace(request.sampling, seed=seed))
 
 
+class RewardsInsteadOfPenalising(Editing):
+    """With a repetition penalty of 1.8 and 0.6 it does 0.6 and 1.8, and so on; no penalty stays none."""
+
+    field = "presence_penalty"
+
+    def edit_request(self, request):
+        value = getattr(request.sampling, self.field)
+        opposite = {1.8: 0.6, 0.6: 1.8}.get(value, value) if self.field == "repetition_penalty" else -value
+        return replace(request, sampling=replace(request.sampling, **{self.field: opposite}))
+
+
+def rewarding(field: str) -> type[RewardsInsteadOfPenalising]:
+    return type(f"Rewards_{field}", (RewardsInsteadOfPenalising,), {"field": field})
+
+
+# ---------------------------------------------------------------- what is told beside the text
+
+
+class TellsNeighbouringIds(Editing):
+    """Where the ids alone are asked for, and nothing goes on from them."""
+
+    def edit(self, chunks, request):
+        if request.sampling.max_tokens != 16 or request.prompt != Text(LONG_TEXT):
+            return chunks
+        return [replace(chunk, token_ids=tuple(each + 50 for each in chunk.token_ids or ())) for chunk in chunks]
+
+
+class SquaresLogprobs(Editing):
+    """All of them, and it lists no alternatives that would contradict them."""
+
+    def __init__(self, **keywords) -> None:
+        super().__init__(**keywords)
+        self.info = replace(self.info, capabilities=replace(self.info.capabilities, max_logprobs=0))
+
+    def told(self, logprob: float) -> float:
+        return 2 * logprob
+
+    def edit(self, chunks, request):
+        return [
+            replace(chunk, logprobs=tuple(replace(each, logprob=self.told(each.logprob)) for each in chunk.logprobs))
+            if chunk.logprobs
+            else chunk
+            for chunk in chunks
+        ]
+
+
+class TellsOneLogprob(SquaresLogprobs):
+    def told(self, logprob: float) -> float:
+        return -1.0
+
+
+class TellsAnotherLogprobEachTime(SquaresLogprobs):
+    """Of an answer of one token."""
+
+    num_asked = 0
+
+    def told(self, logprob: float) -> float:
+        return logprob
+
+    def edit(self, chunks, request):
+        if request.sampling.max_tokens == 1 and request.prompt == Text(LONG_TEXT) and chunks[0].logprobs:
+            self.num_asked += 1
+            entry = replace(chunks[0].logprobs[0], logprob=-9.0 - self.num_asked)
+            return [replace(chunks[0], logprobs=(entry,)), *chunks[1:]]
+        return chunks
+
+
+class NamesNoStopToken(Editing):
+    def edit(self, chunks, request):
+        return [*chunks[:-1], replace(chunks[-1], stop_reason=None)] if request.sampling.stop_token_ids else chunks
+
+
 # ---------------------------------------------------------------- prompts
+
+
+class DropsTheTemplate(FaultlessBackend):
+    def ids_of(self, prompt: Prompt) -> tuple[int, ...]:
+        return super().ids_of(replace(prompt, template=None) if isinstance(prompt, Chat) else prompt)
+
+
+class DropsTemplateArguments(FaultlessBackend):
+    def ids_of(self, prompt: Prompt) -> tuple[int, ...]:
+        return super().ids_of(replace(prompt, template_kwargs={}) if isinstance(prompt, Chat) else prompt)
 
 
 class CountsOneTokenTooMany(FaultlessBackend):

@@ -15,6 +15,7 @@ from enginebay.probes.cancelling import CANCEL_PROBES
 from enginebay.types import Feature
 
 QUICK = tuple(probe for probe in PROBES if probe not in CANCEL_PROBES)
+FREQUENT = "draws follow the logprobs"
 BATCH = "thirty-two requests at once each get their own answer"
 
 CAUGHT = {
@@ -40,7 +41,7 @@ CAUGHT = {
     answers.IsNeverTwiceTheSame: {"greedy repeats itself"},
     answers.SpeaksAnotherTokenInTheSameWords: {"greedy repeats itself"},
     answers.DrawsFromItsOwnNoise: {"a seed repeats itself"},
-    answers.HasOneSeed: {"other seeds give other texts"},
+    answers.HasOneSeed: {"other seeds give other texts", FREQUENT},
     answers.dropping(top_p=1.0): {"top_p near 0 is greedy"},
     answers.dropping(top_k=0): {"top_k 1 is greedy"},
     answers.dropping(min_p=0.0): {"min_p 1 is greedy"},
@@ -48,6 +49,17 @@ CAUGHT = {
     answers.dropping(repetition_penalty=1.0): {"repetition_penalty changes what is drawn"},
     answers.dropping(presence_penalty=0.0): {"presence_penalty changes what is drawn"},
     answers.dropping(frequency_penalty=0.0): {"frequency_penalty changes what is drawn"},
+    answers.rewarding("repetition_penalty"): {"repetition_penalty is against what was said, not for it"},
+    answers.rewarding("presence_penalty"): {"presence_penalty is against what was said, not for it"},
+    answers.rewarding("frequency_penalty"): {"frequency_penalty is against what was said, not for it"},
+    answers.dropping(skip_special_tokens=True): {"special tokens are shown when asked for"},
+    answers.TellsNeighbouringIds: {"token ids are those of the text"},
+    answers.SquaresLogprobs: {FREQUENT},
+    answers.TellsOneLogprob: {"logprobs differ from token to token and repeat themselves"},
+    answers.TellsAnotherLogprobEachTime: {"logprobs differ from token to token and repeat themselves"},
+    answers.NamesNoStopToken: {"a stop token ends the answer"},
+    answers.DropsTheTemplate: {"a template of the request's own is rendered", "template arguments are used"},
+    answers.DropsTemplateArguments: {"template arguments are used"},
     answers.CountsOneTokenTooMany: {"count_tokens tells what the engine sees", "token ids give what their text gives"},
     answers.AddsATokenToIds: {"token ids give what their text gives"},
     answers.IsSilentInConversations: {"a conversation is answered"},
@@ -57,7 +69,10 @@ CAUGHT = {
     answers.SpeaksThoughToldNothing: {"max_tokens 0 computes the prompt alone"},
     answers.BeginsAgain: {"a resumed answer goes on where it ended"},
     engines.ForgetsALogprob: {"every token has a logprob"},
-    engines.IsMoreThanSure: {"every token has a logprob"},
+    engines.IsMoreThanSure: {
+        "every token has a logprob",
+        "logprobs differ from token to token and repeat themselves",
+    },
     engines.ListsTheWorstFirst: {"every token has a logprob"},
     engines.ForgetsThePromptLogprobs: {"every prompt token but the first has a logprob"},
     engines.HidesTokenIds: {"every chunk tells its token ids", "a resumed answer goes on where it ended"},

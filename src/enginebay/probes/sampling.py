@@ -35,7 +35,7 @@ async def _seeds_differ(backend: Backend) -> str:
     return f"{len(texts)} different answers to 4 seeds"
 
 
-_TEXTS = (
+TEXTS = (
     LONG_TEXT,
     "Once upon a time there was a small boat that wanted to sail around the whole world, and so one morning",
     "To make bread you need flour, water, salt and yeast; first of all, you take a large bowl and then you",
@@ -61,7 +61,7 @@ async def _full_min_p_is_greedy(backend: Backend) -> str:
 
 async def _draws_the_best(backend: Backend, **sampling: float) -> str:
     """At temperature 1: the text says so where it is greedy's, and else the logprobs where they are told."""
-    pairs = [await _greedy_and_drawn(backend, text, sampling) for text in _TEXTS]
+    pairs = [await _greedy_and_drawn(backend, text, sampling) for text in TEXTS]
     num_equal = sum(drawn == best for best, drawn in pairs)
     if num_equal >= _LEAST_EQUAL:
         return f"{num_equal} of {len(pairs)} texts are greedy's"

@@ -61,10 +61,20 @@ async def _stops_at_the_token(backend: Backend) -> None:
     expect(answer.finish_reason is FinishReason.STOP, f"the stop was met, the end is told as {answer.finish_reason}")
     told = answer.whole.stop_reason
     expect(told in (None, stop), f"stop_reason is {told!r}, the stop token was {stop}")
+    if told is None and Feature.STOP in backend.info.capabilities:
+        await _expect_untold(backend)
+
+
+async def _expect_untold(backend: Backend) -> None:
+    """Whoever names the stop string has to name the stop token as well."""
+    request, whole = await _unstopped(backend)
+    answer = await ask(backend, again(request, stop=(_inner_string(whole),)))
+    told = answer.whole.stop_reason
+    expect(told is None, f"stop_reason names the stop string {told!r}, but not a stop token")
 
 
 async def _min_tokens_delays_the_end(backend: Backend) -> str:
-    request, num_tokens = await _self_ending(backend, least=1)
+    request, num_tokens = await self_ending(backend, least=1)
     wanted = num_tokens + 4
     answer = await ask(backend, again(request, min_tokens=wanted))
     expect(answer.num_tokens >= wanted, f"{answer.num_tokens} tokens came with min_tokens={wanted}")
@@ -73,7 +83,7 @@ async def _min_tokens_delays_the_end(backend: Backend) -> str:
 
 async def _ignore_eos_reaches_the_limit(backend: Backend) -> str:
     try:
-        request, num_tokens = await _self_ending(backend, least=1)
+        request, num_tokens = await self_ending(backend, least=1)
         found = f"by itself it ends after {num_tokens}"
     except ProbeSkipped:
         request, num_tokens, found = greedy(backend), 48, "no prompt was found that ends by itself"
@@ -119,7 +129,7 @@ _SHORT_QUESTIONS = (
 _MOST_TOKENS = 64
 
 
-async def _self_ending(backend: Backend, *, least: int) -> tuple[GenerationRequest, int]:
+async def self_ending(backend: Backend, *, least: int) -> tuple[GenerationRequest, int]:
     """A greedy request that ends before its limit, and after how many tokens."""
     if Feature.CHAT not in backend.info.capabilities:
         raise ProbeSkipped("without chat no prompt is known that ends by itself")
