@@ -31,7 +31,8 @@ def bench(folder: Path, backend: str) -> Result:
     config.parent.mkdir()
     config.write_text(swapped(backend))
     out = folder / backend / "out"
-    command = [sys.executable, "-m", "enginebay.cli", "bench", str(config), "--requests", "6", "--out", str(out)]
+    command = [sys.executable, "-m", "enginebay.cli", "bench", str(config), "--requests", "6", "--users", "2"]
+    command += ["--out", str(out)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
