@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from enginebay.clock import MonotonicClock
+from enginebay.config.settings import EngineSettings
 from enginebay.errors import (
     ContextTooLong,
     EngineDied,
@@ -22,6 +23,7 @@ from enginebay.errors import (
     UnsupportedFeature,
 )
 from enginebay.guard import GuardedBackend
+from enginebay.loadtest.run_checks import effective_settings, settings_differ
 from enginebay.plugins import get_backend
 from enginebay.types import (
     Chat,
@@ -272,13 +274,27 @@ class TestThroughTheWorker:
                 assert backend.info.engine_version == "2026.4.1.0"
                 assert backend.info.max_model_len == 100
                 effective = backend.info.effective_settings
-                expected = {"max_num_seqs": 3, "max_model_len": 100, "dtype": "float32", "kv_cache_dtype": "u8"}
-                assert expected.items() <= effective.items()
-                assert effective["cache_size_gb"] == 2
+                minded_by_the_worker = {"max_num_seqs": 3, "max_model_len": 100}
+                told = {name: effective[name] for name in EngineSettings.model_fields if name in effective}
+                assert told == minded_by_the_worker
+                assert effective["scheduler_cache_size"] == 2
+                defaults = effective["device_default_dtype"], effective["device_default_kv_cache_dtype"]
+                assert defaults == ("bfloat16", "int8")
                 with pytest.raises(UnsupportedFeature, match="logit_bias"):
                     backend.generate(asked("x", logit_bias={1: 1.0}))
                 with pytest.raises(InvalidRequest, match="logprobs is 1"):
                     backend.generate(asked("x", request={"logprobs": 1}))
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize("kv_cache_dtype", ["int8", "u8", "fp16", "float16", "bfloat16", "float32"])
+    def test_what_was_only_asked_for_is_not_told_as_in_force(self, model_dir: Path, kv_cache_dtype: str) -> None:
+        async def main() -> None:
+            asked_for = {"kv_cache_dtype": kv_cache_dtype, "dtype": "bfloat16", "enable_prefix_caching": True}
+            async with self.backend(model_dir, **asked_for) as backend:
+                told = backend.info.effective_settings
+                assert not asked_for.keys() & told.keys()
+                assert list(settings_differ(asked_for, effective_settings(asked_for, told))) == []
 
         asyncio.run(main())
 

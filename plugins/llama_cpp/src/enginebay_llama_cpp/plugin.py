@@ -73,5 +73,7 @@ SPEC = BackendSpec(
     version=version,
     launch=command.complete,
     check=check,
-    evidence="ran real (llama-server of commit 0c1e57098, built here for AVX2; 2026-11-22, 2-core x86-64 CPU)",
+    evidence="ran real (llama-server of commit 0c1e57098, built here for AVX2, mode managed; 2026-11-22, 2-core x86-64 "
+    "CPU; on a busy machine a request cancelled before its first token may hold its slot beyond 10 s); "
+    "did not run: docker, external, GPUs, release b11434 itself",
 )

@@ -1,34 +1,36 @@
-"""What the engine says it runs with, under the portable names where there is one."""
+"""What is known to be in force, under the portable names; what was handed over or is a default, under names of our own.
+
+The pipeline tells neither its scheduler's configuration nor the properties of the model that it compiled. What was asked
+of it is no answer: `dtype`, `kv_cache_dtype` and what only the engine's scheduler minds are left out, that is unknown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-_TYPES = {"bfloat16": "bfloat16", "float32": "float32", "float16": "float16", "uint8_t": "u8", "int8_t": "int8"}
+_TYPES = {
+    "bfloat16": "bfloat16", "float32": "float32", "float16": "float16", "uint8_t": "int8", "int8_t": "int8",
+}  # fmt: skip
+"""OpenVINO's element types, under the names of the settings. 8 bits are unsigned in its KV caches."""
+_SCHEDULED = ("max_num_batched_tokens", "enable_prefix_caching", "dynamic_split_fuse", "cache_size")
 
 
 def effective_settings(
-    openvino: Any, scheduler: Any, keywords: Mapping[str, Any], *, directory: Path, max_model_len: int | None
+    openvino: Any, scheduler: Any, *, device: str, directory: Path, max_model_len: int | None
 ) -> dict[str, object]:
-    """Of the scheduler as it was set up; of the device, what its properties say with ours applied."""
-    properties: Mapping[str, Any] = keywords.get("properties", {})
     told: dict[str, object] = {
+        # Both are minded by the worker, in front of the engine.
         "max_num_seqs": scheduler.max_num_seqs,
-        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
-        "enable_prefix_caching": scheduler.enable_prefix_caching,
-        "chunked_prefill": scheduler.dynamic_split_fuse,
-        "cache_size_gb": scheduler.cache_size,
-        "device": keywords["device"],
-        "weight_format": weight_format(directory),
-        "dtype": _precision(openvino, keywords["device"], "INFERENCE_PRECISION_HINT", properties),
-        "kv_cache_dtype": _precision(openvino, keywords["device"], "KV_CACHE_PRECISION", properties),
-        "device_name": _property(openvino, keywords["device"], "FULL_DEVICE_NAME"),
         "max_model_len": max_model_len,
+        "weight_format": weight_format(directory),
+        "device": device,
+        "device_name": _property(openvino, device, "FULL_DEVICE_NAME"),
+        "device_default_dtype": _precision(openvino, device, "INFERENCE_PRECISION_HINT"),
+        "device_default_kv_cache_dtype": _precision(openvino, device, "KV_CACHE_PRECISION"),
+        **{f"scheduler_{name}": getattr(scheduler, name) for name in _SCHEDULED},
     }
     return {name: value for name, value in told.items() if value is not None}
 
@@ -41,14 +43,11 @@ def weight_format(directory: Path) -> str | None:
         return None
 
 
-def _precision(openvino: Any, device: str, name: str, given: Mapping[str, Any]) -> str | None:
-    if name in given:
-        return _DTYPES.get(str(given[name]), str(given[name]))
+def _precision(openvino: Any, device: str, name: str) -> str | None:
     value = _property(openvino, device, name)
     if value is None:
         return None
-    spelled = next((word for mark, word in _TYPES.items() if mark in value), None)
-    return spelled or value
+    return next((word for mark, word in _TYPES.items() if mark in value), value)
 
 
 def _property(openvino: Any, device: str, name: str) -> str | None:

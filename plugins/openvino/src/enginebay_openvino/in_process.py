@@ -72,7 +72,11 @@ class OpenVinoEngine:
             engine_version=openvino_genai.__version__.partition("-")[0],
             max_model_len=self._limit,
             effective_settings=effective_settings(
-                openvino, scheduler, keywords, directory=directory, max_model_len=self._limit
+                openvino,
+                scheduler,
+                device=keywords["device"],
+                directory=directory,
+                max_model_len=self._limit,
             ),
         )
 

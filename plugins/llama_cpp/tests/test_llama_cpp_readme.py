@@ -1,0 +1,34 @@
+"""The example of the README is a config that plans, and the evidence is the same wherever it is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from enginebay.config.loader import load_config
+from enginebay.configured import check_backend, config_problems
+from enginebay.plugins import find_backend
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_plans_and_every_setting_reaches_the_engine(tmp_path: Path) -> None:
+    [example] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    file = tmp_path / "config.yaml"
+    file.write_text(example)
+    config = load_config(file)
+    assert config_problems(config) == []
+    checked = check_backend(config)
+    assert checked.spec.kind == "llama_cpp"
+    assert {outcome.setting for outcome in checked.plan.outcomes} == set(checked.context.settings)
+    assert not checked.plan.unsupported
+
+
+def test_what_ran_for_real_and_what_did_not_is_told_as_by_the_plugin() -> None:
+    evidence = find_backend("llama_cpp").evidence
+    for part in ("0c1e57098", "built here", "2-core x86-64 CPU", "2026-11-22"):
+        assert part in evidence
+        assert part in README
+    for part in ("docker", "external", "GPUs", "b11434"):
+        assert part in evidence.partition("did not run:")[2]
+        assert part in README.partition("Did not run:")[2]
