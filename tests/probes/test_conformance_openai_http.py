@@ -46,6 +46,7 @@ class ServedInAThread(uvicorn.Server):
 
 
 class TestOverHttp(BackendConformance):
+    never_skipped = frozenset({"stop_reason names the stop string"})
     server: ClassVar[ServedInAThread]
 
     @classmethod

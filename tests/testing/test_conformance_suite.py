@@ -47,7 +47,7 @@ class Base(BackendConformance):
 
 
 WHOLE = "TestEcho or TestAll or TestFragile or TestBroken"
-IN_PART = "ready or names_of_probes or two_were_made or started_once"
+IN_PART = "ready or stop_reason or names_of_probes or two_were_made or started_once"
 """Of the other classes these tests alone: a whole suite takes seconds."""
 
 OWN = (
@@ -70,6 +70,18 @@ class TestKnownToBeSick(TestSick):
 
 class TestCured(Base):
     expected_failures = {"health says ready": "it never does"}
+
+class Silent(FaultlessBackend):
+    def stops(self, request, answer, num_tokens):
+        is_stopped = super().stops(request, answer, num_tokens)
+        answer.stop_reason = None
+        return is_stopped
+
+class TestSilent(Base):
+    make_backend = lambda self: Silent()
+
+class TestKnownToTell(TestSilent):
+    never_skipped = frozenset({"stop_reason names the stop string"})
 
 class TestMisspelt(Base):
     expected_failures = {"health says redy": "it never does"}
@@ -163,6 +175,13 @@ def own(folder: Path) -> Ran:
     (project / "test_echo.py").write_text(FOUR_LINES)
     (project / "test_own.py").write_text(OWN)
     return run_pytest(project, "-k", f"{WHOLE} or {IN_PART}")
+
+
+def test_what_an_engine_is_known_to_tell_may_not_be_skipped(own: Ran) -> None:
+    probe = "test_running[stop_reason names the stop string]"
+    assert own.has("FAILED", f"test_own.py::TestKnownToTell::{probe} - Failed: must pass, but was skipped"), own.output
+    assert not own.has("FAILED", f"test_own.py::TestSilent::{probe}")
+    assert own.has("PASSED", f"test_own.py::TestAll::{probe}")
 
 
 def test_four_lines_run_the_whole_suite_under_a_strict_configuration(own: Ran) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from enginebay.backend import Backend
-from enginebay.probes.asking import Answer, ask_all, sampled
+from enginebay.probes.asking import Answer, again, ask_all, sampled
 from enginebay.probes.probe import Probe, ProbeSkipped, expect
 from enginebay.types import Feature
 
@@ -26,7 +26,7 @@ async def _discourages(backend: Backend, *, field: str, most: float, least: floa
 
 async def _num_repeats(backend: Backend, field: str, value: float) -> int:
     seeds = range(_NUM_ANSWERS) if Feature.SEED in backend.info.capabilities else [None] * _NUM_ANSWERS
-    requests = [sampled(backend, max_tokens=24, temperature=1.0, seed=seed, **{field: value}) for seed in seeds]
+    requests = [again(sampled(backend, max_tokens=24, temperature=1.0, seed=seed), **{field: value}) for seed in seeds]
     return sum(_repeats(answer) for answer in await ask_all(backend, requests))
 
 

@@ -19,7 +19,13 @@ async def _num_prompt_tokens(backend: Backend, conversation: Chat) -> int:
     return (await ask(backend, greedy(backend, prompt=conversation, max_tokens=1))).usage.num_prompt_tokens
 
 
+def _demand_real(backend: Backend) -> None:
+    if backend.info.simulated:
+        raise ProbeSkipped("a simulator renders no template")
+
+
 async def _template_is_rendered(backend: Backend) -> str:
+    _demand_real(backend)
     once = await _num_prompt_tokens(backend, replace(_CONVERSATION, template=_ONCE))
     eight = await _num_prompt_tokens(backend, replace(_CONVERSATION, template=" ".join([_ONCE] * 8)))
     expect(eight > 4 * once, f"a template with the message once gives {once} prompt tokens, eight times {eight}")
@@ -28,6 +34,7 @@ async def _template_is_rendered(backend: Backend) -> str:
 
 async def _template_arguments_are_used(backend: Backend) -> str:
     """The model's own template may know none of ours: only one that the request brings says more."""
+    _demand_real(backend)
     if Feature.CHAT_TEMPLATE not in backend.info.capabilities:
         return await _a_common_argument_is_used(backend)
     little, much = [

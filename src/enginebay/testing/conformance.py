@@ -36,6 +36,8 @@ class BackendConformance:
 
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Name of a probe -> why it cannot pass. Strict: one that passes all the same is a failure."""
+    never_skipped: ClassVar[frozenset[str]] = frozenset()
+    """Names of probes that must pass: what the engine is known to tell may not fall silent, as a skip would have it."""
     time_limit_factor: ClassVar[float] = 1.0
     """Of every probe: more for a slow machine."""
 
@@ -67,7 +69,9 @@ class BackendConformance:
 
     def test_expected_failures_are_names_of_probes(self) -> None:
         known = {probe.name for probe in (*PROBES, *LIFE_CYCLE_PROBES)}
-        assert not set(self.expected_failures) - known, f"there is no such probe; known are {sorted(known)}"
+        assert not {*self.expected_failures, *self.never_skipped} - known, (
+            f"there is no such probe; known are {sorted(known)}"
+        )
 
     # ---------------------------------------------------------------- how they run
 
@@ -116,6 +120,8 @@ class BackendConformance:
                 pytest.fail(result.detail, pytrace=False)
             case Outcome.PASSED if expected is not None:
                 pytest.fail(f"passed, though it was expected to fail: {expected}", pytrace=False)
+            case Outcome.UNSUPPORTED | Outcome.SKIPPED if result.name in self.never_skipped:
+                pytest.fail(f"must pass, but was {result.outcome.value}: {result.detail}", pytrace=False)
             case Outcome.UNSUPPORTED:
                 pytest.skip(f"unsupported: {result.detail}")
             case Outcome.SKIPPED:
