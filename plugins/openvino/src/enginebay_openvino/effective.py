@@ -1,7 +1,7 @@
 """What is known to be in force, under the portable names; what was handed over or is a default, under names of our own.
 
-The pipeline tells neither its scheduler's configuration nor the properties of the model that it compiled. What was asked
-of it is no answer: `dtype`, `kv_cache_dtype` and what only the engine's scheduler minds are left out, that is unknown.
+The pipeline tells neither its scheduler's configuration nor the properties of the model that it compiled. What was
+asked of it is no answer: `dtype`, `kv_cache_dtype` and what only its scheduler minds are left out, that is unknown.
 """
 
 from __future__ import annotations
