@@ -207,7 +207,9 @@ class OpenAIAnswer:
         }
 
     def _completion_tops(self, token: StepToken, num: int) -> Mapping[str, float]:
-        return {self._token_name(token_id): value for token_id, value in token.alternatives(max(num, 1))}
+        """The chosen token beside them, where it is not one of them."""
+        tops = {self._token_name(token_id): value for token_id, value in token.alternatives(max(num, 1))}
+        return {self._token_name(token.token_id): token.logprob, **tops}
 
     def _chat_logprob(self, token: StepToken, num: int) -> Json:
         own = self._one_logprob(token.token_id, token.logprob)

@@ -7,6 +7,7 @@ from typing import cast
 from msgspec import Struct
 
 from enginebay.testing.simulators import tokens
+from enginebay.testing.simulators.draw import Filters
 
 Prompt = str | list[str | int | list[int]]
 """A text, several, token ids, or several lists of them; a mixture is not told apart here."""
@@ -30,6 +31,7 @@ class SamplingBody(Struct, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
@@ -52,6 +54,20 @@ class SamplingBody(Struct, kw_only=True):
     @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def filters(self) -> Filters:
+        return Filters(
+            top_k=self.top_k or 0,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            min_p=self.min_p or 0.0,
+            logit_bias=biases_of(self.logit_bias),
+        )
+
+
+def biases_of(given: dict[str, float] | None) -> dict[int, float] | None:
+    """By token id; names that are no number bias nothing."""
+    return {int(name): bias for name, bias in given.items() if name.isdecimal()} if given else None
 
 
 class CompletionBody(SamplingBody, kw_only=True):

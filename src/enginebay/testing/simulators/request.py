@@ -8,6 +8,7 @@ from typing import Protocol
 
 from enginebay.backends.reference.stop_strings import StopMatch, StopStrings
 from enginebay.testing.simulators import tokens
+from enginebay.testing.simulators.draw import NO_FILTERS, Filters, choose_biased, choose_rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,8 @@ class SimulatedSampling:
     max_tokens: int
     temperature: float = 1.0
     """0 is greedy: the seed does not matter."""
+    filters: Filters = NO_FILTERS
+    """Which tokens may be drawn."""
     seed: int | None = None
     """None: the engine draws one."""
     stop: tuple[str, ...] = ()
@@ -30,27 +33,35 @@ class SimulatedSampling:
 class StepToken:
     """One token of one step. The last of a request has `finish_reason`."""
 
-    __slots__ = ("finish_reason", "state", "stop_reason", "text", "token_id")
+    __slots__ = ("_best", "_rank", "_state", "finish_reason", "stop_reason", "text", "token_id")
 
     def __init__(
-        self, token_id: int, text: str, state: int, finish_reason: str | None, stop_reason: str | int | None
+        self,
+        token_id: int,
+        text: str,
+        *,
+        state: int,
+        best: int,
+        rank: int | None,
+        finish_reason: str | None,
+        stop_reason: str | int | None,
     ) -> None:
+        """best: the likeliest token in this state. rank: of this one, None where a bias brought it in."""
+        self._state, self._best, self._rank = state, best, rank
         self.token_id = token_id
         self.text = text
         """What can be shown now: empty inside a character and while a stop string could still match."""
-        self.state = state
-        """For `logprob` and `alternatives`."""
         self.finish_reason = finish_reason
         """`stop` or `length`; `stop_reason` is None for an end of sequence."""
         self.stop_reason = stop_reason
 
     @property
     def logprob(self) -> float:
-        return tokens.logprob(self.state)
+        return tokens.logprob(self._state, self._rank)
 
     def alternatives(self, num: int) -> list[tuple[int, float]]:
-        """(id, log-probability) of the `num` likeliest, the chosen one first."""
-        return tokens.alternatives(self.state, self.token_id, num)
+        """(id, log-probability) of the `num` likeliest, whether this one is among them or not."""
+        return tokens.alternatives(self._state, self._best, num)
 
 
 class Listener(Protocol):
@@ -67,9 +78,9 @@ class SimulatedRequest:
     """Public attributes are for wires and metrics to read; only the engine writes them."""
 
     __slots__ = (
-        "_decoder", "_state", "_stops", "arrived_at", "cache_salt", "finish_reason", "first_token_at", "last_token_at",
-        "listener", "num_blocks", "num_cached_tokens", "num_output_tokens", "num_preemptions", "num_to_prefill",
-        "output_token_ids", "prompt_token_ids", "sampling", "scheduled_at",
+        "_decoder", "_noise", "_state", "_stops", "arrived_at", "cache_salt", "finish_reason", "first_token_at",
+        "last_token_at", "listener", "num_blocks", "num_cached_tokens", "num_output_tokens", "num_preemptions",
+        "num_to_prefill", "output_token_ids", "prompt_token_ids", "sampling", "scheduled_at",
     )  # fmt: skip
 
     def __init__(
@@ -95,7 +106,7 @@ class SimulatedRequest:
         self.last_token_at = 0.0
         self.finish_reason: str | None = None
         """`stop`, `length`, `abort` or `error` once it has ended."""
-        self._state = 0
+        self._state = self._noise = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopStrings(sampling.stop, include_in_output=sampling.include_stop) if sampling.stop else None
 
@@ -108,24 +119,43 @@ class SimulatedRequest:
         return len(self.prompt_token_ids) + self.num_output_tokens
 
     def begin(self, drawn_seed: int) -> None:
-        """Fix the noise: greedy has none, else the request's seed or the drawn one."""
-        sampling = self.sampling
-        seed = 0 if sampling.temperature == 0 else sampling.seed if sampling.seed is not None else drawn_seed
-        self._state = tokens.state_after(self.prompt_token_ids) ^ (seed * 0x9E3779B97F4A7C15 & ((1 << 64) - 1))
+        """Fix the noise: the request's seed or the drawn one."""
+        self._noise = drawn_seed if self.sampling.seed is None else self.sampling.seed
+        self._state = tokens.state_after(self.prompt_token_ids)
 
     def next_token(self, *, min_answer_tokens: int, end_every_tokens: int) -> StepToken:
         """Compute one token and append it."""
-        token_id = self._choose(min_answer_tokens, end_every_tokens)
+        best = self._best(min_answer_tokens, end_every_tokens)
+        token_id, rank = self._choose(best)
         state = self._state
         self._state = tokens.next_state(state, token_id)
         self.output_token_ids.append(token_id)
         self.num_output_tokens += 1
         text, finish_reason, stop_reason = self._text_and_end(token_id)
         self.finish_reason = finish_reason
-        return StepToken(token_id, text, state, finish_reason, stop_reason)
+        return StepToken(
+            token_id, text, state=state, best=best, rank=rank, finish_reason=finish_reason, stop_reason=stop_reason
+        )  # fmt: skip
 
-    def _choose(self, min_answer_tokens: int, end_every_tokens: int) -> int:
-        last = self.output_token_ids[-1] if self.output_token_ids else self.prompt_token_ids[-1]
+    @property
+    def _last_token(self) -> int:
+        return self.output_token_ids[-1] if self.output_token_ids else self.prompt_token_ids[-1]
+
+    def _choose(self, best: int) -> tuple[int, int | None]:
+        """(token, rank); what completes a character has no rival."""
+        sampling, is_fixed = self.sampling, tokens.is_inside_character(self._last_token)
+        if sampling.filters.logit_bias:
+            return choose_biased(
+                self._state, best, self._noise,
+                temperature=sampling.temperature, filters=sampling.filters, is_fixed=is_fixed,
+            )  # fmt: skip
+        if is_fixed:
+            return best, 0
+        rank = choose_rank(self._state, self._noise, temperature=sampling.temperature, filters=sampling.filters)
+        return tokens.candidate(self._state, best, rank), rank
+
+    def _best(self, min_answer_tokens: int, end_every_tokens: int) -> int:
+        last = self._last_token
         if not self._may_end(min_answer_tokens) or tokens.is_inside_character(last):
             return tokens.next_token(self._state, last)
         is_end = (self._state >> 17) % end_every_tokens == 0

@@ -10,6 +10,7 @@ prompt and half of the answer is the other half.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -80,6 +81,11 @@ _OUTPUT_IDS = (
     *(ids[0] for ids in _SPLIT_IDS for _ in range(3)),
     *(_FIRST_PUNCTUATION_ID + index for index in range(len(_PUNCTUATION)) for _ in range(3)),
 )
+_DISTINCT_IDS = tuple(dict.fromkeys(_OUTPUT_IDS))
+_POSITION_OF = {token_id: position for position, token_id in enumerate(_DISTINCT_IDS)}
+NUM_RANKS = len(_DISTINCT_IDS)
+UNLIKELY = -30.0
+"""The log-probability of what has no rank."""
 _MASK = (1 << 64) - 1
 _PIECE = re.compile(r" ?[A-Za-z]+|[^A-Za-z]", re.DOTALL)
 
@@ -127,6 +133,7 @@ def next_state(state: int, token_id: int) -> int:
 
 
 def next_token(state: int, last_token_id: int | None) -> int:
+    """The likeliest."""
     if last_token_id is not None and last_token_id in _SUCCESSORS:
         return _SUCCESSORS[last_token_id]
     return _OUTPUT_IDS[(state >> 33) % len(_OUTPUT_IDS)]
@@ -137,17 +144,29 @@ def is_inside_character(last_token_id: int | None) -> bool:
     return last_token_id in _SUCCESSORS
 
 
-def logprob(state: int) -> float:
-    """Of the token that was chosen in this state: between -1 and -2, so that all alternatives together stay below 1."""
-    return -1.0 - (state >> 24) % 1000 / 1000
+def candidate(state: int, best: int, rank: int) -> int:
+    """The token of a rank; `best` has rank 0."""
+    if rank == 0:
+        return best
+    return _DISTINCT_IDS[(_POSITION_OF.get(best, state >> 33) + rank) % NUM_RANKS]
 
 
-def alternatives(state: int, token_id: int, num: int) -> list[tuple[int, float]]:
-    """The `num` likeliest tokens with their log-probabilities, the chosen one first."""
-    best = logprob(state)
-    others = (_OUTPUT_IDS[((state >> 33) + rank) % len(_OUTPUT_IDS)] for rank in range(1, num + 8))
-    distinct = [token_id, *(other for other in dict.fromkeys(others) if other != token_id)]
-    return [(candidate, best - rank * 0.5) for rank, candidate in enumerate(distinct[:num])]
+def decay(state: int) -> float:
+    """The logarithm of the factor between the probabilities of one rank and the next: from 0.5 to 1.5."""
+    return 0.5 + (state >> 24) % 1000 / 1000
+
+
+def logprob(state: int, rank: int | None) -> float:
+    """Of the token of this rank: all ranks together have a probability of 1. None: one that is hardly ever drawn."""
+    if rank is None:
+        return UNLIKELY
+    falls_by = decay(state)
+    return math.log(-math.expm1(-falls_by)) - falls_by * rank
+
+
+def alternatives(state: int, best: int, num: int) -> list[tuple[int, float]]:
+    """The `num` likeliest tokens with their log-probabilities, the likeliest first."""
+    return [(candidate(state, best, rank), logprob(state, rank)) for rank in range(min(num, NUM_RANKS))]
 
 
 def prompt_logprob(token_id: int) -> float:

@@ -7,7 +7,8 @@ from typing import cast
 from msgspec import Struct
 
 from enginebay.testing.simulators import tokens
-from enginebay.testing.simulators.openai_body import ChatBody, CompletionBody, SamplingBody
+from enginebay.testing.simulators.draw import Filters
+from enginebay.testing.simulators.openai_body import ChatBody, CompletionBody, SamplingBody, biases_of
 from enginebay.testing.simulators.request import SimulatedSampling
 
 _MAX_STOP_STRINGS = 32
@@ -105,6 +106,9 @@ def native_sampling(params: SamplingParamsBody, *, seeds_act: bool) -> Simulated
     return SimulatedSampling(
         max_tokens=128 if params.max_new_tokens is None else params.max_new_tokens,
         temperature=params.temperature,
+        filters=Filters(
+            top_k=params.top_k, top_p=params.top_p, min_p=params.min_p, logit_bias=biases_of(params.logit_bias)
+        ),
         seed=_seed(params.sampling_seed, seeds_act=seeds_act),
         stop=stops,
         include_stop=params.no_stop_trim,
@@ -124,6 +128,7 @@ def openai_sampling(body: SamplingBody, *, max_tokens: int, no_stop_trim: bool, 
     return SimulatedSampling(
         max_tokens=max_tokens,
         temperature=temperature,
+        filters=body.filters,
         seed=_seed(body.seed, seeds_act=seeds_act),
         stop=body.stops,
         include_stop=no_stop_trim,

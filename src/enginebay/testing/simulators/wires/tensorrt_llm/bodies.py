@@ -7,15 +7,13 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from enginebay.testing.simulators.draw import Filters
 from enginebay.testing.simulators.exchange import UNREADABLE, HttpRequest
 from enginebay.testing.simulators.openai_answer import Json
+from enginebay.testing.simulators.openai_body import biases_of
 from enginebay.testing.simulators.request import SimulatedSampling
 from enginebay.testing.simulators.wires.tensorrt_llm.flags import Release
 
-SMALLEST_BEST_RATIO = 0.36
-"""The simulated model gives its best token at least this probability: a smaller top_p leaves no other choice."""
-LARGEST_SECOND_RATIO = 0.61
-"""Of the second best token's probability to the best one's: so does a larger min_p."""
 FIXED_SEED = 0
 """Of every request that brings none: two of them are answered alike."""
 T = TypeVar("T", bound=msgspec.Struct)
@@ -143,11 +141,15 @@ def check_body(body: Body, *, release: Release, has_guided_decoding: bool) -> No
 
 
 def sampling_of(body: Body, max_tokens: int) -> SimulatedSampling:
-    has_one_choice = body.top_k == 1 or body.min_p > LARGEST_SECOND_RATIO
-    is_greedy = body.temperature == 0 or has_one_choice or (body.top_p or 1.0) <= SMALLEST_BEST_RATIO or body.top_p == 0
     return SimulatedSampling(
         max_tokens=max_tokens,
-        temperature=0.0 if is_greedy else 1.0 if body.temperature is None else body.temperature,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        filters=Filters(
+            top_k=body.top_k,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            min_p=body.min_p,
+            logit_bias=biases_of(body.logit_bias),
+        ),
         seed=FIXED_SEED if body.seed is None else body.seed,
         stop=body.stops,
         include_stop=body.include_stop_str_in_output,

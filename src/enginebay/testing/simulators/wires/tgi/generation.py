@@ -56,9 +56,11 @@ class Generation:
 
     def submit(self, exchange: Exchange) -> None:
         valid = self.valid
-        is_noisy = valid.is_sampled and not valid.has_one_choice
         sampling = SimulatedSampling(
-            max_tokens=valid.max_new_tokens, temperature=1.0 if is_noisy else 0.0, seed=self.seed
+            max_tokens=valid.max_new_tokens,
+            temperature=valid.temperature if valid.is_sampled else 0.0,
+            filters=valid.filters,
+            seed=self.seed,
         )
         exchange.submit(SimulatedRequest(valid.prompt_token_ids, sampling, listener=self))
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from enginebay.testing.simulators import tokens
+from enginebay.testing.simulators.draw import Filters
 from enginebay.testing.simulators.flags import Values
 from enginebay.testing.simulators.wires.tgi.errors import Refusal
 from enginebay.testing.simulators.wires.tgi.requests import ChatBody, CompletionBody, Parameters
-
-_SMALLEST_PROBABILITY = math.exp(-1.01)
-"""Of the likeliest simulated token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +46,9 @@ class ValidRequest:
     max_new_tokens: int
     is_sampled: bool
     """TGI draws; else it takes the likeliest token."""
-    has_one_choice: bool
-    """Only the likeliest token is left to draw from."""
+    temperature: float
+    filters: Filters
+    has_grammar: bool
     seed: int | None
     stop: tuple[str, ...]
     num_top_tokens: int
@@ -83,7 +81,9 @@ def validate(
         prompt_token_ids=token_ids,
         max_new_tokens=max_new_tokens,
         is_sampled=_is_sampled(parameters),
-        has_one_choice=parameters.top_k == 1 or (parameters.top_p or 1.0) <= _SMALLEST_PROBABILITY,
+        temperature=1.0 if parameters.temperature is None else parameters.temperature,
+        has_grammar=parameters.grammar is not None,
+        filters=Filters(top_k=parameters.top_k or 0, top_p=parameters.top_p or 1.0),
         seed=parameters.seed,
         stop=tuple(parameters.stop),
         num_top_tokens=parameters.top_n_tokens or 0,

@@ -264,6 +264,8 @@ class TgiWire:
         on_failed: Callable[[Refusal], None],
     ) -> None:
         """Raises Refusal where no permit is free: TGI does not let a request wait for one."""
+        if valid.has_grammar:
+            raise Refusal("validation", "the simulator has no response_format and no grammar")
         if self._engine.num_unfinished >= int(str(self._launch.values["max_concurrent_requests"])):
             raise overloaded()
         self._metrics.observe("tgi_request_input_length", len(valid.prompt_token_ids))

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from enginebay.testing.simulators import tokens
+from enginebay.testing.simulators.draw import Filters
 from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.exchange import UNREADABLE, Exchange, HttpRequest
 from enginebay.testing.simulators.openai_answer import Json, encode_json
@@ -20,8 +21,6 @@ from enginebay.testing.simulators.wires.triton.metrics import metrics_text
 
 VERSION = "25.12"
 FIXED_SEED = 0
-_SMALLEST_BEST_RATIO = 0.36
-"""The simulated model gives its best token at least this probability."""
 _GENERATE = re.compile(r"/v2/models/([^/]+)/(generate|generate_stream)")
 _MODELS = ("ensemble", "tensorrt_llm_bls")
 
@@ -153,10 +152,10 @@ class _TritonAnswer:
 
 def _sampling(body: GenerateBody) -> SimulatedSampling:
     stop = (body.stop_words,) if isinstance(body.stop_words, str) else tuple(body.stop_words or ())
-    is_greedy = body.top_k == 1 or body.temperature == 0 or (body.top_p or 1.0) <= _SMALLEST_BEST_RATIO
     return SimulatedSampling(
         max_tokens=body.max_tokens,
-        temperature=0.0 if is_greedy else 1.0 if body.temperature is None else body.temperature,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        filters=Filters(top_k=body.top_k, top_p=1.0 if body.top_p is None else body.top_p),
         seed=FIXED_SEED if body.seed is None else body.seed,
         stop=tuple(word for word in stop if word),
         min_tokens=body.min_tokens,

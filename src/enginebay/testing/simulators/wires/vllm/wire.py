@@ -307,6 +307,7 @@ def _sampling(body: SamplingBody, max_tokens: int) -> SimulatedSampling:
     return SimulatedSampling(
         max_tokens=max_tokens,
         temperature=1.0 if body.temperature is None else body.temperature,
+        filters=body.filters,
         seed=None if body.seed == -1 else body.seed,
         stop=body.stops,
         include_stop=bool(body.include_stop_str_in_output),
