@@ -124,7 +124,6 @@ LIVES = {
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has not told it soon never will: the backends here are instant."""
-    monkeypatch.setattr("enginebay.probes.believing.NUM_DRAWS", 16)
     monkeypatch.setattr("enginebay.probes.telling.COUNTED_WITHIN_S", 0.0)
     monkeypatch.setattr("enginebay.probes.telling.HEALTHY_WITHIN_S", 0.2)
     monkeypatch.setattr("enginebay.probes.cancelling.FREE_WITHIN_S", 0.1)

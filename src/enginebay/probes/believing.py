@@ -13,7 +13,7 @@ from enginebay.probes.sampling import TEXTS, token_ids
 from enginebay.probes.stopping import self_ending
 from enginebay.types import Feature, FinishReason, GenerationRequest, Text, TokenLogprob
 
-NUM_DRAWS = 32
+_NUM_DRAWS = 32
 """Of each text. Four texts together tell a probability from its square, and a constant from neither."""
 _SURE = 0.9
 _MOST_SIGMAS = 4.0
@@ -63,13 +63,13 @@ async def _draws_follow_the_logprobs(backend: Backend) -> str:
         raise ProbeSkipped("of every next token the model is sure")
     num_drawn, expected, variance = 0, 0.0, 0.0
     for request, best in texts:
-        drawn = await ask_all(backend, [_draw(backend, request, seed) for seed in range(NUM_DRAWS)])
+        drawn = await ask_all(backend, [_draw(backend, request, seed) for seed in range(_NUM_DRAWS)])
         probability = math.exp(best.logprob)
         num_drawn += sum(answer.text == best.token for answer in drawn)
-        expected += NUM_DRAWS * probability
-        variance += NUM_DRAWS * probability * (1 - probability)
-    slack = _MOST_SIGMAS * math.sqrt(variance) + _LEAST_SLACK * NUM_DRAWS * len(texts)
-    num_draws = NUM_DRAWS * len(texts)
+        expected += _NUM_DRAWS * probability
+        variance += _NUM_DRAWS * probability * (1 - probability)
+    slack = _MOST_SIGMAS * math.sqrt(variance) + _LEAST_SLACK * _NUM_DRAWS * len(texts)
+    num_draws = _NUM_DRAWS * len(texts)
     expect(
         abs(num_drawn - expected) <= slack,
         f"the most probable token was drawn {num_drawn} of {num_draws} times; by its logprobs it is {expected:.1f}",
