@@ -40,7 +40,7 @@ check: setup     ## style, types, layers
 	$(BIN)/lint-imports
 
 test: setup      ## the fast tests: no weights, no network but loopback
-	$(BIN)/python -m pytest -m "not ($(HEAVY))"
+	$(BIN)/python -m pytest -m "not ($(HEAVY))" --numprocesses 4 --dist loadscope
 
 test-heavy: setup model engines  ## the tests that need weights, installs, a browser, Prometheus or a foreign engine
 	$(BIN)/python -m pytest -m "$(HEAVY)"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from enginebay.clock import MonotonicClock
@@ -317,7 +316,8 @@ class TestThroughTheWorker:
             async with self.backend(model_dir) as backend:
                 stream = backend.generate(asked("say:x", max_tokens=150, ignore_eos=True))
                 await anext(stream)
-                os.kill(backend.inner.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+                [worker] = psutil.Process(backend.inner.pid).children()  # type: ignore[attr-defined]
+                worker.kill()
                 with pytest.raises(EngineDied):
                     async for _ in stream:
                         pass

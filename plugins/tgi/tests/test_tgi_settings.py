@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from enginebay.config.settings import EngineSettings
 from enginebay.errors import ConfigError
 from enginebay.plugins import build_backend, check_context, compile_plan, find_backend
 from enginebay.testing.simulators import INSTANT, find_wire
+from enginebay_tgi.options import TgiOptions
 from enginebay_tgi.settings import QUANTIZATIONS, compile_settings
 
 SPEC = find_backend("tgi")
@@ -256,5 +258,6 @@ def test_a_release_whose_flags_were_not_checked_is_noted_and_one_with_other_flag
 
 
 def test_an_external_server_needs_an_address() -> None:
-    with pytest.raises(ConfigError, match="url"):
-        check_context(SPEC, context(mode="external"))
+    options = TgiOptions()
+    with pytest.raises(ConfigError, match="address"):
+        check_context(SPEC, replace(context(mode="external"), options=options))

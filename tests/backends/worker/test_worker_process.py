@@ -29,6 +29,8 @@ Run = Callable[[Awaitable[None]], None]
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
     def run_and_look_for_leftovers(main: Awaitable[None]) -> None:
+        children = psutil.Process().children()
+
         async def whole() -> None:
             await main
             assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -36,7 +38,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(whole())
-        assert psutil.Process().children() == []
+        assert psutil.Process().children() == children
 
     return run_and_look_for_leftovers
 
