@@ -41,11 +41,6 @@ class TestContinuousBatching(BackendConformance):
         os.kill(backend.inner._process.pid, signal.SIGKILL)
 
 
-class TestStaticBatching(TestContinuousBatching):
-    def make_backend(self) -> Backend:
-        return get_backend("reference", policy="static", **SMALL)
-
-
 class TestThroughOurServer(BackendConformance):
     """`enginebay serve`, as another process."""
 
