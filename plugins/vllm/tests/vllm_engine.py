@@ -24,7 +24,7 @@ CORE = "VLLM::EngineCor"
 """How the process of an engine core calls itself, as long as the kernel lets it."""
 
 ASKED: Mapping[str, object] = {
-    "dtype": "bfloat16", "max_num_seqs": 32, "max_model_len": 2048, "max_num_batched_tokens": 1024,
+    "dtype": "bfloat16", "max_num_seqs": 32, "max_model_len": 2048, "max_num_batched_tokens": 2048,
     "enable_prefix_caching": True, "chunked_prefill": True, "seed": 3, "kv_cache_dtype": "auto",
     "tensor_parallel_size": 1, "trust_remote_code": False, "log_level": "info",
 }  # fmt: skip

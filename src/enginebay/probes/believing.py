@@ -15,6 +15,7 @@ from enginebay.types import Feature, FinishReason, GenerationRequest, Text, Toke
 
 _NUM_DRAWS = 32
 """Of each text. Four texts together tell a probability from its square, and a constant from neither."""
+_SEED_STEP = 7919
 _SURE = 0.9
 _MOST_SIGMAS = 4.0
 _LEAST_SLACK = 0.02
@@ -62,8 +63,10 @@ async def _draws_follow_the_logprobs(backend: Backend) -> str:
     if not texts:
         raise ProbeSkipped("of every next token the model is sure")
     num_drawn, expected, variance = 0, 0.0, 0.0
-    for request, best in texts:
-        drawn = await ask_all(backend, [_draw(backend, request, seed) for seed in range(_NUM_DRAWS)])
+    for index, (request, best) in enumerate(texts):
+        # Seeds of each text's own: equal ones are equal noise, and the draws of the texts would stand and fall together.
+        seeds = [_SEED_STEP * (index * _NUM_DRAWS + number + 1) for number in range(_NUM_DRAWS)]
+        drawn = await ask_all(backend, [_draw(backend, request, seed) for seed in seeds])
         probability = math.exp(best.logprob)
         num_drawn += sum(answer.text == best.token for answer in drawn)
         expected += _NUM_DRAWS * probability
