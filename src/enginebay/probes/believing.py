@@ -64,7 +64,7 @@ async def _draws_follow_the_logprobs(backend: Backend) -> str:
         raise ProbeSkipped("of every next token the model is sure")
     num_drawn, expected, variance = 0, 0.0, 0.0
     for index, (request, best) in enumerate(texts):
-        # Seeds of each text's own: equal ones are equal noise, and the draws of the texts would stand and fall together.
+        # Seeds of each text's own: equal ones are equal noise, and the texts would stand and fall together.
         seeds = [_SEED_STEP * (index * _NUM_DRAWS + number + 1) for number in range(_NUM_DRAWS)]
         drawn = await ask_all(backend, [_draw(backend, request, seed) for seed in seeds])
         probability = math.exp(best.logprob)
