@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from enginebay.backend import BackendContext, BackendSpec, LaunchPlan
 from enginebay.clock import Clock, MonotonicClock
@@ -70,7 +70,7 @@ def configured_backend(
 
 
 def _with_start_timeout(context: BackendContext, start_timeout_s: float | None) -> BackendContext:
-    options = context.options
+    options: BaseModel = context.options
     if start_timeout_s is None or "start_timeout_s" in options.model_fields_set:
         return context
     if "start_timeout_s" not in type(options).model_fields:
