@@ -63,16 +63,22 @@ def environment_with(tmp_path_factory, wheels):
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", f"--python={python}", "install", "--quiet")
         run(*pip, "--no-deps", "--no-index", *(str(wheels[name]) for name in ("project", *names)))
         # After its own packages on the path, so that the project under test is the one that was installed here.
-        (site_packages / "zz_dependencies.pth").write_text(f"{_dependencies()}\n")
+        (site_packages / "zz_dependencies.pth").write_text(f"{_dependencies(directory)}\n")
         return python
 
     return make
 
 
-def _dependencies() -> Path:
+def _dependencies(directory: Path) -> Path:
+    """The packages that are installed where the tests run, but for this project's own and its plugins'."""
     import pydantic
 
-    return Path(pydantic.__file__).parent.parent
+    installed, found = Path(pydantic.__file__).parent.parent, directory / "dependencies"
+    found.mkdir()
+    for path in installed.iterdir():
+        if not path.name.lstrip("_").startswith(("enginebay", "editable_impl_enginebay")) and path.suffix != ".pth":
+            (found / path.name).symlink_to(path)
+    return found
 
 
 def ask(python, *kinds):

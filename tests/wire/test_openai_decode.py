@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from enginebay.chunks import joined
 from enginebay.errors import (
     BackendOverloaded,
     BackendUnavailable,
@@ -54,6 +55,13 @@ def test_finish_and_usage_of_one_read_are_one_last_chunk():
     chunks = decode("completions", read)
     assert shape(chunks) == [("a", None, None, 1.0), ("b", None, FinishReason.LENGTH, 1.0)]
     assert chunks[-1].usage == Usage(3, 2)
+
+
+def test_a_late_usage_takes_no_token_ids_from_the_answer():
+    reads = (sse(text_event("a", token_ids=[1])), sse(text_event("b", "stop", token_ids=[2])), sse(usage_event()))
+    chunks = decode("completions", *reads, sse("[DONE]"))
+    assert [chunk.token_ids for chunk in chunks] == [(1,), (2,), ()]
+    assert joined(chunks).token_ids == (1, 2)
 
 
 def test_a_late_usage_does_not_hold_the_last_token_back():

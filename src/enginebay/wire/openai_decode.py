@@ -199,6 +199,7 @@ class AnswerDecoder:
             yield self._finish(received_at)
         elif _has_content(last):
             self._last = GenerationChunk(
+                token_ids=None if last.token_ids is None else (),
                 num_tokens=None if last.num_tokens is None else 0,
                 received_at=last.received_at,
                 finish_reason=last.finish_reason,
