@@ -58,8 +58,8 @@ def test_finish_and_usage_of_one_read_are_one_last_chunk():
 
 
 def test_a_late_usage_takes_no_token_ids_from_the_answer():
-    reads = (sse(text_event("a", token_ids=[1])), sse(text_event("b", "stop", token_ids=[2])), sse(usage_event()))
-    chunks = decode("completions", *reads, sse("[DONE]"))
+    reads = (text_event("a", token_ids=[1])), (text_event("b", "stop", token_ids=[2]))
+    chunks = decode("completions", *map(sse, reads), sse(usage_event(), "[DONE]"))
     assert [chunk.token_ids for chunk in chunks] == [(1,), (2,), ()]
     assert joined(chunks).token_ids == (1, 2)
 
