@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
 
-from enginebay.backend import LaunchPlan, SettingOutcome, Settings
+from enginebay.backend import LaunchPlan, Settings
+from enginebay.backends.launch.compiled_setting import CompiledSetting, Rule, compiled_by
 from enginebay.backends.launch.second_model import second_model_argument
 from enginebay.errors import ConfigError
 
@@ -22,33 +21,8 @@ _QUANTIZATIONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Compiled:
-    """One setting. `refused` says why there is nothing of it."""
-
-    arguments: tuple[str, ...] = ()
-    becomes: str = ""
-    why: str = ""
-    is_exact: bool = True
-    refused: str = ""
-
-    def outcome(self, setting: str, value: object) -> SettingOutcome:
-        if self.refused:
-            return SettingOutcome(setting, value, "unsupported", why=self.refused)
-        outcome: Literal["mapped", "approximated"] = "mapped" if self.is_exact else "approximated"
-        return SettingOutcome(setting, value, outcome, becomes=self.becomes or " ".join(self.arguments), why=self.why)
-
-
-_Rule = Callable[[object, Settings], _Compiled]
-
-
 def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
-    compiled = {name: _RULES[name](value, settings) for name, value in settings.items()}
-    return LaunchPlan(
-        outcomes=tuple(compiled[name].outcome(name, value) for name, value in settings.items()),
-        arguments=tuple(argument for rule in compiled.values() for argument in rule.arguments),
-        notes=_notes(version),
-    )
+    return compiled_by(_RULES, settings, notes=_notes(version))
 
 
 def _notes(version: str | None) -> tuple[str, ...]:
@@ -60,61 +34,65 @@ def _notes(version: str | None) -> tuple[str, ...]:
 # ---------------------------------------------------------------- one rule for each setting
 
 
-def _flag(flag: str, *, why: str = "", is_exact: bool = True) -> _Rule:
-    return lambda value, settings: _Compiled(arguments=(flag, str(value)), why=why, is_exact=is_exact)
+def _flag(flag: str, *, why: str = "", is_exact: bool = True) -> Rule:
+    return lambda value, settings: CompiledSetting(arguments=(flag, str(value)), why=why, is_exact=is_exact)
 
 
-def _place(rule: _Rule) -> _Rule:
+def _place(rule: Rule) -> Rule:
     """Of a tokenizer or a second model: the directory or the name of the hub that the engine understands."""
 
-    def placed(value: object, settings: Settings) -> _Compiled:
+    def placed(value: object, settings: Settings) -> CompiledSetting:
         try:
             return rule(second_model_argument(str(value)), settings)
         except ConfigError as error:
-            return _Compiled(refused=error.problem)
+            return CompiledSetting(refused=error.problem)
 
     return placed
 
 
-def _dtype(value: object, settings: Settings) -> _Compiled:
+def _dtype(value: object, settings: Settings) -> CompiledSetting:
     why = "a float32 checkpoint then runs in float16" if value == "auto" else ""
-    return _Compiled(arguments=("--dtype", str(value)), why=why)
+    return CompiledSetting(arguments=("--dtype", str(value)), why=why)
 
 
-def _quantization(value: object, settings: Settings) -> _Compiled:
+def _quantization(value: object, settings: Settings) -> CompiledSetting:
     method = str(value)
     if method == "int8":
         why = "int8 weights and activations go by this name, and want a checkpoint that was made so"
-        return _Compiled(arguments=("--quantization", "w8a8_int8"), why=why, is_exact=False)
+        return CompiledSetting(arguments=("--quantization", "w8a8_int8"), why=why, is_exact=False)
     if method not in _QUANTIZATIONS:
         known = ", ".join(_QUANTIZATIONS)
-        return _Compiled(refused=f"SGLang {NEWEST_VERSION} has no method called {method!r}; it knows {known}")
-    return _Compiled(arguments=("--quantization", method))
+        return CompiledSetting(refused=f"SGLang {NEWEST_VERSION} has no method called {method!r}; it knows {known}")
+    return CompiledSetting(arguments=("--quantization", method))
 
 
-def _kv_cache_dtype(value: object, settings: Settings) -> _Compiled:
+def _kv_cache_dtype(value: object, settings: Settings) -> CompiledSetting:
     cache_type = _CACHE_TYPE_OF.get(str(value))
     if cache_type is None:
         known = ", ".join(_CACHE_TYPES)
-        return _Compiled(refused=f"SGLang {NEWEST_VERSION} has no KV cache type called {value!r}; it knows {known}")
+        return CompiledSetting(
+            refused=f"SGLang {NEWEST_VERSION} has no KV cache type called {value!r}; it knows {known}"
+        )
     why = "" if cache_type == value else f"one of two fp8 formats: {cache_type}"
-    return _Compiled(arguments=("--kv-cache-dtype", cache_type), why=why, is_exact=cache_type == value)
+    return CompiledSetting(arguments=("--kv-cache-dtype", cache_type), why=why, is_exact=cache_type == value)
 
 
-def _prefix_caching(value: object, settings: Settings) -> _Compiled:
+def _prefix_caching(value: object, settings: Settings) -> CompiledSetting:
     if value:
-        return _Compiled(becomes="nothing", why="on unless --disable-radix-cache is given")
-    return _Compiled(arguments=("--disable-radix-cache",))
+        return CompiledSetting(becomes="nothing", why="on unless --disable-radix-cache is given")
+    return CompiledSetting(arguments=("--disable-radix-cache",))
 
 
-def _chunked_prefill(value: object, settings: Settings) -> _Compiled:
+def _chunked_prefill(value: object, settings: Settings) -> CompiledSetting:
     if value:
-        return _Compiled(becomes="nothing", why="on; SGLang chooses the size by the memory of the device")
-    return _Compiled(arguments=("--chunked-prefill-size", "-1"))
+        return CompiledSetting(becomes="nothing", why="on; SGLang chooses the size by the memory of the device")
+    return CompiledSetting(arguments=("--chunked-prefill-size", "-1"))
 
 
-def _trust_remote_code(value: object, settings: Settings) -> _Compiled:
-    return _Compiled(arguments=("--trust-remote-code",)) if value else _Compiled(becomes="nothing", why="off")
+def _trust_remote_code(value: object, settings: Settings) -> CompiledSetting:
+    return (
+        CompiledSetting(arguments=("--trust-remote-code",)) if value else CompiledSetting(becomes="nothing", why="off")
+    )
 
 
 # ---------------------------------------------------------------- speculation: one algorithm at a time
@@ -122,33 +100,33 @@ def _trust_remote_code(value: object, settings: Settings) -> _Compiled:
 _DRAFTING = ("speculative_draft_model", "speculative_ngram", "speculative_eagle")
 
 
-def _draft(algorithm: str) -> _Rule:
-    def rule(value: object, settings: Settings) -> _Compiled:
+def _draft(algorithm: str) -> Rule:
+    def rule(value: object, settings: Settings) -> CompiledSetting:
         tree = ("--speculative-num-steps", str(NUM_DRAFT_STEPS), "--speculative-eagle-topk", "1")
         arguments = (
             "--speculative-algorithm", algorithm, "--speculative-draft-model-path", str(value), *tree,
             "--speculative-num-draft-tokens", str(NUM_DRAFT_STEPS + 1),
         )  # fmt: skip
         why = f"a chain of {NUM_DRAFT_STEPS} drafted tokens; the number sent to be verified has the one before it too"
-        return _alone(_Compiled(arguments=arguments, why=why), settings)
+        return _alone(CompiledSetting(arguments=arguments, why=why), settings)
 
     return rule
 
 
-def _ngram(value: object, settings: Settings) -> _Compiled:
+def _ngram(value: object, settings: Settings) -> CompiledSetting:
     arguments = ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(value))
     why = "looked up in what all requests of the server have seen, not in this prompt alone"
-    return _alone(_Compiled(arguments=arguments, why=why, is_exact=False), settings)
+    return _alone(CompiledSetting(arguments=arguments, why=why, is_exact=False), settings)
 
 
-def _alone(compiled: _Compiled, settings: Settings) -> _Compiled:
+def _alone(compiled: CompiledSetting, settings: Settings) -> CompiledSetting:
     given = [setting for setting in settings if setting in _DRAFTING]
     if len(given) == 1:
         return compiled
-    return _Compiled(refused=f"one way to draft at a time: {' and '.join(given)} are set")
+    return CompiledSetting(refused=f"one way to draft at a time: {' and '.join(given)} are set")
 
 
-_RULES: Mapping[str, _Rule] = {
+_RULES: Mapping[str, Rule] = {
     "tokenizer": _place(_flag("--tokenizer-path")),
     "revision": _flag("--revision"),
     "dtype": _dtype,
