@@ -68,6 +68,12 @@ BATCH_SIZE = Quantity("llm_batch_size", "gauge", "requests", "Requests computed 
 QUEUE_DEPTH = Quantity("llm_queue_depth", "gauge", "requests", "Requests that wait for a place in the batch")
 KV_CACHE_USAGE = Quantity("llm_kv_cache_usage_ratio", "gauge", "ratio", "Share of the KV blocks that are in use")
 GPU_MEMORY = Quantity("llm_gpu_memory_bytes", "gauge", "bytes", "Device memory held by the engine; absent without GPU")
+PREFIX_CACHE_QUERIES = Quantity(
+    "llm_prefix_cache_queries_total", "counter", "tokens", "Prompt tokens that were looked for in the prefix cache"
+)
+PREFIX_CACHE_HITS = Quantity(
+    "llm_prefix_cache_hits_total", "counter", "tokens", "Prompt tokens whose keys and values were in the prefix cache"
+)
 PREEMPTIONS = Quantity("llm_preemptions_total", "counter", "requests", "Requests put back because KV blocks ran out")
 
 # Counters of the reference engine: the load test derives its ratios from their differences over a run.
@@ -103,6 +109,12 @@ ENGINE_BATCH_WAIT_SECONDS = Quantity(
     "Time that requests waited for a batch to form, summed over requests",
 )
 ENGINE_ADMITTED = Quantity("enginebay_engine_admitted_total", "counter", "requests", "Requests given a slot")
+ENGINE_PREFIX_EVICTED = Quantity(
+    "enginebay_engine_prefix_evicted_blocks_total",
+    "counter",
+    "blocks",
+    "KV blocks of known prefixes that were overwritten for want of others",
+)
 ENGINE_DISCARDED_TOKENS = Quantity(
     "enginebay_engine_discarded_tokens_total", "counter", "tokens", "Tokens sampled after a stop and thrown away"
 )
@@ -113,11 +125,11 @@ STATS_UP = Quantity(
 SERVING = (
     REQUESTS, REQUESTS_IN_FLIGHT, REQUEST_LATENCY, TIME_TO_FIRST_TOKEN, INTER_TOKEN_LATENCY, QUEUE_TIME,
     TOKENS_GENERATED, PROMPT_TOKENS, TOKENS_PER_SECOND, BATCH_SIZE, QUEUE_DEPTH, KV_CACHE_USAGE, GPU_MEMORY,
-    PREEMPTIONS,
+    PREEMPTIONS, PREFIX_CACHE_QUERIES, PREFIX_CACHE_HITS,
 )  # fmt: skip
 ENGINE = (
     ENGINE_STEPS, ENGINE_STEP_SECONDS, ENGINE_MODEL_SECONDS, ENGINE_BUSY_SECONDS, ENGINE_COMPUTED_TOKENS,
     ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS, ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED,
-    ENGINE_DISCARDED_TOKENS,
+    ENGINE_PREFIX_EVICTED, ENGINE_DISCARDED_TOKENS,
 )  # fmt: skip
 CATALOGUE = (*SERVING, *ENGINE, STATS_UP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine_fakes import EOS, EngineUnderTest, make_engine, make_request, next_token, tokens_alone
+from engine_fakes import EOS, EngineUnderTest, make_engine, make_request, next_token, prompt_of, tokens_alone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +31,8 @@ def requests(draw: st.DrawFn) -> EngineRequest:
         f"r{draw(st.integers(0, 10**6))}",
         num_prompt_tokens,
         max_tokens,
+        prompt_token_ids=prompt_of(f"text {draw(st.integers(0, 2))}", num_prompt_tokens),  # prefixes of a few texts
+        cache_salt=draw(st.sampled_from(["", "", "salt"])),
         ignore_eos=draw(st.booleans()),
         stop_token_ids=draw(st.lists(st.integers(0, 96), max_size=12, unique=True)),
         min_tokens=draw(st.integers(0, max_tokens)),
@@ -52,6 +54,7 @@ engines = st.fixed_dictionaries(
         "num_blocks": st.integers(12, 24),  # 12 blocks of 2 positions hold one full context, little more
         "block_size": st.sampled_from([2, 3]),
         "chunked_prefill": st.booleans(),
+        "enable_prefix_caching": st.booleans(),
     }
 )
 

@@ -76,6 +76,11 @@ class Engine:
         self._meter.count_finished("abort")
         self._meter.note_busy(self.has_work)
 
+    def reset_prefix_cache(self) -> None:
+        """Requests under way keep the blocks they hold; nobody finds them any more."""
+        if self.scheduler.prefix_cache is not None:
+            self.scheduler.prefix_cache.reset()
+
     @property
     def has_work(self) -> bool:
         return bool(self._sequences or self._ended_at_once)
@@ -93,6 +98,10 @@ class Engine:
         counters.num_running = sum(s.request.request_id in self._sequences for s in self.scheduler.running)
         counters.num_waiting = len(self.scheduler.waiting)
         counters.num_free_blocks = self.scheduler.pool.num_free
+        if (cache := self.scheduler.prefix_cache) is not None:
+            counters.num_prefix_queried_tokens = cache.counters.num_queried_tokens
+            counters.num_prefix_hit_tokens = cache.counters.num_hit_tokens
+            counters.num_prefix_evicted_blocks = cache.counters.num_evicted_blocks
         counters.device_memory_bytes = self._runner.device_memory_bytes()
         if not counters.num_running:
             counters.batch_size = 0
@@ -188,7 +197,7 @@ class Engine:
     def _fail_sequence(self, sequence: Sequence, error: str) -> EngineOutput:
         """Its blocks are free at once, whatever the policy: what stands in them is not to be trusted."""
         del self._sequences[sequence.request.request_id]
-        self.scheduler.remove(sequence)
+        self.scheduler.discard(sequence)
         output = EngineOutput(request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=error)
         self._meter.count_output(output)
         return output

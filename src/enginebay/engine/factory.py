@@ -8,6 +8,7 @@ from enginebay.engine.engine import Engine
 from enginebay.engine.limits import EngineLimits
 from enginebay.engine.model_runner import ModelRunner
 from enginebay.engine.policies import build_policy
+from enginebay.engine.prefix_cache import PrefixCache
 from enginebay.engine.sampler import Sampler
 from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.settings import EngineConfig
@@ -24,11 +25,14 @@ def assemble(config: EngineConfig, runner: ModelRunner, clock: Clock) -> Engine:
     model = runner.model_config
     sampler = Sampler(vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids, device=runner.device)
     warm_up(runner, sampler, max_model_len=runner.max_model_len, block_size=runner.block_size)
+    pool = BlockPool(runner.num_blocks)
+    uses_cache = config.enable_prefix_caching and config.policy != "static"
     return Engine(
         scheduler=Scheduler(
             build_policy(config, max_model_len=runner.max_model_len),
-            BlockPool(runner.num_blocks),
+            pool,
             block_size=runner.block_size,
+            prefix_cache=PrefixCache(pool, block_size=runner.block_size) if uses_cache else None,
         ),
         runner=runner,
         sampler=sampler,

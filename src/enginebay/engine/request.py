@@ -31,6 +31,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     resume_token_ids: list[int] = []
     """Already delivered: they count toward max_tokens, penalties and position."""
     arrived_at: float = 0.0
+    cache_salt: str = ""
+    """Prefixes are shared only between requests of one salt."""
 
 
 class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -85,4 +87,7 @@ class EngineCounters(msgspec.Struct, kw_only=True):
     batch_size: int = 0
     num_blocks: int = 0
     num_free_blocks: int = 0
+    num_prefix_queried_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+    num_prefix_evicted_blocks: int = 0
     device_memory_bytes: int | None = None

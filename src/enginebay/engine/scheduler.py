@@ -8,6 +8,7 @@ from operator import attrgetter
 from enginebay.engine.block_pool import BlockPool
 from enginebay.engine.plan import StepPlan
 from enginebay.engine.policies.base import Policy
+from enginebay.engine.prefix_cache import PrefixCache
 from enginebay.engine.sequence import Sequence, SequenceStatus
 
 _order = attrgetter("order")
@@ -22,9 +23,12 @@ class Scheduler:
     every request fits in the pool alone (`limits.py`), so every admitted request ends.
     """
 
-    def __init__(self, policy: Policy, pool: BlockPool, *, block_size: int) -> None:
+    def __init__(
+        self, policy: Policy, pool: BlockPool, *, block_size: int, prefix_cache: PrefixCache | None = None
+    ) -> None:
         self.policy = policy
         self.pool = pool
+        self.prefix_cache = prefix_cache
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._block_size = block_size
@@ -49,6 +53,8 @@ class Scheduler:
         for item in plan.scheduled:
             if not item.is_idle:
                 item.sequence.num_computed_tokens = item.start + item.num_new_tokens
+                if self.prefix_cache is not None:
+                    self.prefix_cache.learn(item.sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """It has ended by itself; when it gives its slot and blocks back is the policy's to say (`release_ended`)."""
@@ -57,6 +63,12 @@ class Scheduler:
     def release_ended(self) -> None:
         for sequence in self.policy.leaving(self.running):
             self.remove(sequence)
+
+    def discard(self, sequence: Sequence) -> None:
+        """Remove it, and whatever stands in its blocks: that is not to be trusted."""
+        if self.prefix_cache is not None:
+            self.prefix_cache.distrust(sequence)
+        self.remove(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take it out now, wherever it is; its blocks are free when this returns."""
@@ -78,6 +90,8 @@ class Scheduler:
         self.pool.check_integrity(sequence.block_table for sequence in self.running)
         assert not any(sequence.block_table for sequence in self.waiting), "a waiting sequence owns blocks"
         assert len(self.running) <= self.policy.num_slots, "more sequences than slots"
+        if self.prefix_cache is not None:
+            self.prefix_cache.check_integrity()
         for queue in (self.waiting, self.running):
             assert queue == sorted(queue, key=_order), "a queue is out of order"
 
@@ -90,7 +104,7 @@ class Scheduler:
     def _admit(self, plan: StepPlan, now: float) -> None:
         """In order and without overtaking: one that does not fit keeps those behind it waiting."""
         for sequence in self.policy.admissible(self.waiting, self.running, now):
-            if not self._cover(sequence, self.policy.num_reserved_tokens(sequence)):
+            if not self._place(sequence):
                 break
             self.waiting.remove(sequence)
             insort(self.running, sequence, key=_order)
@@ -98,6 +112,22 @@ class Scheduler:
             if sequence.admitted_at is None:
                 sequence.admitted_at = now
                 plan.admitted.append(sequence)
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Give it the blocks of its known prefix and free ones for the rest; false where too few are free."""
+        num_tokens = self.policy.num_reserved_tokens(sequence)
+        known = [] if self.prefix_cache is None else self.prefix_cache.find(sequence)
+        num_missing = self._num_blocks(num_tokens) - len(known)
+        if num_missing > self.pool.num_free - self.pool.num_free_of(known):
+            return False
+        self.pool.share(known)
+        sequence.block_table = known + self.pool.allocate(num_missing)
+        sequence.num_computed_tokens = len(known) * self._block_size
+        sequence.num_learnt_blocks = len(known)
+        if self.prefix_cache is not None and sequence.admitted_at is None:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            self.prefix_cache.count(sequence, sequence.num_cached_tokens)
+        return True
 
     def _preempt_last(self) -> Sequence:
         victim = self.running.pop()
@@ -110,12 +140,15 @@ class Scheduler:
 
     def _cover(self, sequence: Sequence, num_tokens: int) -> bool:
         """Own blocks for positions [0, num_tokens); false, and nothing changes, where too few are free."""
-        num_missing = -(-num_tokens // self._block_size) - len(sequence.block_table)
+        num_missing = self._num_blocks(num_tokens) - len(sequence.block_table)
         if num_missing > self.pool.num_free:
             return False
         if num_missing > 0:
             sequence.block_table += self.pool.allocate(num_missing)
         return True
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._block_size)
 
     def _release_blocks(self, sequence: Sequence) -> None:
         self.pool.release(sequence.block_table)

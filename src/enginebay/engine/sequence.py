@@ -24,10 +24,12 @@ class Sequence:
         "admitted_at",
         "arrival_index",
         "arrived_at",
+        "block_names",
         "block_table",
         "is_prompt_reported",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_learnt_blocks",
         "num_preemptions",
         "num_prompt_tokens",
         "prompt_logprobs",
@@ -43,6 +45,10 @@ class Sequence:
         self.num_computed_tokens = 0
         self.block_table: list[int] = []
         """Blocks that hold positions [0, block_size), [block_size, 2 * block_size), ...; owned until freed."""
+        self.block_names: list[bytes] = []
+        """Of its full blocks, as far as the prefix cache has asked for them."""
+        self.num_learnt_blocks = 0
+        """Leading blocks that the prefix cache has seen full."""
         self.status = SequenceStatus.WAITING
         self.arrived_at = arrived_at
         self.arrival_index = 0

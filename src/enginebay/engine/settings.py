@@ -17,6 +17,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """None is the model's own."""
     max_num_batched_tokens: int = 2048
     chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    """Under the continuous and the naive policy; static batching computes in place what it has already."""
     block_size: int = 16
     num_blocks: int | None = None
     """KV blocks without the scratch block; None is enough for max_num_seqs full contexts, within kv_cache_bytes."""

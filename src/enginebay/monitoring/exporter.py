@@ -77,6 +77,8 @@ def _engine_values(stats: EngineStats) -> dict[Quantity, Value | None]:
         quantities.KV_CACHE_USAGE: stats.kv_cache_usage_ratio,
         quantities.GPU_MEMORY: stats.gpu_memory_bytes,
         quantities.PREEMPTIONS: stats.preemptions_total,
+        quantities.PREFIX_CACHE_QUERIES: stats.prefix_cache_queries_total,
+        quantities.PREFIX_CACHE_HITS: stats.prefix_cache_hits_total,
     }
 
 

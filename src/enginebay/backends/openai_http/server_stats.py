@@ -26,6 +26,9 @@ def stats_from(metrics: MetricsText) -> EngineStats:
         e2e_seconds=histogram(quantities.REQUEST_LATENCY),
         queue_seconds=histogram(quantities.QUEUE_TIME),
         kv_cache_usage_ratio=value(quantities.KV_CACHE_USAGE),
+        prefix_cache_hit_ratio=_ratio(value(quantities.PREFIX_CACHE_HITS), value(quantities.PREFIX_CACHE_QUERIES)),
+        prefix_cache_queries_total=value(quantities.PREFIX_CACHE_QUERIES),
+        prefix_cache_hits_total=value(quantities.PREFIX_CACHE_HITS),
         preemptions_total=value(quantities.PREEMPTIONS),
         batch_size=value(quantities.BATCH_SIZE),
         gpu_memory_bytes=value(quantities.GPU_MEMORY),
@@ -35,6 +38,10 @@ def stats_from(metrics: MetricsText) -> EngineStats:
             if (found := value(quantity)) is not None
         },
     )  # fmt: skip
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
 
 
 def _running(num_in_flight: float | None, num_waiting: float | None) -> float | None:

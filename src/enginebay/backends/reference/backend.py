@@ -126,6 +126,10 @@ class ReferenceBackend:
     async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
         return tuple(await self._token_ids(prompt))
 
+    async def reset_prefix_cache(self) -> None:
+        """Messages keep their order: a request that is sent after this finds nothing."""
+        self._started_process.reset_prefix_cache()
+
     async def _chunks(self, request: GenerationRequest, *, seed: int) -> AsyncGenerator[GenerationChunk, None]:
         """Leaving this generator in any way, the engine forgets the request."""
         process, tokenizer = self._started_process, self._started_tokenizer

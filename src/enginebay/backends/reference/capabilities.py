@@ -11,7 +11,6 @@ _NOT_YET = frozenset(
         Feature.TOOLS,
         Feature.ADAPTER,
         Feature.RESPONSE_FORMAT,
-        Feature.RESET_PREFIX_CACHE,
     }
 )
 

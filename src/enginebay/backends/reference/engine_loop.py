@@ -10,6 +10,7 @@ import msgspec
 from enginebay.backends.reference.engine_messages import (
     Cancel,
     EngineReady,
+    ResetPrefixCache,
     Start,
     StepDone,
     Submit,
@@ -59,6 +60,7 @@ def _build(config: EngineConfig, clock: Clock) -> tuple[Engine, EngineReady]:
         policy=config.policy,
         max_num_seqs=engine.scheduler.policy.num_slots,
         max_num_batched_tokens=config.max_num_batched_tokens,
+        enable_prefix_caching=engine.scheduler.prefix_cache is not None,
         num_threads=torch.get_num_threads(),
         kernels="packed" if is_packed else "plain",
         torch_version=str(torch.__version__),
@@ -103,6 +105,8 @@ class EngineLoop:
                 self._add(message)
             elif isinstance(message, Cancel):
                 self._engine.cancel(message.request_id)
+            elif isinstance(message, ResetPrefixCache):
+                self._engine.reset_prefix_cache()
         return bool(frames)
 
     def _idle_s(self) -> float | None:

@@ -23,7 +23,11 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     request_id: str
 
 
-ToEngine = Start | Submit | Cancel
+class ResetPrefixCache(msgspec.Struct, frozen=True, tag="reset_prefix_cache"):
+    pass
+
+
+ToEngine = Start | Submit | Cancel | ResetPrefixCache
 
 
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
@@ -40,6 +44,8 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     policy: str
     max_num_seqs: int
     max_num_batched_tokens: int
+    enable_prefix_caching: bool
+    """Whether blocks are shared: what was asked for, but for static batching."""
     num_threads: int
     kernels: str
     """packed or plain: the form of the layers that was chosen."""

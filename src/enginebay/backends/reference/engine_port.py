@@ -46,6 +46,10 @@ class ProcessPort(Protocol):
 
     def submit(self, request: EngineRequest, /) -> StreamPort: ...
 
+    def reset_prefix_cache(self) -> None:
+        """Requests submitted after this call find nothing that was computed before it."""
+        ...
+
     def health(self) -> Health: ...
 
     @property

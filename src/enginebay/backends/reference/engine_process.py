@@ -13,6 +13,7 @@ import msgspec
 from enginebay.backends.reference.engine_messages import (
     Cancel,
     EngineReady,
+    ResetPrefixCache,
     Start,
     Submit,
     decode_from_engine,
@@ -141,6 +142,12 @@ class EngineProcess:
         return Health(HealthState.READY)
 
     # ---------------------------------------------------------------- requests
+
+    def reset_prefix_cache(self) -> None:
+        """Raises EngineDied. Requests submitted after this find nothing that was computed before it."""
+        if not self._worker.is_alive:
+            raise self._died()
+        self._worker.send(encode(ResetPrefixCache()))
 
     def submit(self, request: EngineRequest) -> EngineStream:
         """Hand a request over. Raises NotStarted, EngineDied, InvalidRequest or ContextTooLong at once."""

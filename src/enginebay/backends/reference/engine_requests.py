@@ -35,6 +35,7 @@ def engine_request(
         priority=request.priority,
         resume_token_ids=list(request.resume_token_ids),
         arrived_at=arrived_at,
+        cache_salt=request.cache_salt or "",
     )
 
 

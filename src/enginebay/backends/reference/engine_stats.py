@@ -9,7 +9,7 @@ from enginebay.types import EngineStats
 
 
 def engine_stats(counters: EngineCounters, metrics: RequestMetrics) -> EngineStats:
-    """There is no prefix cache and no speculation yet: those stay None."""
+    """There is no speculation yet: it stays None."""
     num_used = counters.num_blocks - counters.num_free_blocks
     return EngineStats(
         requests_running=counters.num_running,
@@ -23,11 +23,20 @@ def engine_stats(counters: EngineCounters, metrics: RequestMetrics) -> EngineSta
         e2e_seconds=metrics.e2e_s.snapshot(),
         queue_seconds=metrics.queue_s.snapshot(),
         kv_cache_usage_ratio=num_used / counters.num_blocks if counters.num_blocks else None,
+        prefix_cache_hit_ratio=_hit_ratio(counters),
+        prefix_cache_queries_total=counters.num_prefix_queried_tokens,
+        prefix_cache_hits_total=counters.num_prefix_hit_tokens,
         preemptions_total=counters.num_preemptions,
         batch_size=counters.batch_size,
         gpu_memory_bytes=counters.device_memory_bytes,
         extra=_own_counters(counters, num_discarded_tokens=metrics.num_discarded_tokens),
     )
+
+
+def _hit_ratio(counters: EngineCounters) -> float | None:
+    """Since the start; None while nobody has asked."""
+    queried = counters.num_prefix_queried_tokens
+    return counters.num_prefix_hit_tokens / queried if queried else None
 
 
 def _own_counters(counters: EngineCounters, *, num_discarded_tokens: int) -> dict[str, float]:
@@ -43,6 +52,7 @@ def _own_counters(counters: EngineCounters, *, num_discarded_tokens: int) -> dic
         quantities.ENGINE_IDLE_SLOT_STEPS: counters.num_idle_slot_steps,
         quantities.ENGINE_BATCH_WAIT_SECONDS: counters.batch_wait_s,
         quantities.ENGINE_ADMITTED: counters.num_admitted,
+        quantities.ENGINE_PREFIX_EVICTED: counters.num_prefix_evicted_blocks,
         quantities.ENGINE_DISCARDED_TOKENS: counters.num_discarded_tokens + num_discarded_tokens,
     }
     return {quantity.prometheus_name: float(value) for quantity, value in values.items()}

@@ -12,7 +12,7 @@ from enginebay.backends.reference.options import ReferenceOptions
 from enginebay.engine.settings import EngineConfig
 from enginebay.errors import ConfigError
 
-_TO_ENGINE = ("max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill")
+_TO_ENGINE = ("max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching")
 """Settings that the engine knows under the same name."""
 
 _OPTIONS_TO_ENGINE = (
@@ -102,7 +102,7 @@ _RULES: Mapping[str, _Rule] = {
     "max_num_batched_tokens": _mapped("{name}={value}"),
     "gpu_memory_fraction": _unsupported("set the size of the KV cache with the option kv_cache_bytes or num_blocks"),
     "kv_cache_dtype": _only("auto", "the dtype of the model", "the KV cache has the dtype of the model"),
-    "enable_prefix_caching": _only(False, "no blocks are shared", "this engine has no prefix cache"),
+    "enable_prefix_caching": _mapped("{name}={value}"),
     "chunked_prefill": _mapped("{name}={value}"),
     "speculative_draft_model": _unsupported(_NO_SPECULATION),
     "speculative_ngram": _unsupported(_NO_SPECULATION),
