@@ -132,7 +132,7 @@ def test_metrics_have_the_lessons_names_and_parse(server: RunningServer) -> None
     assert "llm_gpu_memory_bytes" not in samples  # this engine does not tell: absent, not zero
     families = {family.name for family in text_string_to_metric_families(text.decode())}
     known = {quantity.prometheus_name.removesuffix("_total") for quantity in SERVING}
-    assert known - families == {"llm_gpu_memory_bytes"}
+    assert known - families == {"llm_gpu_memory_bytes", "llm_prefix_cache_queries", "llm_prefix_cache_hits"}
 
 
 def test_tokenize_gives_the_engines_token_ids(server: RunningServer) -> None:

@@ -22,7 +22,7 @@ def outcome(**setting):
 
 
 def test_every_portable_setting_has_an_outcome_with_words():
-    values = {"dtype": "float32", "log_level": "info", "trust_remote_code": True, "enable_prefix_caching": True}
+    values = {"dtype": "float32", "log_level": "info", "trust_remote_code": True, "kv_cache_dtype": "fp8"}
     for name in EngineSettings.model_fields:
         found = outcome(**{name: values.get(name, 2)})
         assert (found.setting, found.value) == (name, values.get(name, 2))
@@ -38,7 +38,6 @@ def test_every_portable_setting_has_an_outcome_with_words():
         {"tensor_parallel_size": 1},
         {"pipeline_parallel_size": 1},
         {"data_parallel": 1},
-        {"enable_prefix_caching": False},
         {"kv_cache_dtype": "auto"},
         {"trust_remote_code": False},
     ],
@@ -53,7 +52,6 @@ def test_a_value_that_says_what_the_engine_does_anyway_is_mapped(setting):
         {"tensor_parallel_size": 2},
         {"pipeline_parallel_size": 2},
         {"data_parallel": 2},
-        {"enable_prefix_caching": True},
         {"quantization": "fp8"},
         {"kv_cache_dtype": "fp8"},
         {"gpu_memory_fraction": 0.9},
@@ -187,3 +185,10 @@ def test_building_the_backend_does_not_import_torch_in_this_process():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False False"
+
+
+def test_a_static_batch_has_no_prefix_cache() -> None:
+    with pytest.raises(ConfigError, match="in place") as caught:
+        get_backend("reference", policy="static", enable_prefix_caching=True)
+    assert caught.value.path == "engine.enable_prefix_caching"
+    get_backend("reference", policy="static", enable_prefix_caching=False)

@@ -6,7 +6,7 @@ from enginebay.backend import Backend, BackendContext, BackendSpec
 from enginebay.backends.reference.capabilities import capabilities
 from enginebay.backends.reference.launch_plan import compile_settings
 from enginebay.backends.reference.options import ReferenceOptions
-from enginebay.errors import PluginError
+from enginebay.errors import ConfigError, PluginError
 from enginebay.hookspecs import hookimpl
 
 
@@ -19,9 +19,19 @@ def enginebay_backend() -> BackendSpec:
         compile=compile_settings,
         create=_create,
         modes=("in_process",),
+        check=_check,
         in_process_takes=("environment",),
         evidence="ran real: the engine of this package, on CPU; greedy output checked against transformers",
     )
+
+
+def _check(context: BackendContext) -> None:
+    if context.settings.get("enable_prefix_caching") and context.options.policy == "static":
+        raise ConfigError(
+            "a static batch computes in place what it has already, so its blocks cannot be shared",
+            path="engine.enable_prefix_caching",
+            expected="false, or another policy",
+        )
 
 
 def _create(context: BackendContext) -> Backend:
