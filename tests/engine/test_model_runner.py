@@ -154,8 +154,8 @@ def test_a_sequence_that_is_not_a_number_harms_neither_its_neighbours_nor_the_ne
     poison, runner = 77, tiny_runner(directory)
     healthy = [token_id for token_id in prompt(60, seed=9) if token_id != poison][:33]
     expected = whole_prompt_logits(tiny_runner(directory), new_sequence(healthy, range(1, 40)))
-    runner.model.embedding = runner.model.embedding.clone()
-    runner.model.embedding[poison] = float("nan")
+    runner.model.embedding.weight = runner.model.embedding.weight.clone()
+    runner.model.embedding.weight[poison] = float("nan")
     broken, neighbour = (
         new_sequence([*healthy[:3], poison, *healthy[4:20]], range(1, 40)),
         new_sequence(healthy, range(40, 80)),
@@ -177,8 +177,8 @@ def test_a_reserved_block_that_still_holds_a_dead_sequence_is_not_read_before_it
     poison, runner = 77, tiny_runner(directory)
     healthy = [token_id for token_id in prompt(60, seed=9) if token_id != poison][:33]
     expected = whole_prompt_logits(tiny_runner(directory), new_sequence(healthy[:5], range(1, 40)))[-1]
-    runner.model.embedding = runner.model.embedding.clone()
-    runner.model.embedding[poison] = float("nan")
+    runner.model.embedding.weight = runner.model.embedding.weight.clone()
+    runner.model.embedding.weight[poison] = float("nan")
     dead = new_sequence([poison] * 40, range(50, 70))
     runner.forward(StepPlan([chunk(dead, 0, 40)]))
     heir, longer = new_sequence(healthy[:5], range(1, 40)), new_sequence(healthy, range(20, 40))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.rope import rotate
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,11 @@ class DecodeGroup:
     """(num_rows, max_blocks): the blocks that the row sees, filled up with any of its own."""
     mask: Tensor
     """(num_rows, 1, 1, max_blocks * block_size): 0 or -inf, added to the scores."""
+    starts: Tensor
+    """(num_rows,): position of the first slot of the row's blocks."""
+    begins: Tensor
+    ends: Tensor
+    """(num_rows,): the row sees positions [begins, ends)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,40 @@ class AttentionInput:
     prefill_chunks: dict[int | None, list[PrefillChunk]]
 
 
+class AttentionKernel(Protocol):
+    def attend(
+        self,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor],
+        *,
+        num_heads: int,
+        cache: LayerCache,
+        step: AttentionInput,
+        window: int | None,
+    ) -> Tensor:
+        """qkv: (num_rows, num_heads + 2 * num_kv_heads, head_dim), which may be overwritten; its queries and keys are
+        not turned by their angles yet. Writes keys and values into the cache: (num_rows, num_heads * head_dim).
+        """
+        ...
+
+
+class PlainAttention:
+    def attend(
+        self,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor],
+        *,
+        num_heads: int,
+        cache: LayerCache,
+        step: AttentionInput,
+        window: int | None,
+    ) -> Tensor:
+        num_kv_heads = cache.keys.shape[2]
+        queries_and_keys, values = qkv.split((num_heads + num_kv_heads, num_kv_heads), dim=1)
+        queries, keys = rotate(queries_and_keys, *angles).split((num_heads, num_kv_heads), dim=1)
+        return paged_attention(queries, keys, values, cache=cache, step=step, window=window)
+
+
 def paged_attention(
     queries: Tensor, keys: Tensor, values: Tensor, *, cache: LayerCache, step: AttentionInput, window: int | None
 ) -> Tensor:
@@ -52,7 +93,7 @@ def paged_attention(
     """
     cache.write(keys, values, step.slot_mapping)
     decoded = [_decode(queries[group.rows], cache, group) for group in step.decode_groups[window]]
-    prefilled = [_prefill(queries, keys, values, cache, chunk) for chunk in step.prefill_chunks[window]]
+    prefilled = [prefill(queries, keys, values, cache, chunk) for chunk in step.prefill_chunks[window]]
     parts = [*decoded, *prefilled]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -74,7 +115,7 @@ def _gather(blocks: Tensor, block_table: Tensor) -> Tensor:
     return gathered.view(num_rows, max_blocks * block_size, num_kv_heads, head_dim).transpose(1, 2)
 
 
-def _prefill(queries: Tensor, keys: Tensor, values: Tensor, cache: LayerCache, chunk: PrefillChunk) -> Tensor:
+def prefill(queries: Tensor, keys: Tensor, values: Tensor, cache: LayerCache, chunk: PrefillChunk) -> Tensor:
     queries = queries[chunk.rows]
     if chunk.context_slots is None:
         keys, values = keys[chunk.rows], values[chunk.rows]

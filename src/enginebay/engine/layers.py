@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from enginebay.engine.attention import AttentionKernel, PlainAttention
 from enginebay.engine.model_config import Activation
 
 ACTIVATION_FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -24,6 +25,10 @@ class Affine(NamedTuple):
     """(out_features, in_features)"""
     bias: Tensor | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
 
 class Layer(Protocol):
     def forward(self, hidden: Tensor) -> Tensor:
@@ -37,26 +42,68 @@ class ResidualLayer(Layer, Protocol):
         ...
 
 
-class LayerFactory(Protocol):
-    copies_weights: bool
-    """The layers keep the weights in a layout of their own: a tied embedding is held twice."""
+class Embedding(Protocol):
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """(num_rows,) -> (num_rows, hidden_size)"""
+        ...
 
+    def head(self) -> ResidualLayer:
+        """The layer of the same weight that gives logits: for models that tie the two."""
+        ...
+
+
+class LayerFactory(Protocol):
+    """Makes the layers of one model; a faster form of them is another factory."""
+
+    name: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the weights in all layers made so far, in the layouts in which they are held."""
+        ...
+
+    def embedding(self, weight: Tensor) -> Embedding: ...
+    def attention_kernel(self) -> AttentionKernel: ...
     def rms_norm(self, weight: Tensor, eps: float) -> Layer: ...
     def linear(self, affine: Affine) -> ResidualLayer: ...
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> ResidualLayer: ...
 
 
 class PlainLayers:
-    copies_weights = False
+    name = "plain"
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+
+    def embedding(self, weight: Tensor) -> PlainEmbedding:
+        self.num_bytes += weight.nbytes
+        return PlainEmbedding(weight)
+
+    def attention_kernel(self) -> PlainAttention:
+        return PlainAttention()
 
     def rms_norm(self, weight: Tensor, eps: float) -> RmsNorm:
+        self.num_bytes += weight.nbytes
         return RmsNorm(weight, eps)
 
     def linear(self, affine: Affine) -> Linear:
+        self.num_bytes += affine.num_bytes
         return Linear(affine)
 
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> GatedMlp:
+        self.num_bytes += gate.num_bytes + up.num_bytes + down.num_bytes
         return GatedMlp(Linear(joined(gate, up)), Linear(down), ACTIVATION_FUNCTIONS[activation])
+
+
+class PlainEmbedding:
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return functional.embedding(token_ids, self.weight)
+
+    def head(self) -> ResidualLayer:
+        return Linear(Affine(self.weight))
 
 
 class RmsNorm:

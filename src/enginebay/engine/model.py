@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from enginebay.engine.attention import AttentionInput, paged_attention
+from enginebay.engine.attention import AttentionInput
 from enginebay.engine.kv_cache import LayerCache
-from enginebay.engine.layers import Affine, LayerFactory, joined
+from enginebay.engine.layers import Affine, LayerFactory, ResidualLayer, joined
 from enginebay.engine.model_config import ModelConfig
-from enginebay.engine.rope import RotaryEmbedding, rotate
+from enginebay.engine.rope import RotaryEmbedding
 from enginebay.engine.step_input import StepInput
 from enginebay.engine.weights import Checkpoint
 
@@ -30,24 +29,25 @@ class CausalLM:
         device: torch.device,
     ) -> None:
         self._vocab_size = config.vocab_size
-        self.embedding = weights.take("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+        weight = weights.take("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+        self.embedding = layers.embedding(weight)
         self.layers = [DecoderLayer(config, weights, index, layers=layers) for index in range(config.num_layers)]
         self.norm = layers.rms_norm(weights.take("model.norm.weight", (config.hidden_size,)), config.rms_norm_eps)
-        self.head = layers.linear(Affine(self._head_weight(config, weights, layers)))
+        self.head = self._head(config, weights, layers, tied_weight=weight)
         self.rope = RotaryEmbedding(config.rope, config.head_dim, dtype=dtype, device=device)
 
-    def _head_weight(self, config: ModelConfig, weights: Checkpoint, layers: LayerFactory) -> Tensor:
+    def _head(
+        self, config: ModelConfig, weights: Checkpoint, layers: LayerFactory, *, tied_weight: Tensor
+    ) -> ResidualLayer:
         if not config.tie_word_embeddings:
-            return weights.take("lm_head.weight", (config.vocab_size, config.hidden_size))
+            return layers.linear(Affine(weights.take("lm_head.weight", (config.vocab_size, config.hidden_size))))
         if "lm_head.weight" in weights:
-            weights.take_copy_of("lm_head.weight", self.embedding)
-        if layers.copies_weights:
-            weights.num_bytes += self.embedding.nbytes
-        return self.embedding
+            weights.take_copy_of("lm_head.weight", tied_weight)
+        return self.embedding.head()
 
     def forward(self, step: StepInput, caches: Sequence[LayerCache]) -> Tensor:
         """(num_rows, hidden_size), before the last norm; writes keys and values into the caches."""
-        hidden = functional.embedding(step.token_ids, self.embedding)
+        hidden = self.embedding.forward(step.token_ids)
         angles = self.rope.cos_sin(step.positions, step.context_lens)
         for layer, cache in zip(self.layers, caches, strict=True):
             hidden = layer.forward(hidden, angles, cache=cache, step=step.attention)
@@ -98,6 +98,7 @@ class Attention:
         self.qkv = layers.linear(joined(*parts))
         output_shape = (config.hidden_size, queries)
         self.output = layers.linear(take_affine(weights, f"{prefix}.o_proj", output_shape, bias=config.output_bias))
+        self._kernel = layers.attention_kernel()
         self.query_norm = self.key_norm = None
         if config.qk_norm:
             eps = config.rms_norm_eps
@@ -109,16 +110,15 @@ class Attention:
     ) -> Tensor:
         """(num_rows, num_heads * head_dim)"""
         qkv = self.qkv.forward(hidden).view(hidden.shape[0], -1, self.head_dim)
-        queries_and_keys, values = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
-        queries_and_keys = rotate(self._normed(queries_and_keys), *angles)
-        queries, keys = queries_and_keys.split((self.num_heads, self.num_kv_heads), dim=1)
-        return paged_attention(queries, keys, values, cache=cache, step=step, window=self.window)
+        return self._kernel.attend(
+            self._normed(qkv), angles, num_heads=self.num_heads, cache=cache, step=step, window=self.window
+        )
 
-    def _normed(self, queries_and_keys: Tensor) -> Tensor:
+    def _normed(self, qkv: Tensor) -> Tensor:
         if self.query_norm is None or self.key_norm is None:
-            return queries_and_keys
-        queries, keys = queries_and_keys.split((self.num_heads, self.num_kv_heads), dim=1)
-        return torch.cat((self.query_norm.forward(queries), self.key_norm.forward(keys)), dim=1)
+            return qkv
+        queries, keys, values = qkv.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+        return torch.cat((self.query_norm.forward(queries), self.key_norm.forward(keys), values), dim=1)
 
 
 def take_affine(weights: Checkpoint, name: str, shape: tuple[int, int], *, bias: bool) -> Affine:

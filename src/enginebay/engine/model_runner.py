@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from enginebay.engine.kernels.packed import PackedLayers, packing_is_available
+from enginebay.engine.kernels import choose_layers
 from enginebay.engine.kv_cache import KvCacheSize, allocate_kv_cache, kv_cache_size
-from enginebay.engine.layers import LayerFactory, PlainLayers
+from enginebay.engine.layers import LayerFactory
 from enginebay.engine.logits import StepLogits
 from enginebay.engine.memory import available_memory_bytes
 from enginebay.engine.model import CausalLM
@@ -28,10 +28,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
     weight_bytes: int
+    """As they are held, every layout of them."""
+    stored_bytes: int
+    """The same weights, once each, in the dtype that is computed in."""
     kv_cache: KvCacheSize
 
     def __str__(self) -> str:
-        return f"weights {self.weight_bytes:,} bytes; KV cache {self.kv_cache}"
+        before = "" if self.weight_bytes == self.stored_bytes else f" (from {self.stored_bytes:,})"
+        return f"weights {self.weight_bytes:,} bytes{before}; KV cache {self.kv_cache}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,12 @@ class ModelRunner:
         _set_num_threads(config)
         self.model_config: ModelConfig = read_model_config(Path(config.model_dir))
         self.max_model_len = _max_model_len(config, self.model_config)
-        self.model, weight_bytes = _load(config, self.model_config, dtype=self.dtype, device=self.device)
+        layers = choose_layers(
+            config.kernels, config.quantization, model=self.model_config, dtype=self.dtype, device=self.device
+        )
+        self.kernels = layers.name
+        """The form of the layers that was chosen."""
+        self.model, stored_bytes = _load(config, self.model_config, layers, dtype=self.dtype, device=self.device)
         size = kv_cache_size(
             config,
             self.model_config,
@@ -70,7 +79,7 @@ class ModelRunner:
         )
         self.num_blocks, self.block_size = size.num_blocks, size.block_size
         """Usable blocks: their ids are 1 to num_blocks, block 0 is scratch."""
-        self.memory_use = MemoryUse(weight_bytes, size)
+        self.memory_use = MemoryUse(weight_bytes=layers.num_bytes, stored_bytes=stored_bytes, kv_cache=size)
         self.caches = allocate_kv_cache(self.model_config, size, dtype=self.dtype, device=self.device)
         self._unusable_blocks: set[int] = set()
         self._step_inputs = StepInputBuilder(
@@ -116,17 +125,10 @@ class ModelRunner:
 
 
 def _load(
-    config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, device: torch.device
+    config: EngineConfig, model: ModelConfig, layers: LayerFactory, *, dtype: torch.dtype, device: torch.device
 ) -> tuple[CausalLM, int]:
     with torch.inference_mode(), Checkpoint(Path(config.model_dir), dtype=dtype, device=device) as weights:
-        layers = _layers(config, device, dtype=dtype)
         return CausalLM(model, weights, layers=layers, dtype=dtype, device=device), weights.num_bytes
-
-
-def _layers(config: EngineConfig, device: torch.device, *, dtype: torch.dtype) -> LayerFactory:
-    if config.kernels not in ("auto", "plain"):
-        raise ModelError(f"kernels {config.kernels!r} is not known; use auto or plain")
-    return PackedLayers() if config.kernels == "auto" and packing_is_available(device, dtype) else PlainLayers()
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -89,6 +89,9 @@ class StepInputBuilder:
             rows=slice(rows[0].first_row, rows[-1].last_row + 1 + rows[-1].item.num_padding_tokens),
             block_table=self._indices(table),
             mask=self._mask(visible)[:, None, None, :],
+            starts=self._indices(np.array(firsts) * self._block_size),
+            begins=self._indices([first_visible(row.start, window) for row in rows]),
+            ends=self._indices(current[:, 0] + 1),
         )
 
     def _chunk(self, row: _Rows, window: int | None) -> PrefillChunk:

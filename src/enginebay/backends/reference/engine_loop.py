@@ -42,12 +42,10 @@ def _build(config: EngineConfig, clock: Clock) -> tuple[Engine, EngineReady]:
     import torch
 
     from enginebay.engine.factory import assemble
-    from enginebay.engine.kernels.packed import packing_is_available
     from enginebay.engine.model_runner import ModelRunner
 
     runner = ModelRunner(config)
     engine = assemble(config, runner, clock)
-    is_packed = config.kernels == "auto" and packing_is_available(runner.device, runner.dtype)
     ready = EngineReady(
         max_model_len=runner.max_model_len,
         vocab_size=runner.model_config.vocab_size,
@@ -62,7 +60,7 @@ def _build(config: EngineConfig, clock: Clock) -> tuple[Engine, EngineReady]:
         max_num_batched_tokens=config.max_num_batched_tokens,
         enable_prefix_caching=engine.scheduler.prefix_cache is not None,
         num_threads=torch.get_num_threads(),
-        kernels="packed" if is_packed else "plain",
+        kernels=runner.kernels,
         torch_version=str(torch.__version__),
         memory=str(runner.memory_use),
     )

@@ -48,7 +48,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Whether blocks are shared: what was asked for, but for static batching."""
     num_threads: int
     kernels: str
-    """packed or plain: the form of the layers that was chosen."""
+    """The form of the layers that was chosen: native, packed or plain, with int8 where the weights are."""
     torch_version: str
     memory: str
     """Weights and KV cache, with the arithmetic."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from enginebay.engine.layers import Affine
+from enginebay.engine.attention import PlainAttention
+from enginebay.engine.layers import Affine, PlainEmbedding, ResidualLayer
 from enginebay.engine.model_config import Activation
 
 POST_OPERATIONS: dict[Activation, tuple[str, str]] = {
@@ -32,16 +33,40 @@ def packing_is_available(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class PackedLayers:
-    copies_weights = True
+    name = "packed"
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+
+    def embedding(self, weight: Tensor) -> PackedEmbedding:
+        self.num_bytes += weight.nbytes
+        return PackedEmbedding(weight, self)
+
+    def attention_kernel(self) -> PlainAttention:
+        return PlainAttention()
 
     def rms_norm(self, weight: Tensor, eps: float) -> Float32RmsNorm:
+        self.num_bytes += weight.nbytes
         return Float32RmsNorm(weight, eps)
 
     def linear(self, affine: Affine) -> PackedLinear:
+        self.num_bytes += affine.num_bytes
         return PackedLinear(affine)
 
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> PackedGatedMlp:
+        self.num_bytes += gate.num_bytes + up.num_bytes + down.num_bytes
         return PackedGatedMlp(PackedLinear(gate), PackedLinear(up), PackedLinear(down), activation)
+
+
+class PackedEmbedding(PlainEmbedding):
+    """The packed layout cannot be gathered from: a head of the same weight is a second copy of it."""
+
+    def __init__(self, weight: Tensor, layers: PackedLayers) -> None:
+        super().__init__(weight)
+        self._layers = layers
+
+    def head(self) -> ResidualLayer:
+        return self._layers.linear(Affine(self.weight))
 
 
 class PackedLinear:

@@ -327,6 +327,33 @@ at::Tensor pack(const at::Tensor& weight) {
   return packed;
 }
 
+// Rows of the weight again, out of its tiles: an embedding that shares its weight with the head needs no second copy.
+template <Type type>
+at::Tensor gather(const at::Tensor& packed, const at::Tensor& scales, const at::Tensor& ids, int64_t num_in) {
+  using input = typename Element<type>::input;
+  constexpr int64_t T = Element<type>::inputs_per_tile, V = Element<type>::interleaved;
+  at::Tensor result = at::empty({ids.size(0), num_in}, packed.options().dtype(at::kBFloat16));
+  const int64_t num_tiles = packed.size(1);
+  const int64_t* id_of = ids.data_ptr<int64_t>();
+  at::parallel_for(0, ids.size(0), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t id = id_of[row];
+      TORCH_CHECK(id >= 0 && id < packed.size(0) * TILE, "token id ", id, " is outside the embedding");
+      const input* tiles = static_cast<const input*>(packed.data_ptr()) + id / TILE * num_tiles * TILE * TILE * V;
+      at::BFloat16* out = result.data_ptr<at::BFloat16>() + row * num_in;
+      for (int64_t in = 0; in < num_in; ++in) {
+        const input value = tiles[(in / T * TILE + in % T / V) * TILE * V + id % TILE * V + in % V];
+        if constexpr (type == Type::int8) {
+          out[in] = static_cast<float>(value) * scales.data_ptr<float>()[id];
+        } else {
+          out[in] = value;
+        }
+      }
+    }
+  });
+  return result;
+}
+
 // ---------------------------------------------------------------- norm
 
 at::Tensor rms_norm(const at::Tensor& hidden, const at::Tensor& weight, double eps) {
@@ -474,6 +501,8 @@ TORCH_LIBRARY(enginebay, library) {
               &gated_mlp<Type::bf16>);
   library.def("gated_mlp_int8(Tensor hidden, Tensor gate_up, Tensor gate_up_scales, Tensor down, Tensor down_scales, int inner_size, Tensor? residual) -> Tensor",
               &gated_mlp<Type::int8>);
+  library.def("gather_bf16(Tensor packed, Tensor scales, Tensor ids, int num_in) -> Tensor", &gather<Type::bf16>);
+  library.def("gather_int8(Tensor packed, Tensor scales, Tensor ids, int num_in) -> Tensor", &gather<Type::int8>);
   library.def("rms_norm(Tensor hidden, Tensor weight, float eps) -> Tensor", &rms_norm);
   library.def("rotate_and_store(Tensor(a!) qkv, Tensor cos, Tensor sin, Tensor(b!) keys, Tensor(c!) values, Tensor slots, int num_heads, int num_kv_heads) -> ()",
               &rotate_and_store);

@@ -1,0 +1,100 @@
+"""Compiles `kernels.cpp` with PyTorch's extension builder and keeps the library beside the models."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
+NEEDED_FEATURES = frozenset({"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512vl"})
+COMPILERS = ("g++", "c++")
+DIRECTORY_VARIABLE = "ENGINEBAY_HOME"
+
+
+@cache
+def native_operators() -> Any | None:
+    """`torch.ops.enginebay`, compiled if it has to be; None where `why_not` says why.
+
+    Raises nothing for a compiler that fails: the engine has another path, and the reason is logged by whoever asks.
+    """
+    if why_not() is not None:
+        return None
+    library = _library()
+    if not library.exists():
+        _compile(library)
+    torch.ops.load_library(str(library))
+    operators = torch.ops.enginebay
+    return operators if operators.request_tiles() else None
+
+
+@cache
+def why_not() -> str | None:
+    """What is missing for the native kernels; None where nothing is."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return "they are for x86-64 CPUs under Linux"
+    if missing := NEEDED_FEATURES - _cpu_features():
+        return f"this CPU lacks {', '.join(sorted(missing))}"
+    if not _library().exists() and (missing_tools := _missing_tools()):
+        return f"{' and '.join(missing_tools)} must be installed to compile them"
+    return None
+
+
+def _missing_tools() -> list[str]:
+    tools = [] if any(map(shutil.which, COMPILERS)) else ["a C++ compiler"]
+    return tools if shutil.which("ninja") else [*tools, "ninja"]
+
+
+def _cpu_features() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return next((frozenset(line.split()[2:]) for line in lines if line.startswith("flags")), frozenset())
+
+
+def _library() -> Path:
+    """Another source, torch or CPU is another library: one home may be shared between machines."""
+    told = (
+        SOURCE.read_bytes(),
+        torch.__version__.encode(),
+        " ".join(FLAGS).encode(),
+        " ".join(sorted(_cpu_features())).encode(),
+    )
+    digest = sha256(b"\0".join(told)).hexdigest()[:16]
+    return _home() / "kernels" / digest / "enginebay_kernels.so"
+
+
+def _home() -> Path:
+    home = os.environ.get(DIRECTORY_VARIABLE)
+    return Path(home) if home else Path.home() / ".cache" / "enginebay"
+
+
+def _compile(library: Path) -> None:
+    """Into a folder of this process, then renamed: two engines that start together do not disturb each other."""
+    from torch.utils.cpp_extension import load
+
+    folder = library.parent.with_name(f"{library.parent.name}.{os.getpid()}")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        load(
+            name=library.stem,
+            sources=[str(SOURCE)],
+            extra_cflags=list(FLAGS),
+            build_directory=str(folder),
+            is_python_module=False,
+        )
+        try:
+            folder.rename(library.parent)
+        except OSError:
+            if not library.exists():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

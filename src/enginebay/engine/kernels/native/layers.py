@@ -1,0 +1,144 @@
+"""Layers on the native kernels: bfloat16 in and out, weights in bfloat16 or int8, one layout of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from enginebay.engine.kernels.native.attention import NativeAttention
+from enginebay.engine.layers import ACTIVATION_FUNCTIONS, Affine, ResidualLayer
+from enginebay.engine.model_config import Activation
+from enginebay.engine.quantization import quantize_rows
+
+COLUMNS = 16
+"""Of a tile."""
+
+
+class NativeLayers:
+    def __init__(self, operators: Any, *, is_int8: bool) -> None:
+        """operators: see `build.native_operators`."""
+        self.name = "native int8" if is_int8 else "native"
+        self.num_bytes = 0
+        self._operators, self._is_int8 = operators, is_int8
+
+    def embedding(self, weight: Tensor) -> NativeEmbedding:
+        return NativeEmbedding(self._packed(weight), self._operators)
+
+    def attention_kernel(self) -> NativeAttention:
+        return NativeAttention(self._operators)
+
+    def rms_norm(self, weight: Tensor, eps: float) -> NativeRmsNorm:
+        self.num_bytes += weight.nbytes
+        return NativeRmsNorm(self._operators, weight, eps)
+
+    def linear(self, affine: Affine) -> NativeLinear:
+        if affine.bias is not None:
+            self.num_bytes += affine.bias.nbytes
+        return NativeLinear(self._packed(affine.weight), affine.bias, self._operators)
+
+    def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> ResidualLayer:
+        if activation == "silu" and all(part.bias is None for part in (gate, up, down)):
+            together = self._packed(_alternating(gate.weight, up.weight))
+            return FusedMlp(together, self._packed(down.weight), self._operators, inner_size=len(gate.weight))
+        return GatedMlp(self.linear(gate), self.linear(up), self.linear(down), activation)
+
+    def _packed(self, weight: Tensor) -> PackedWeight:
+        packed = PackedWeight(weight, self._operators, is_int8=self._is_int8)
+        self.num_bytes += packed.num_bytes
+        return packed
+
+
+class PackedWeight:
+    """(out_features, in_features) in tiles, see kernels.cpp."""
+
+    def __init__(self, weight: Tensor, operators: Any, *, is_int8: bool) -> None:
+        self.out_features, self.in_features = weight.shape
+        self.is_int8 = is_int8
+        self.scales = torch.empty(0)
+        if not is_int8:
+            self.tiles: Tensor = operators.pack_bf16(weight)
+            return
+        quantized = quantize_rows(weight)
+        self.tiles = operators.pack_int8(quantized.values)
+        self.scales = torch.zeros(self.tiles.shape[0] * COLUMNS)
+        self.scales[: self.out_features] = quantized.scales
+
+    @property
+    def num_bytes(self) -> int:
+        return self.tiles.nbytes + self.scales.nbytes
+
+
+class NativeLinear:
+    def __init__(self, weight: PackedWeight, bias: Tensor | None, operators: Any) -> None:
+        self._weight, self._bias = weight, bias
+        self._product = operators.linear_int8 if weight.is_int8 else operators.linear_bf16
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        weight = self._weight
+        return self._product(hidden, weight.tiles, weight.scales, weight.out_features, self._bias, None)
+
+    def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        weight = self._weight
+        return self._product(hidden, weight.tiles, weight.scales, weight.out_features, self._bias, residual)
+
+
+class NativeEmbedding:
+    """Gathers from the tiles, so that a head of the same weight needs no second copy."""
+
+    def __init__(self, weight: PackedWeight, operators: Any) -> None:
+        self._weight, self._operators = weight, operators
+        self._gather = operators.gather_int8 if weight.is_int8 else operators.gather_bf16
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return self._gather(self._weight.tiles, self._weight.scales, token_ids, self._weight.in_features)
+
+    def head(self) -> NativeLinear:
+        return NativeLinear(self._weight, None, self._operators)
+
+
+class NativeRmsNorm:
+    def __init__(self, operators: Any, weight: Tensor, eps: float) -> None:
+        self._norm, self._weight, self._eps = operators.rms_norm, weight.float(), eps
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self._norm(hidden, self._weight, self._eps)
+
+
+class FusedMlp:
+    """down(silu(gate(x)) * up(x)) in one call."""
+
+    def __init__(self, gate_and_up: PackedWeight, down: PackedWeight, operators: Any, *, inner_size: int) -> None:
+        self._mlp = operators.gated_mlp_int8 if down.is_int8 else operators.gated_mlp_bf16
+        self._weights = (gate_and_up.tiles, gate_and_up.scales, down.tiles, down.scales, inner_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self._mlp(hidden, *self._weights, None)
+
+    def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        return self._mlp(hidden, *self._weights, residual)
+
+
+class GatedMlp:
+    """With biases or another activation."""
+
+    def __init__(self, gate: NativeLinear, up: NativeLinear, down: NativeLinear, activation: Activation) -> None:
+        self._gate, self._up, self._down = gate, up, down
+        self._activation = ACTIVATION_FUNCTIONS[activation]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self._down.forward(self._inner(hidden))
+
+    def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        return self._down.forward_added(self._inner(hidden), residual)
+
+    def _inner(self, hidden: Tensor) -> Tensor:
+        return self._activation(self._gate.forward(hidden)) * self._up.forward(hidden)
+
+
+def _alternating(gate: Tensor, up: Tensor) -> Tensor:
+    """A tile of gate's rows, a tile of up's, and so on; the last ones filled up with zeros."""
+    num_missing = -len(gate) % COLUMNS
+    tiles = [torch.nn.functional.pad(part, (0, 0, 0, num_missing)).unflatten(0, (-1, COLUMNS)) for part in (gate, up)]
+    return torch.stack(tiles, dim=1).flatten(0, 2)
