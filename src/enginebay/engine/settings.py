@@ -28,6 +28,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int | None = None
     """None is every core this process may use."""
     kernels: str = "auto"
-    """auto: the fastest form of each layer that this machine has; native, packed; plain: PyTorch as everyone reads it."""
+    """native, packed, plain (PyTorch as everyone reads it), or auto: the fastest that this machine has."""
     quantization: str | None = None
     """int8, int8_weight_only, or None for the dtype."""
