@@ -48,6 +48,8 @@ struct Tiles {
       config.bytes_per_row[tile] = TILE_BYTES;
       config.rows[tile] = TILE;
     }
+    // GCC 12 takes the instruction to read 8 of these 64 bytes, and would leave the rest unwritten.
+    __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
   }
   ~Tiles() { _tile_release(); }
