@@ -183,6 +183,60 @@ def test_texts_get_the_begin_token_and_tokenize_adds_none_by_default():
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_certain"),
+    [
+        ({"top_k": 1}, True), ({"top_p": 0.0001}, True), ({"min_p": 1.0}, True), ({}, False),
+        ({"top_k": 1, "samplers": ["top_p", "temperature"]}, False),
+        ({"top_k": 1, "samplers": ["top_k", "temperature"]}, True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/completion", "/v1/chat/completions"])
+def test_filters_leave_the_tokens_that_may_be_drawn(path: str, fields: dict[str, object], is_certain: bool):
+    async def main():
+        async with simulator_of() as simulator:
+            body = {"prompt": "the fox", "messages": MESSAGES, "max_tokens": 8, "temperature": 1.0, **fields}
+            answers = [await ask(simulator, "POST", path, {**body, "seed": seed}) for seed in range(12)]
+            assert (len({_text_of(answer.body) for answer in answers}) == 1) is is_certain
+
+    run(main)
+
+
+def _text_of(body: bytes) -> str:
+    answer = msgspec.json.decode(body)
+    return answer["content"] if "content" in answer else answer["choices"][0]["message"]["content"]
+
+
+def test_without_a_word_on_it_the_engines_own_filters_hold():
+    async def drawn(simulator: Simulator, fields: dict[str, object]) -> set[int]:
+        body = {"prompt": "the fox", "n_predict": 1, "return_tokens": True, **fields}
+        answers = [await ask(simulator, "POST", "/completion", {**body, "seed": seed}) for seed in range(200)]
+        return {msgspec.json.decode(answer.body)["tokens"][0] for answer in answers}
+
+    async def main():
+        async with simulator_of() as simulator:
+            assert await drawn(simulator, {}) < await drawn(simulator, {"samplers": ["temperature"]})
+
+    run(main)
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/chat/completions"])
+@pytest.mark.parametrize("bias", [[[7, 100]], {"7": 100}, [[" fox", 100]], [[" fox", False]]])
+def test_biases_come_as_pairs_or_as_an_object(path: str, bias: object):
+    async def main():
+        async with simulator_of() as simulator:
+            [fox] = tokens.encode(" fox")
+            sampling = {"temperature": 0, "max_tokens": 1, "n_probs": 1, "logprobs": True}
+            body = {"prompt": "the", "messages": MESSAGES, "return_tokens": True, **sampling, "logit_bias": bias}
+            text = _text_of((await ask(simulator, "POST", path, body)).body)
+            if bias == [[" fox", False]]:
+                assert text != tokens.token_text(fox)
+            else:
+                assert text == tokens.token_text(fox if " fox" in str(bias) else 7)
+
+    run(main)
+
+
 def test_the_key_guards_everything_but_health_and_metrics_want_their_flag():
     async def main():
         async with simulator_of("--api-key", "k") as simulator:

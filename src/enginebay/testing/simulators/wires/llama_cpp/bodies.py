@@ -7,8 +7,14 @@ from typing import cast
 from msgspec import Struct
 
 from enginebay.testing.simulators import tokens
-from enginebay.testing.simulators.openai_body import ChatBody
+from enginebay.testing.simulators.draw import Filters
+from enginebay.testing.simulators.openai_body import ChatBody, biases_of
 from enginebay.testing.simulators.request import SimulatedSampling
+
+_SAMPLERS = ("top_k", "top_p", "min_p")
+_FORBIDDEN = -1e9
+Biases = list[tuple[int | str, float | bool]] | dict[str, float]
+"""Pairs or an object; `false` forbids a token, and a text stands for each of its tokens."""
 
 
 class Refusal(Exception):
@@ -37,6 +43,7 @@ class NativeBody(Struct, kw_only=True):
     ignore_eos: bool = False
     return_tokens: bool = False
     n_probs: int = 0
+    logit_bias: Biases | None = None
     samplers: list[str] | None = None
 
     @property
@@ -48,6 +55,13 @@ class NativeBody(Struct, kw_only=True):
 class LlamaChatBody(ChatBody, kw_only=True):
     """`/v1/chat/completions`: the OpenAI fields, and the native ones beside them."""
 
+    # The defaults of the native routes hold here too.
+    temperature: float | None = 0.8
+    top_k: int | None = 40
+    top_p: float | None = 0.95
+    min_p: float | None = 0.05
+    logit_bias: Biases | None = None  # type: ignore[assignment] - wider than OpenAI's
+    samplers: list[str] | None = None
     timings_per_token: bool = False
     repeat_penalty: float = 1.0
     add_generation_prompt: bool = True
@@ -91,7 +105,30 @@ def sampling_of(body: NativeBody, *, num_predict: int) -> SimulatedSampling:
     return SimulatedSampling(
         max_tokens=num_predict,
         temperature=body.temperature,
+        filters=filters_of(body),
         seed=None if body.seed == -1 else body.seed,
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         ignore_eos=body.ignore_eos,
     )
+
+
+def filters_of(body: NativeBody | LlamaChatBody) -> Filters:
+    """Without `samplers` all of them are applied, else the ones that it names; null is the default."""
+    named = _SAMPLERS if body.samplers is None else body.samplers
+    top_k, top_p, min_p = body.top_k, body.top_p, body.min_p
+    return Filters(
+        top_k=0 if "top_k" not in named else 40 if top_k is None else top_k,
+        top_p=1.0 if "top_p" not in named else 0.95 if top_p is None else top_p,
+        min_p=0.0 if "min_p" not in named else 0.05 if min_p is None else min_p,
+        logit_bias=_biases_by_id(body.logit_bias),
+    )
+
+
+def _biases_by_id(given: Biases | None) -> dict[int, float] | None:
+    if isinstance(given, dict):
+        return biases_of(given)
+    biases: dict[int, float] = {}
+    for token, bias in given or ():
+        ids = tokens.encode(token) if isinstance(token, str) else (token,)
+        biases.update(dict.fromkeys(ids, _FORBIDDEN if bias is False else float(bias)))
+    return biases or None

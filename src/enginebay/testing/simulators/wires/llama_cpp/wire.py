@@ -26,6 +26,7 @@ from enginebay.testing.simulators.wires.llama_cpp.bodies import (
     Refusal,
     TemplateBody,
     TokenizeBody,
+    filters_of,
     prompt_ids,
     sampling_of,
 )
@@ -117,6 +118,7 @@ class LlamaCppWire:
         sampling = SimulatedSampling(
             max_tokens=self._num_to_predict(len(prompt), wanted),
             temperature=0.8 if body.temperature is None else body.temperature,
+            filters=filters_of(body),
             seed=None if body.seed in (None, -1) else body.seed,
             stop=body.stops,
             ignore_eos=bool(body.ignore_eos),
