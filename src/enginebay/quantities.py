@@ -84,6 +84,9 @@ ENGINE_STEP_SECONDS = Quantity(
 ENGINE_MODEL_SECONDS = Quantity(
     "enginebay_engine_model_seconds_total", "counter", "seconds", "Time in the model itself"
 )
+ENGINE_SAMPLE_SECONDS = Quantity(
+    "enginebay_engine_sample_seconds_total", "counter", "seconds", "Time in drawing tokens from the model's logits"
+)
 ENGINE_BUSY_SECONDS = Quantity(
     "enginebay_engine_busy_seconds_total", "counter", "seconds", "Time with at least one request admitted or waiting"
 )
@@ -128,8 +131,8 @@ SERVING = (
     PREEMPTIONS, PREFIX_CACHE_QUERIES, PREFIX_CACHE_HITS,
 )  # fmt: skip
 ENGINE = (
-    ENGINE_STEPS, ENGINE_STEP_SECONDS, ENGINE_MODEL_SECONDS, ENGINE_BUSY_SECONDS, ENGINE_COMPUTED_TOKENS,
-    ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS, ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED,
-    ENGINE_PREFIX_EVICTED, ENGINE_DISCARDED_TOKENS,
+    ENGINE_STEPS, ENGINE_STEP_SECONDS, ENGINE_MODEL_SECONDS, ENGINE_SAMPLE_SECONDS, ENGINE_BUSY_SECONDS,
+    ENGINE_COMPUTED_TOKENS, ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS,
+    ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED, ENGINE_PREFIX_EVICTED, ENGINE_DISCARDED_TOKENS,
 )  # fmt: skip
 CATALOGUE = (*SERVING, *ENGINE, STATS_UP)

@@ -235,6 +235,20 @@ def test_time_is_busy_while_a_request_waits_or_runs_and_in_the_model_while_it_co
     assert counters.num_steps == 3
 
 
+def test_drawing_tokens_is_counted_apart_from_the_model_and_from_the_rest_of_the_step(monkeypatch):
+    under_test = make_engine(step_s=2.0)
+    sample = under_test.sampler.sample
+
+    def slow_sample(logits, plan):
+        under_test.clock.instant += 0.5
+        return sample(logits, plan)
+
+    monkeypatch.setattr(under_test.sampler, "sample", slow_sample)
+    finished(under_test, make_request("a", 4, 3))
+    counters = under_test.engine.counters
+    assert (counters.model_s, counters.sample_s, counters.step_s) == (3 * 2, 3 * 0.5, 3 * 2.5)
+
+
 def test_an_arrival_stamped_before_the_engine_heard_of_it_counts_as_waiting():
     under_test = make_engine()
     under_test.engine.add(make_request("a", 4, 1, arrived_at=97.5))

@@ -109,18 +109,20 @@ class Engine:
 
     def _compute(self, plan: StepPlan, started_at: float) -> list[EngineOutput]:
         forward_at = self._clock.now()
-        model_s = 0.0
+        model_s = sample_s = 0.0
         try:
             logits = self._runner.forward(plan)
             model_s = self._clock.now() - forward_at
+            sampling_at = self._clock.now()
             tokens = self._sampler.sample(logits, plan)
             self._collect_prompt_logprobs(plan, logits)
+            sample_s = self._clock.now() - sampling_at
         except Exception as error:  # noqa: BLE001 - whatever it was, it costs the requests of this step and no others
             outputs = self._fail(plan, f"a step of the engine failed: {type(error).__name__}: {error}")
         else:
             outputs = self._update(plan, tokens)
         self.scheduler.release_ended()
-        self._meter.count_step(plan, started_at=started_at, model_s=model_s)
+        self._meter.count_step(plan, started_at=started_at, model_s=model_s, sample_s=sample_s)
         return outputs
 
     def _update(self, plan: StepPlan, tokens: list[SampledToken]) -> list[EngineOutput]:

@@ -70,6 +70,7 @@ class EngineCounters(msgspec.Struct, kw_only=True):
     num_steps: int = 0
     step_s: float = 0.0
     model_s: float = 0.0
+    sample_s: float = 0.0
     busy_s: float = 0.0
     num_computed_tokens: int = 0
     num_padding_tokens: int = 0

@@ -10,7 +10,7 @@ from enginebay.engine.settings import EngineConfig
 TOLD = (
     "policy", "dtype", "device", "kernels", "max_num_seqs", "max_model_len", "max_num_batched_tokens",
     "chunked_prefill", "enable_prefix_caching", "static_batch_timeout_s", "block_size", "num_blocks", "num_threads",
-    "torch_version", "architecture",
+    "torch_version", "architecture", "weight_bytes", "kv_cache_allocated_bytes",
 )  # fmt: skip
 
 

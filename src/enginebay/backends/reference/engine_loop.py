@@ -63,6 +63,8 @@ def _build(config: EngineConfig, clock: Clock) -> tuple[Engine, EngineReady]:
         kernels=runner.kernels,
         torch_version=str(torch.__version__),
         memory=str(runner.memory_use),
+        weight_bytes=runner.memory_use.weight_bytes,
+        kv_cache_allocated_bytes=runner.memory_use.kv_cache.num_bytes,
     )
     return engine, ready
 

@@ -52,6 +52,9 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     torch_version: str
     memory: str
     """Weights and KV cache, with the arithmetic."""
+    weight_bytes: int
+    """Weights as they are held, every layout of them."""
+    kv_cache_allocated_bytes: int
 
     @property
     def limits(self) -> EngineLimits:

@@ -45,6 +45,7 @@ def _own_counters(counters: EngineCounters, *, num_discarded_tokens: int) -> dic
         quantities.ENGINE_STEPS: counters.num_steps,
         quantities.ENGINE_STEP_SECONDS: counters.step_s,
         quantities.ENGINE_MODEL_SECONDS: counters.model_s,
+        quantities.ENGINE_SAMPLE_SECONDS: counters.sample_s,
         quantities.ENGINE_BUSY_SECONDS: counters.busy_s,
         quantities.ENGINE_COMPUTED_TOKENS: counters.num_computed_tokens,
         quantities.ENGINE_PADDING_TOKENS: counters.num_padding_tokens,
