@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import pytest
 
-from enginebay.clock import MonotonicClock
 from enginebay.errors import BackendTimeout, BackendUnavailable, InvalidRequest, UpstreamError
-from enginebay.testing.simulators import Simulator
+from enginebay.testing.told_http import health_states
 from enginebay.types import (
     BackendInfo,
     GenerationChunk,
@@ -20,8 +18,6 @@ from enginebay.types import (
     SamplingParams,
     Text,
 )
-from enginebay.wire.http_client import HttpClient
-from enginebay.wire.http_types import HttpResponse
 from enginebay_llama_cpp.api import LlamaCppApi
 from enginebay_llama_cpp.capabilities import capabilities
 from enginebay_llama_cpp.chat_decoder import ChatDecoder
@@ -133,26 +129,8 @@ def test_an_empty_text_is_refused_where_the_model_begins_with_no_token(monkeypat
     assert caught.value.field == "prompt"
 
 
-class Unanswering(HttpClient):
-    def __init__(self, url: str, error: Exception) -> None:
-        super().__init__(url, clock=MonotonicClock())
-        self._error = error
-
-    async def request(self, *args: object, **named: object) -> HttpResponse:
-        raise self._error
-
-
 def test_a_server_that_is_slow_to_answer_is_not_dead() -> None:
-    async def main() -> None:
-        async with Simulator("llama_cpp", port=0) as simulator:
-            http, api = HttpClient(simulator.url, clock=MonotonicClock()), LlamaCppApi(name="llama")
-            slow = Unanswering(simulator.url, BackendTimeout("no answer within 5 s"))
-            gone = Unanswering(simulator.url, BackendUnavailable("refused"))
-            assert (await api.health(slow)).state is HealthState.LOADING
-            assert (await api.health(http)).state is HealthState.READY
-            assert (await api.health(slow)).state is HealthState.DEGRADED
-            assert (await api.health(gone)).state is HealthState.DEAD
-            for client in (http, slow, gone):
-                await client.aclose()
-
-    asyncio.run(main())
+    slow, gone = BackendTimeout("no answer within 5 s"), BackendUnavailable("refused")
+    assert health_states(LlamaCppApi(name="llama"), gone, slow, 200, slow, gone) == [
+        HealthState.LOADING, HealthState.LOADING, HealthState.READY, HealthState.DEGRADED, HealthState.DEAD,
+    ]  # fmt: skip

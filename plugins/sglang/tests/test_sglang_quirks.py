@@ -12,6 +12,7 @@ from sglang_contract import context, contract, quirk_ids
 from enginebay.clock import MonotonicClock
 from enginebay.errors import (
     BackendOverloaded,
+    BackendTimeout,
     BackendUnavailable,
     InvalidRequest,
     StartFailed,
@@ -20,6 +21,7 @@ from enginebay.errors import (
 )
 from enginebay.plugins import compile_plan
 from enginebay.testing.simulators import PACED, Fault, Simulator
+from enginebay.testing.told_http import health_states
 from enginebay.types import (
     Feature,
     FinishReason,
@@ -60,6 +62,13 @@ def test_health_cost() -> None:
     health = asyncio.run(api.health(asked))  # type: ignore[arg-type]
     assert health.state is HealthState.LOADING  # not there yet: it has never answered
     assert asked.paths == ["/ready"]
+
+
+def test_a_server_that_is_slow_to_answer_is_not_dead() -> None:
+    slow, gone = BackendTimeout("no answer within 5 s"), BackendUnavailable("refused")
+    assert health_states(SglangApi(name="sglang"), gone, slow, 200, slow, gone) == [
+        HealthState.LOADING, HealthState.LOADING, HealthState.READY, HealthState.DEGRADED, HealthState.DEAD,
+    ]  # fmt: skip
 
 
 def test_cumulative_text() -> None:

@@ -10,7 +10,9 @@ from tensorrt_llm_asking import CHAT, answer, ask, attached, post, run, serving
 from tensorrt_llm_simulator import contract
 
 from enginebay import get_backend
+from enginebay.backends.http_engine.api import EngineApi
 from enginebay.errors import (
+    BackendTimeout,
     BackendUnavailable,
     ContextTooLong,
     EngineStepFailed,
@@ -19,14 +21,18 @@ from enginebay.errors import (
     UpstreamError,
 )
 from enginebay.testing.simulators import PROFILES, Fault
+from enginebay.testing.told_http import health_states
 from enginebay.types import (
     Feature,
     FinishReason,
     HealthState,
 )
 from enginebay_tensorrt_llm.answer_errors import error_of
+from enginebay_tensorrt_llm.api import TrtllmApi
 from enginebay_tensorrt_llm.decoder import TrtllmDecoder
+from enginebay_tensorrt_llm.options import TensorrtLlmOptions
 from enginebay_tensorrt_llm.plugin import enginebay_backend
+from enginebay_tensorrt_llm.triton_api import TritonApi
 from enginebay_tensorrt_llm.triton_decoder import TritonDecoder
 
 SPEC = enginebay_backend()
@@ -132,6 +138,21 @@ def test_quirk_fatal_executor_error() -> None:
                     await answer(backend, ask())
 
     run(main())
+
+
+@pytest.mark.parametrize("protocol", ["openai", "triton"])
+def test_a_server_that_is_slow_to_answer_is_not_dead(protocol: str) -> None:
+    slow, gone = BackendTimeout("no answer within 5 s"), BackendUnavailable("refused")
+    assert health_states(api_of(protocol), gone, slow, 200, slow, gone) == [
+        HealthState.LOADING, HealthState.LOADING, HealthState.READY, HealthState.DEGRADED, HealthState.DEAD,
+    ]  # fmt: skip
+
+
+def api_of(protocol: str) -> EngineApi:
+    options = TensorrtLlmOptions.model_validate({})
+    if protocol == "triton":
+        return TritonApi(options, name="trt", seed=0)
+    return TrtllmApi(options, name="trt", version=None, seed=0, served_model_name=None, is_ours=False)
 
 
 def test_quirk_disconnect_delay() -> None:

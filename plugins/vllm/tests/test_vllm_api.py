@@ -22,6 +22,7 @@ from enginebay.errors import (
     UnknownModel,
     UpstreamError,
 )
+from enginebay.testing.told_http import health_states
 from enginebay.types import (
     BackendInfo,
     Chat,
@@ -239,31 +240,20 @@ def test_the_death_of_the_engine_inside_a_stream_is_told() -> None:
 # ---------------------------------------------------------------- health
 
 
-def health_states(*statuses: int | Exception) -> list[HealthState]:
-    async def main() -> list[HealthState]:
-        engine, states = api(), []
-        for status in statuses:
-            answer = (0, status) if isinstance(status, Exception) else (status, "")
-            states.append((await engine.health(CannedHttp({"GET /health": answer}))).state)  # pyright: ignore[reportArgumentType]
-        return states
-
-    return asyncio.run(main())
-
-
 def test_a_server_that_does_not_listen_yet_loads_and_later_it_is_dead() -> None:
     refused = BackendUnavailable("connection refused")
-    assert health_states(refused, 200, refused) == [HealthState.LOADING, HealthState.READY, HealthState.DEAD]
+    assert health_states(api(), refused, 200, refused) == [HealthState.LOADING, HealthState.READY, HealthState.DEAD]
 
 
 def test_a_server_that_answers_too_late_is_slow_and_not_dead() -> None:
     late = BackendTimeout("no answer within 5 s")
-    assert health_states(late, 200, late, 200) == [
+    assert health_states(api(), late, 200, late, 200) == [
         HealthState.LOADING, HealthState.READY, HealthState.DEGRADED, HealthState.READY,
     ]  # fmt: skip
 
 
 def test_503_is_a_dead_engine_and_no_loading_one() -> None:
-    assert health_states(200, 503) == [HealthState.READY, HealthState.DEAD]
+    assert health_states(api(), 200, 503) == [HealthState.READY, HealthState.DEAD]
 
 
 # ---------------------------------------------------------------- what it is

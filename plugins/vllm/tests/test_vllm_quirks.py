@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from ruamel.yaml import YAML
-from test_vllm_api import SERVER, api, body_of, error, health_states, identified, info, request
+from test_vllm_api import SERVER, api, body_of, error, identified, info, request
 from test_vllm_metrics import CONTRACT, SAMPLES, sample
 from test_vllm_settings import context
 
@@ -16,6 +16,7 @@ from enginebay import get_backend
 from enginebay.errors import BackendOverloaded, InvalidRequest
 from enginebay.plugins import compile_plan
 from enginebay.testing.simulators import Simulator
+from enginebay.testing.told_http import health_states
 from enginebay.types import Chat, FinishReason, GenerationChunk, HealthState, Message, SamplingParams, Text, TokenIds
 from enginebay.wire.openai_decode import FINISH_REASONS
 from enginebay_vllm.command import NO_SAMPLING_DEFAULTS
@@ -133,7 +134,7 @@ def test_auth_scope() -> None:
                 await backend.start()
 
     asyncio.run(main())
-    assert health_states(200) == [HealthState.READY]
+    assert health_states(api(), 200) == [HealthState.READY]
 
 
 def test_kv_usage_name() -> None:

@@ -7,10 +7,9 @@ from typing import TypeVar
 
 import msgspec
 
-from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall
+from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall, health_without_answer
 from enginebay.errors import (
     BackendError,
-    BackendTimeout,
     ContextTooLong,
     EngineBayError,
     InvalidRequest,
@@ -84,14 +83,12 @@ class LlamaCppApi:
     # ---------------------------------------------------------------- the server
 
     async def health(self, http: HttpClient) -> Health:
-        """503 means that it loads, here as on every other route. A server that is slow to answer is not dead."""
+        """503 means that it loads, here as on every other route."""
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
-        except BackendTimeout as error:
-            return Health(HealthState.DEGRADED if self._has_answered else HealthState.LOADING, str(error))
         except BackendError as error:
             # The port opens some time after the process has begun.
-            return Health(HealthState.DEAD if self._has_answered else HealthState.LOADING, str(error))
+            return health_without_answer(error, was_ready=self._has_answered)
         self._has_answered = True
         if response.status == 200:
             return Health(HealthState.READY)

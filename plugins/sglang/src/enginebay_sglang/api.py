@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import msgspec
 
-from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall
+from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall, health_without_answer
 from enginebay.errors import BackendError, EngineBayError, StartFailed, UnsupportedFeature, UpstreamError
 from enginebay.quantities import SIMULATED_HEADER, SIMULATED_METRIC
 from enginebay.types import (
@@ -79,7 +79,7 @@ class SglangApi:
             response = await http.request("GET", "/ready", timeout_s=PROBE_TIMEOUT_S)
         except BackendError as error:
             # The port opens some time after the process has begun.
-            return Health(HealthState.DEAD if self._has_answered else HealthState.LOADING, str(error))
+            return health_without_answer(error, was_ready=self._has_answered)
         self._has_answered = True
         if response.status == 200:
             return Health(HealthState.READY)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from enginebay.backends.http_engine.api import PROBE_TIMEOUT_S, HttpCall
+from enginebay.backends.http_engine.api import PROBE_TIMEOUT_S, HttpCall, health_without_answer
 from enginebay.errors import BackendError, EngineBayError, StartFailed, UpstreamError
 from enginebay.quantities import SIMULATED_HEADER, SIMULATED_METRIC
 from enginebay.types import BackendInfo, EngineStats, GenerationRequest, Health, HealthState
@@ -82,7 +82,7 @@ class TrtllmApi:
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
         except BackendError as error:
-            return Health(HealthState.DEAD if self._was_ready else HealthState.LOADING, str(error))
+            return health_without_answer(error, was_ready=self._was_ready)
         if response.status == 200:
             self._was_ready = True
             return Health(HealthState.READY)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from enginebay.backends.http_engine.api import PROBE_TIMEOUT_S, HttpCall
+from enginebay.backends.http_engine.api import PROBE_TIMEOUT_S, HttpCall, health_without_answer
 from enginebay.errors import (
     BackendError,
     BackendUnavailable,
@@ -35,6 +35,7 @@ class TritonApi:
     def __init__(self, options: TensorrtLlmOptions, *, name: str, seed: int) -> None:
         self._model, self._name = options.triton_model, name
         self._seeds = random.Random(seed)
+        self._was_ready = False
 
     def call(self, request: GenerationRequest, info: BackendInfo) -> HttpCall:
         is_streamed = request.delivery == "stream"
@@ -78,10 +79,11 @@ class TritonApi:
         try:
             ready = await http.request("GET", "/v2/health/ready", timeout_s=PROBE_TIMEOUT_S)
             if ready.status == 200:
+                self._was_ready = True
                 return Health(HealthState.READY)
             live = await http.request("GET", "/v2/health/live", timeout_s=PROBE_TIMEOUT_S)
         except BackendError as error:
-            return Health(HealthState.DEAD, str(error))
+            return health_without_answer(error, was_ready=self._was_ready)
         state = HealthState.LOADING if live.status == 200 else HealthState.DEAD
         return Health(state, f"Triton is not ready (HTTP {ready.status})")
 

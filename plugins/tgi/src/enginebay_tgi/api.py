@@ -12,10 +12,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall
+from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall, health_without_answer
 from enginebay.errors import (
     BackendError,
-    BackendTimeout,
     EngineBayError,
     InvalidRequest,
     UnsupportedFeature,
@@ -63,14 +62,11 @@ class TgiApi:
         return error_from_answer(status, body, headers, backend=self._name)
 
     async def health(self, http: HttpClient) -> Health:
-        """TGI listens only when it is ready: one that never answered may still load. One that did is slow
-        while it does not answer in time, and dead when it no longer listens."""
+        """TGI listens only when it is ready: one that never answered may still load."""
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
-        except BackendTimeout as error:
-            return Health(HealthState.DEGRADED if self._has_answered else HealthState.LOADING, str(error))
         except BackendError as error:
-            return Health(HealthState.DEAD if self._has_answered else HealthState.LOADING, str(error))
+            return health_without_answer(error, was_ready=self._has_answered)
         self._has_answered = True
         if response.status == 200:
             return Health(HealthState.READY)

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall
-from enginebay.errors import BackendError, BackendTimeout, ContextTooLong, EngineBayError, UpstreamError
+from enginebay.backends.http_engine.api import JSON_HEADERS, PROBE_TIMEOUT_S, HttpCall, health_without_answer
+from enginebay.errors import BackendError, ContextTooLong, EngineBayError, UpstreamError
 from enginebay.types import (
     BackendInfo,
     Capabilities,
@@ -67,16 +67,11 @@ class VllmApi:
     # ---------------------------------------------------------------- beside the data path
 
     async def health(self, http: HttpClient) -> Health:
-        """It listens only when the model is loaded, and answers 503 only when the engine behind it is dead.
-
-        One that was ready and does not answer in time is slow; only one that no longer listens is dead.
-        """
+        """It listens only when the model is loaded, and answers 503 only when the engine behind it is dead."""
         try:
             response = await http.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
-        except BackendTimeout as error:
-            return Health(HealthState.DEGRADED if self._was_ready else HealthState.LOADING, str(error))
         except BackendError as error:
-            return Health(HealthState.DEAD if self._was_ready else HealthState.LOADING, str(error))
+            return health_without_answer(error, was_ready=self._was_ready)
         if response.status == 200:
             self._was_ready = True
             return Health(HealthState.READY)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from enginebay.errors import EngineBayError
+from enginebay.errors import BackendError, BackendTimeout, EngineBayError
 from enginebay.types import (
     BackendInfo,
     EngineStats,
     GenerationChunk,
     GenerationRequest,
     Health,
+    HealthState,
     Prompt,
 )
 from enginebay.wire.http_client import HttpClient
@@ -23,6 +24,13 @@ from enginebay.wire.http_client import HttpClient
 JSON_HEADERS: Mapping[str, str] = {"content-type": "application/json"}
 PROBE_TIMEOUT_S = 5.0
 """Of health, metrics and everything else that is not a generation."""
+
+
+def health_without_answer(error: BackendError, *, was_ready: bool) -> Health:
+    """One that was ready and does not answer in time is slow; only one that no longer listens is dead."""
+    if not was_ready:
+        return Health(HealthState.LOADING, str(error))
+    return Health(HealthState.DEGRADED if isinstance(error, BackendTimeout) else HealthState.DEAD, str(error))
 
 
 class AnswerDecoder(Protocol):
