@@ -121,6 +121,12 @@ ENGINE_PREFIX_EVICTED = Quantity(
 ENGINE_DISCARDED_TOKENS = Quantity(
     "enginebay_engine_discarded_tokens_total", "counter", "tokens", "Tokens sampled after a stop and thrown away"
 )
+ENGINE_SLOTS = Quantity(
+    "enginebay_engine_slots", "gauge", "requests", "How many requests the batch may hold now: it follows the queue"
+)
+ENGINE_TOKEN_BUDGET = Quantity(
+    "enginebay_engine_token_budget", "gauge", "tokens", "How many tokens one step may compute now"
+)
 STATS_UP = Quantity(
     "enginebay_engine_stats_up", "gauge", "flag", "1 when the engine's own figures could be read for this scrape"
 )
@@ -134,5 +140,6 @@ ENGINE = (
     ENGINE_STEPS, ENGINE_STEP_SECONDS, ENGINE_MODEL_SECONDS, ENGINE_SAMPLE_SECONDS, ENGINE_BUSY_SECONDS,
     ENGINE_COMPUTED_TOKENS, ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS,
     ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED, ENGINE_PREFIX_EVICTED, ENGINE_DISCARDED_TOKENS,
+    ENGINE_SLOTS, ENGINE_TOKEN_BUDGET,
 )  # fmt: skip
 CATALOGUE = (*SERVING, *ENGINE, STATS_UP)

@@ -248,5 +248,5 @@ def test_settings_under_which_a_request_could_get_stuck_are_refused():
     build_policy(config(policy="naive", max_num_seqs=64, max_num_batched_tokens=32), max_model_len=128)  # one slot
     with pytest.raises(ConfigError, match="chunked_prefill: true"):
         build_policy(config(chunked_prefill=False, max_num_batched_tokens=64), max_model_len=128)
-    with pytest.raises(ConfigError, match="naive, static, continuous"):
-        build_policy(config(policy="dynamic"), max_model_len=128)
+    with pytest.raises(ConfigError, match="naive, static, continuous, dynamic"):
+        build_policy(config(policy="fastest"), max_model_len=128)

@@ -48,7 +48,7 @@ traffic = st.lists(
 )
 engines = st.fixed_dictionaries(
     {
-        "policy": st.sampled_from(["continuous", "continuous", "static", "naive"]),
+        "policy": st.sampled_from(["continuous", "dynamic", "static", "naive"]),
         "max_num_seqs": st.integers(1, 6),
         "max_num_batched_tokens": st.integers(6, 40),
         "num_blocks": st.integers(12, 24),  # 12 blocks of 2 positions hold one full context, little more

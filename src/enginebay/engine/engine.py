@@ -102,6 +102,8 @@ class Engine:
             counters.num_prefix_queried_tokens = cache.counters.num_queried_tokens
             counters.num_prefix_hit_tokens = cache.counters.num_hit_tokens
             counters.num_prefix_evicted_blocks = cache.counters.num_evicted_blocks
+        counters.num_slots = self.scheduler.policy.num_slots
+        counters.max_num_batched_tokens = self.scheduler.policy.max_num_batched_tokens
         counters.device_memory_bytes = self._runner.device_memory_bytes()
         if not counters.num_running:
             counters.batch_size = 0

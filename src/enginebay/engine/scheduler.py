@@ -40,12 +40,14 @@ class Scheduler:
         insort(self.waiting, sequence, key=_order)
 
     def schedule(self, now: float) -> StepPlan:
-        plan = StepPlan([], num_slots=self.policy.num_slots)
+        self.policy.resize(num_waiting=len(self.waiting), num_running=len(self.running), now=now)
+        plan = StepPlan([])
         self._grow(plan)
         if not plan.preempted:
             self._admit(plan, now)
         if self.running:
             plan.scheduled = self.policy.share(self.running)
+        plan.num_slots = max(self.policy.num_slots, len(self.running))
         return plan
 
     def advance(self, plan: StepPlan) -> None:
@@ -89,7 +91,7 @@ class Scheduler:
         """For tests. Raises AssertionError."""
         self.pool.check_integrity(sequence.block_table for sequence in self.running)
         assert not any(sequence.block_table for sequence in self.waiting), "a waiting sequence owns blocks"
-        assert len(self.running) <= self.policy.num_slots, "more sequences than slots"
+        assert len(self.running) <= self.policy.max_num_slots, "more sequences than slots"
         if self.prefix_cache is not None:
             self.prefix_cache.check_integrity()
         for queue in (self.waiting, self.running):

@@ -11,7 +11,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """float32, bfloat16 or float16."""
     device: str = "cpu"
     policy: str = "continuous"
-    """naive, static or continuous."""
+    """naive, static, continuous or dynamic."""
+    batch_rule: str = "follow_queue"
+    """Of the dynamic policy: follow_queue or lesson. max_num_seqs and max_num_batched_tokens are its upper bounds."""
     max_num_seqs: int = 32
     max_model_len: int | None = None
     """None is the model's own."""
@@ -31,3 +33,5 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """native, packed, plain (PyTorch as everyone reads it), or auto: the fastest that this machine has."""
     quantization: str | None = None
     """int8, int8_weight_only, or None for the dtype."""
+    batch_invariant: bool = False
+    """A request's logits, to the bit, are those that it gets alone: whatever runs beside it, however it is chunked."""

@@ -8,9 +8,9 @@ from enginebay.backends.reference.engine_port import ReadyPort, described
 from enginebay.engine.settings import EngineConfig
 
 TOLD = (
-    "policy", "dtype", "device", "kernels", "max_num_seqs", "max_model_len", "max_num_batched_tokens",
+    "policy", "batch_rule", "dtype", "device", "kernels", "quantization", "max_num_seqs", "max_model_len", "max_num_batched_tokens",
     "chunked_prefill", "enable_prefix_caching", "static_batch_timeout_s", "block_size", "num_blocks", "num_threads",
-    "torch_version", "architecture", "weight_bytes", "kv_cache_allocated_bytes",
+    "torch_version", "architecture", "weight_bytes", "stored_weight_bytes", "weight_layouts", "kv_cache_allocated_bytes",
 )  # fmt: skip
 
 
@@ -25,6 +25,8 @@ def effective_settings(config: EngineConfig, ready: ReadyPort) -> dict[str, obje
     settings = {name: found[name] for name in TOLD if found.get(name) is not None}
     if "max_num_seqs" in told:
         settings["num_slots"] = told["max_num_seqs"]
+    if config.policy != "dynamic":
+        settings.pop("batch_rule", None)
     if config.policy == "naive":
         settings.pop("max_num_seqs", None)
     return settings

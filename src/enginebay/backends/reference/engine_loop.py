@@ -56,14 +56,17 @@ def _build(config: EngineConfig, clock: Clock) -> tuple[Engine, EngineReady]:
         dtype=config.dtype,
         device=str(runner.device),
         policy=config.policy,
-        max_num_seqs=engine.scheduler.policy.num_slots,
+        max_num_seqs=engine.scheduler.policy.max_num_slots,
         max_num_batched_tokens=config.max_num_batched_tokens,
         enable_prefix_caching=engine.scheduler.prefix_cache is not None,
         num_threads=torch.get_num_threads(),
         kernels=runner.kernels,
+        quantization=config.quantization,
         torch_version=str(torch.__version__),
         memory=str(runner.memory_use),
         weight_bytes=runner.memory_use.weight_bytes,
+        stored_weight_bytes=runner.memory_use.stored_bytes,
+        weight_layouts=runner.memory_use.layouts,
         kv_cache_allocated_bytes=runner.memory_use.kv_cache.num_bytes,
     )
     return engine, ready

@@ -55,5 +55,7 @@ def _own_counters(counters: EngineCounters, *, num_discarded_tokens: int) -> dic
         quantities.ENGINE_ADMITTED: counters.num_admitted,
         quantities.ENGINE_PREFIX_EVICTED: counters.num_prefix_evicted_blocks,
         quantities.ENGINE_DISCARDED_TOKENS: counters.num_discarded_tokens + num_discarded_tokens,
+        quantities.ENGINE_SLOTS: counters.num_slots,
+        quantities.ENGINE_TOKEN_BUDGET: counters.max_num_batched_tokens,
     }
     return {quantity.prometheus_name: float(value) for quantity, value in values.items()}

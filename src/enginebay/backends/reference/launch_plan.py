@@ -9,6 +9,8 @@ from typing import Any
 
 from enginebay.backend import LaunchPlan, SettingOutcome, Settings
 from enginebay.backends.reference.options import ReferenceOptions
+from enginebay.backends.reference.quantization_names import engine_quantization, quantization_outcome
+from enginebay.engine.policies.batch_rules import LESSON_LARGE_BATCH
 from enginebay.engine.settings import EngineConfig
 from enginebay.errors import ConfigError
 
@@ -16,7 +18,8 @@ _TO_ENGINE = ("max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunke
 """Settings that the engine knows under the same name."""
 
 _OPTIONS_TO_ENGINE = (
-    "policy", "device", "block_size", "num_blocks", "kv_cache_bytes", "static_batch_timeout_s", "num_threads",
+    "policy", "batch_rule", "device", "block_size", "num_blocks", "kv_cache_bytes", "static_batch_timeout_s",
+    "num_threads", "kernels",
 )  # fmt: skip
 
 _Rule = Callable[[str, Any], SettingOutcome]
@@ -28,21 +31,15 @@ def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
 
 
 def engine_config(settings: Settings, options: ReferenceOptions, model_dir: Path) -> EngineConfig:
-    own = options.model_dump(
-        include={
-            "policy",
-            "device",
-            "block_size",
-            "num_blocks",
-            "kv_cache_bytes",
-            "static_batch_timeout_s",
-            "num_threads",
-        }
-    )
+    own = options.model_dump(include=set(_OPTIONS_TO_ENGINE))
     portable: dict[str, Any] = {name: settings[name] for name in _TO_ENGINE if name in settings}
     if "dtype" in settings:
         dtype = str(settings["dtype"])
         portable["dtype"] = _stored_dtype(model_dir) if dtype == "auto" else dtype
+    if "quantization" in settings:
+        portable["quantization"] = engine_quantization(settings["quantization"])
+    if options.policy == "dynamic":
+        portable.setdefault("max_num_seqs", LESSON_LARGE_BATCH)
     return EngineConfig(model_dir=str(model_dir), **own, **portable)
 
 
@@ -93,7 +90,7 @@ _RULES: Mapping[str, _Rule] = {
     "tokenizer": _mapped("tokenizer and chat template from {value}"),
     "revision": _mapped("weights at revision {value}"),
     "dtype": _mapped("weights, activations and KV cache in {value}"),
-    "quantization": _unsupported("this engine computes in the dtype of the weights"),
+    "quantization": quantization_outcome,
     "tensor_parallel_size": _only(1, "one device", _ONE_DEVICE),
     "pipeline_parallel_size": _only(1, "one device", _ONE_DEVICE),
     "data_parallel": _only(1, "one engine", "this backend is one engine; configure several backends instead"),

@@ -14,8 +14,15 @@ MAX_THREADS_PER_CORE = 4
 class ReferenceOptions(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    policy: Literal["naive", "static", "continuous"] = Field(
-        "continuous", description="How requests share the model: one at a time, fixed batches, or step by step."
+    policy: Literal["naive", "static", "continuous", "dynamic"] = Field(
+        "continuous",
+        description="How requests share the model: one at a time, fixed batches, step by step, or step by step in a "
+        "batch that follows the queue.",
+    )
+    batch_rule: Literal["follow_queue", "lesson"] = Field(
+        "follow_queue",
+        description="How a dynamic batch follows the queue, up to max_num_seqs (256 where it is left out) and "
+        "max_num_batched_tokens: by doubling and halving, or 256 slots while more than 100 wait, else 32.",
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`.")
     block_size: PositiveInt = Field(16, description="Tokens in one KV block.")
@@ -28,6 +35,11 @@ class ReferenceOptions(BaseModel):
     )
     num_threads: PositiveInt | None = Field(
         None, description="CPU threads; by default every core it may use, at most four for each of the machine."
+    )
+    kernels: Literal["auto", "native", "packed", "plain"] = Field(
+        "auto",
+        description="Form of the layers: our own AMX kernels, PyTorch's packed weights, PyTorch as everyone reads it, "
+        "or the fastest of these that the machine has.",
     )
     start_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         300.0, description="How long loading the model may take."

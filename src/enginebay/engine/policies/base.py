@@ -18,8 +18,15 @@ class Policy(ABC):
     def __init__(self, *, num_slots: int, max_num_batched_tokens: int, chunked_prefill: bool = True) -> None:
         """Needs max_num_batched_tokens >= num_slots, so that every running sequence can have one token a step."""
         self.num_slots = num_slots
+        """In force."""
+        self.max_num_slots = num_slots
+        """The most that there ever are."""
         self.max_num_batched_tokens = max_num_batched_tokens
         self.chunked_prefill = chunked_prefill
+
+    def resize(self, *, num_waiting: int, num_running: int, now: float) -> None:
+        """Asked before each step: a batch of one size stays as it is."""
+        return
 
     @abstractmethod
     def admissible(self, waiting: list[Sequence], running: list[Sequence], now: float) -> list[Sequence]:
