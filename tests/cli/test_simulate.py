@@ -14,6 +14,7 @@ import pytest
 
 from enginebay.cli.main import run
 from enginebay.testing.simulators import Fault, simulated_kinds
+from enginebay.testing.simulators.engine import SimulatedEngine
 
 PAGE = (Path(__file__).parents[2] / "docs" / "simulators.md").read_text()
 
@@ -83,6 +84,13 @@ def test_a_port_that_is_taken_is_named(capsys):
         port = taken.getsockname()[1]
         assert run(["simulate", "vllm", "--port", str(port)]) == 2
     assert f"cannot listen on port {port}" in capsys.readouterr().err
+
+
+def test_it_ends_and_says_why_when_its_engine_breaks(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(SimulatedEngine, "_load", lambda self: 1 // 0)
+    assert run(["simulate", "vllm", "--port", "0"]) == 1
+    told = capsys.readouterr().err
+    assert "the simulated vllm engine broke and its server has closed: ZeroDivisionError" in told
 
 
 def test_ctrl_c_is_ours_again_when_the_simulator_has_ended(capsys):

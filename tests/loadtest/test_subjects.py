@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from enginebay.backend import Backend
+from enginebay.backends.launch.model import model_argument
 from enginebay.clock import MonotonicClock
 from enginebay.config.loader import parse_config
 from enginebay.errors import StartFailed
@@ -13,6 +14,7 @@ from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.run_checks import settings_differ
 from enginebay.loadtest.subjects import subject_of
 
+SMOLLM2 = model_argument("smollm2-135m")
 LAUNCHED = """version: 1
 model: smollm2-135m
 backend: never-ready
@@ -81,3 +83,17 @@ backends:
         configured, {**approximated, "dtype": "bfloat16"}, approximated=near.approximated_settings
     )
     assert reason.detail == "the engine runs with other settings: dtype is bfloat16, not float16"
+
+
+def test_a_model_that_the_engine_tells_by_its_place_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    directory = tmp_path / "words"
+    directory.mkdir()
+    for asked, told in (
+        ("hf:owner/words", "owner/words"), ("hf:owner/words", "hf:owner/words"), ("smollm2-135m", SMOLLM2),
+        (str(directory), str(directory)), (str(directory), "/settings/tokenizer"),
+    ):  # fmt: skip
+        assert not list(settings_differ({"tokenizer": asked}, {"tokenizer": told})), (asked, told)
+    for asked, told in (("hf:owner/words", "owner/others"), ("hf:owner/words@main", "owner/words")):
+        [reason] = settings_differ({"tokenizer": asked}, {"tokenizer": told})
+        assert reason.detail == f"the engine runs with other settings: tokenizer is {told}, not {asked}"
+    assert list(settings_differ({"revision": "hf:owner/words"}, {"revision": "owner/words"}))

@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from enginebay.cli.event_loop import new_event_loop
-from enginebay.errors import ConfigError
+from enginebay.errors import ConfigError, EngineDied
 from enginebay.testing.simulators import PROFILES, FaultPlan, SimulatorProfile, simulated_kinds
 from enginebay.testing.simulators.faults import Fault, parse_fault
 from enginebay.testing.simulators.server import Simulator, find_wire
@@ -61,7 +61,7 @@ def _speed(name: str, *, tick_s: float | None, load_time_s: float | None) -> Sim
 
 
 async def _serve(simulator: Simulator) -> None:
-    """Until SIGTERM or Ctrl-C."""
+    """Until SIGTERM or Ctrl-C. Raises EngineDied when the simulated engine breaks."""
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -83,11 +83,21 @@ async def _serve_until(ending: asyncio.Event, simulator: Simulator) -> None:
     kind = simulator.spec.kind
     print(f"simulated {kind} {simulator.spec.version}: {simulator.url}", flush=True)
     telling = asyncio.create_task(_tell_when_ready(simulator))
+    waits = (asyncio.create_task(ending.wait()), asyncio.create_task(simulator.wait_broken()))
     try:
-        await ending.wait()
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        telling.cancel()
+        for task in (telling, *waits):
+            task.cancel()
+        await _close(simulator)
+
+
+async def _close(simulator: Simulator) -> None:
+    try:
         await simulator.aclose()
+    except Exception as error:  # a defect of the simulated engine, whatever it is
+        problem = f"the simulated {simulator.spec.kind} engine broke and its server has closed: {error!r}"
+        raise EngineDied(f"{problem}; this is a defect of the simulator: please report it") from error
 
 
 async def _tell_when_ready(simulator: Simulator) -> None:

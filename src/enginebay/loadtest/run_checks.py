@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from enginebay.backends.launch.second_model import is_told_as
 from enginebay.config.settings import EngineSettings
 from enginebay.errors import ContextTooLong
 from enginebay.loadtest.metrics import Metrics, output_tokens
@@ -58,7 +59,7 @@ def settings_differ(
     *,
     approximated: Collection[str] = (),
 ) -> Iterator[InvalidReason]:
-    """What both tell must be equal; `auto` leaves the choice to the engine, and so does None.
+    """What both tell must be equal, or name the same model; `auto` leaves the choice to the engine, and so does None.
 
     approximated: settings that the plan turned into something near them; that the engine tells this is as planned.
     """
@@ -67,7 +68,11 @@ def settings_differ(
         for name, asked in configured.items()
         if asked not in (None, "auto") and name not in approximated and effective.get(name, UNKNOWN) != UNKNOWN
     }
-    others = [f"{name} is {effective[name]}, not {asked}" for name, asked in told.items() if effective[name] != asked]
+    others = [
+        f"{name} is {effective[name]}, not {asked}"
+        for name, asked in told.items()
+        if effective[name] != asked and not is_told_as(name, asked, effective[name])
+    ]
     if others:
         yield InvalidReason(code="settings_differ", detail=f"the engine runs with other settings: {', '.join(others)}")
 

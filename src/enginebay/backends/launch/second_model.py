@@ -35,6 +35,18 @@ def second_model_argument(source: str) -> str:
         raise ConfigError(error.problem) from error
 
 
+def is_told_as(setting: str, asked: object, told: object) -> bool:
+    """Whether an engine that was given this tokenizer or draft may call it so: by its place, here or in a container."""
+    if setting not in SECOND_MODELS:
+        return False
+    source = str(asked)
+    try:
+        places = {source, second_model_argument(source), str(settings_in_container({setting: source})[setting])}
+    except ConfigError:
+        return False
+    return str(told) in places
+
+
 def settings_in_container(settings: Settings) -> Settings:
     """The same where a container reads them: directories of this machine are where they are mounted."""
     return {**settings, **{setting: str(there) for setting, _, there in _directories(settings)}}

@@ -78,6 +78,7 @@ class Simulator:
         self._is_listening = False
         self._accepting: set[asyncio.Task[object]] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._engine_broke = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -130,6 +131,10 @@ class Simulator:
         if len(self._tasks) > 1:
             await self._tasks[1]
 
+    async def wait_broken(self) -> None:
+        """Until the engine has ended by a defect of its own, which `aclose` raises; for ever where it has none."""
+        await self._engine_broke.wait()
+
     async def until(self, holds: Callable[[Simulator], bool]) -> None:
         """For tests: `await simulator.until(lambda it: it.engine.num_waiting == 2)`."""
         while not holds(self):  # noqa: ASYNC110 - a test's condition may be about anything
@@ -169,6 +174,7 @@ class Simulator:
         self._report("the simulated engine broke; its server closes", error)
         self._close_socket()
         self.disconnect_all()
+        self._engine_broke.set()
 
     def _report(self, message: str, error: BaseException) -> None:
         asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
