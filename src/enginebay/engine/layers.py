@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from enginebay.engine.attention import AttentionKernel, PlainAttention
+from enginebay.engine.held_weights import HeldWeights, Part
 from enginebay.engine.model_config import Activation
 
 ACTIVATION_FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -24,10 +25,6 @@ class Affine(NamedTuple):
     weight: Tensor
     """(out_features, in_features)"""
     bias: Tensor | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
 
 class Layer(Protocol):
@@ -58,14 +55,14 @@ class LayerFactory(Protocol):
     name: str
 
     @property
-    def num_bytes(self) -> int:
-        """Of the weights in all layers made so far, in the layouts in which they are held."""
+    def held(self) -> HeldWeights:
+        """The weights of all layers made so far."""
         ...
 
     def embedding(self, weight: Tensor) -> Embedding: ...
     def attention_kernel(self) -> AttentionKernel: ...
     def rms_norm(self, weight: Tensor, eps: float) -> Layer: ...
-    def linear(self, affine: Affine) -> ResidualLayer: ...
+    def linear(self, affine: Affine, *, part: Part = "linear") -> ResidualLayer: ...
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> ResidualLayer: ...
 
 
@@ -73,26 +70,25 @@ class PlainLayers:
     name = "plain"
 
     def __init__(self) -> None:
-        self.num_bytes = 0
+        self.held = HeldWeights()
 
     def embedding(self, weight: Tensor) -> PlainEmbedding:
-        self.num_bytes += weight.nbytes
+        self.held.add("embedding", "plain", weight)
         return PlainEmbedding(weight)
 
     def attention_kernel(self) -> PlainAttention:
         return PlainAttention()
 
     def rms_norm(self, weight: Tensor, eps: float) -> RmsNorm:
-        self.num_bytes += weight.nbytes
+        self.held.add("norm", "plain", weight)
         return RmsNorm(weight, eps)
 
-    def linear(self, affine: Affine) -> Linear:
-        self.num_bytes += affine.num_bytes
+    def linear(self, affine: Affine, *, part: Part = "linear") -> Linear:
+        self.held.add(part, "plain", *affine)
         return Linear(affine)
 
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> GatedMlp:
-        self.num_bytes += gate.num_bytes + up.num_bytes + down.num_bytes
-        return GatedMlp(Linear(joined(gate, up)), Linear(down), ACTIVATION_FUNCTIONS[activation])
+        return GatedMlp(self.linear(joined(gate, up)), self.linear(down), ACTIVATION_FUNCTIONS[activation])
 
 
 class PlainEmbedding:
@@ -126,7 +122,7 @@ class Linear:
 
 
 class GatedMlp:
-    def __init__(self, gate_and_up: Linear, down: Linear, activation: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, gate_and_up: Layer, down: Layer, activation: Callable[[Tensor], Tensor]) -> None:
         self._gate_and_up, self._down, self._activation = gate_and_up, down, activation
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class CausalLM:
         self, config: ModelConfig, weights: Checkpoint, layers: LayerFactory, *, tied_weight: Tensor
     ) -> ResidualLayer:
         if not config.tie_word_embeddings:
-            return layers.linear(Affine(weights.take("lm_head.weight", (config.vocab_size, config.hidden_size))))
+            weight = weights.take("lm_head.weight", (config.vocab_size, config.hidden_size))
+            return layers.linear(Affine(weight), part="head")
         if "lm_head.weight" in weights:
             weights.take_copy_of("lm_head.weight", tied_weight)
         return self.embedding.head()

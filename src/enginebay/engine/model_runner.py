@@ -31,11 +31,13 @@ class MemoryUse:
     """As they are held, every layout of them."""
     stored_bytes: int
     """The same weights, once each, in the dtype that is computed in."""
+    layouts: str
+    """Each part of the weights, its layout and its bytes."""
     kv_cache: KvCacheSize
 
     def __str__(self) -> str:
-        before = "" if self.weight_bytes == self.stored_bytes else f" (from {self.stored_bytes:,})"
-        return f"weights {self.weight_bytes:,} bytes{before}; KV cache {self.kv_cache}"
+        before = "" if self.weight_bytes == self.stored_bytes else f", from {self.stored_bytes:,}"
+        return f"weights {self.weight_bytes:,} bytes{before} ({self.layouts}); KV cache {self.kv_cache}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,12 @@ class ModelRunner:
         self.model_config: ModelConfig = read_model_config(Path(config.model_dir))
         self.max_model_len = _max_model_len(config, self.model_config)
         layers = choose_layers(
-            config.kernels, config.quantization, model=self.model_config, dtype=self.dtype, device=self.device
+            config.kernels,
+            config.quantization,
+            model=self.model_config,
+            dtype=self.dtype,
+            device=self.device,
+            batch_invariant=config.batch_invariant,
         )
         self.kernels = layers.name
         """The form of the layers that was chosen."""
@@ -79,7 +86,9 @@ class ModelRunner:
         )
         self.num_blocks, self.block_size = size.num_blocks, size.block_size
         """Usable blocks: their ids are 1 to num_blocks, block 0 is scratch."""
-        self.memory_use = MemoryUse(weight_bytes=layers.num_bytes, stored_bytes=stored_bytes, kv_cache=size)
+        self.memory_use = MemoryUse(
+            weight_bytes=layers.held.num_bytes, stored_bytes=stored_bytes, layouts=str(layers.held), kv_cache=size
+        )
         self.caches = allocate_kv_cache(self.model_config, size, dtype=self.dtype, device=self.device)
         self._unusable_blocks: set[int] = set()
         self._step_inputs = StepInputBuilder(
@@ -87,6 +96,7 @@ class ModelRunner:
             windows=dict.fromkeys(self.model_config.sliding_windows),
             dtype=self.dtype,
             device=self.device,
+            rows_alone=config.batch_invariant,
         )
 
     def forward(self, plan: StepPlan) -> StepLogits:

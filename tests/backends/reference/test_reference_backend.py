@@ -474,14 +474,16 @@ def test_the_effective_settings_are_those_the_engine_says_it_has():
         max_model_len=64, vocab_size=9, eos_token_ids=(1,), num_blocks=7, block_size=8, architecture="Tiny",
         dtype="float32", device="cpu", policy="static", max_num_seqs=4, max_num_batched_tokens=99, num_threads=2,
         enable_prefix_caching=False, kernels="plain", torch_version="2", memory="much",
-        weight_bytes=1, kv_cache_allocated_bytes=1,
+        quantization="int8", weight_bytes=1, stored_weight_bytes=2, weight_layouts="linear, int8 1",
+        kv_cache_allocated_bytes=1,
     )  # fmt: skip
     asked = EngineConfig(model_dir="/weights", policy="static", dtype="bfloat16", max_num_seqs=5)
     assert effective_settings(asked, ready) == {
         "policy": "static", "dtype": "float32", "device": "cpu", "kernels": "plain", "max_num_seqs": 4,
         "max_model_len": 64, "max_num_batched_tokens": 99, "chunked_prefill": True, "static_batch_timeout_s": 0.2,
         "enable_prefix_caching": False, "block_size": 8, "num_blocks": 7, "num_threads": 2, "torch_version": "2",
-        "architecture": "Tiny", "weight_bytes": 1, "kv_cache_allocated_bytes": 1,
+        "architecture": "Tiny", "quantization": "int8", "weight_bytes": 1, "stored_weight_bytes": 2,
+        "weight_layouts": "linear, int8 1", "kv_cache_allocated_bytes": 1,
         "num_slots": 4,
     }  # fmt: skip
 

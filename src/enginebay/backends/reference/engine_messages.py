@@ -48,12 +48,17 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Whether blocks are shared: what was asked for, but for static batching."""
     num_threads: int
     kernels: str
-    """The form of the layers that was chosen: native, packed or plain, with int8 where the weights are."""
+    """The form of the layers that was chosen: native, packed or plain."""
+    quantization: str | None
     torch_version: str
     memory: str
     """Weights and KV cache, with the arithmetic."""
     weight_bytes: int
     """Weights as they are held, every layout of them."""
+    stored_weight_bytes: int
+    """The same, once each, in the dtype that is computed in."""
+    weight_layouts: str
+    """Each part of the weights, its layout and its bytes."""
     kv_cache_allocated_bytes: int
 
     @property

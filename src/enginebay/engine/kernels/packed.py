@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from enginebay.engine.attention import PlainAttention
+from enginebay.engine.held_weights import HeldWeights, Part
 from enginebay.engine.layers import Affine, PlainEmbedding, ResidualLayer
 from enginebay.engine.model_config import Activation
 
@@ -36,26 +37,27 @@ class PackedLayers:
     name = "packed"
 
     def __init__(self) -> None:
-        self.num_bytes = 0
+        self.held = HeldWeights()
 
     def embedding(self, weight: Tensor) -> PackedEmbedding:
-        self.num_bytes += weight.nbytes
+        self.held.add("embedding", "plain", weight)
         return PackedEmbedding(weight, self)
 
     def attention_kernel(self) -> PlainAttention:
         return PlainAttention()
 
     def rms_norm(self, weight: Tensor, eps: float) -> Float32RmsNorm:
-        self.num_bytes += weight.nbytes
-        return Float32RmsNorm(weight, eps)
+        norm = Float32RmsNorm(weight, eps)
+        self.held.add("norm", "float32", norm.weight)
+        return norm
 
-    def linear(self, affine: Affine) -> PackedLinear:
-        self.num_bytes += affine.num_bytes
-        return PackedLinear(affine)
+    def linear(self, affine: Affine, *, part: Part = "linear") -> PackedLinear:
+        layer = PackedLinear(affine)
+        self.held.add(part, "oneDNN", layer.packed, affine.bias)
+        return layer
 
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> PackedGatedMlp:
-        self.num_bytes += gate.num_bytes + up.num_bytes + down.num_bytes
-        return PackedGatedMlp(PackedLinear(gate), PackedLinear(up), PackedLinear(down), activation)
+        return PackedGatedMlp(self.linear(gate), self.linear(up), self.linear(down), activation)
 
 
 class PackedEmbedding(PlainEmbedding):
@@ -66,26 +68,26 @@ class PackedEmbedding(PlainEmbedding):
         self._layers = layers
 
     def head(self) -> ResidualLayer:
-        return self._layers.linear(Affine(self.weight))
+        return self._layers.linear(Affine(self.weight), part="head")
 
 
 class PackedLinear:
     def __init__(self, affine: Affine) -> None:
         weight, self._bias = affine
-        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(hidden, self._packed, self._bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(hidden, self.packed, self._bias, "none", [], "")
 
     def forward_activated(self, hidden: Tensor, activation: Activation) -> Tensor:
         name, algorithm = POST_OPERATIONS[activation]
-        return torch.ops.mkldnn._linear_pointwise(hidden, self._packed, self._bias, name, [], algorithm)
+        return torch.ops.mkldnn._linear_pointwise(hidden, self.packed, self._bias, name, [], algorithm)
 
     def forward_multiplied(self, hidden: Tensor, factor: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise.binary(hidden, factor, self._packed, self._bias, "mul")
+        return torch.ops.mkldnn._linear_pointwise.binary(hidden, factor, self.packed, self._bias, "mul")
 
     def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise.binary(hidden, residual, self._packed, self._bias, "add")
+        return torch.ops.mkldnn._linear_pointwise.binary(hidden, residual, self.packed, self._bias, "add")
 
 
 class PackedGatedMlp:
@@ -107,10 +109,10 @@ class Float32RmsNorm:
     """One conversion to float32 and products in place: PyTorch's own takes twice as long on a long prompt."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        self._weight, self._eps, self._dtype = weight.float(), eps, weight.dtype
+        self.weight, self._eps, self._dtype = weight.float(), eps, weight.dtype
 
     def forward(self, hidden: Tensor) -> Tensor:
         exact = hidden.to(torch.float32, copy=True)
         norm = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
         scale = norm.square_().mul_(1 / hidden.shape[-1]).add_(self._eps).rsqrt_()
-        return exact.mul_(scale).mul_(self._weight).to(self._dtype)
+        return exact.mul_(scale).mul_(self.weight).to(self._dtype)

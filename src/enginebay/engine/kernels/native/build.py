@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -18,26 +21,52 @@ NEEDED_FEATURES = frozenset({"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", 
 COMPILERS = ("g++", "c++")
 DIRECTORY_VARIABLE = "ENGINEBAY_HOME"
 
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeKernels:
+    operators: Any | None
+    """`torch.ops.enginebay`"""
+    why_not: str = ""
+    """There are no operators: the reason."""
+
 
 @cache
-def native_operators() -> Any | None:
-    """`torch.ops.enginebay`, compiled if it has to be; None where `why_not` says why.
-
-    Raises nothing for a compiler that fails: the engine has another path, and the reason is logged by whoever asks.
-    """
-    if why_not() is not None:
-        return None
+def native_kernels() -> NativeKernels:
+    """Compiled if they have to be. Raises nothing, not even for a compiler that fails: there are other kernels."""
+    if (missing := _what_is_missing()) is not None:
+        return NativeKernels(None, missing)
     library = _library()
-    if not library.exists():
-        _compile(library)
-    torch.ops.load_library(str(library))
+    try:
+        if not library.exists():
+            _compile(library)
+    except (OSError, RuntimeError, SubprocessError) as error:
+        return _failed(f"they cannot be compiled: {_told(error)}")
+    try:
+        torch.ops.load_library(str(library))
+    except (OSError, RuntimeError) as error:
+        return _failed(f"{library} cannot be loaded: {_told(error)}; delete it to have it compiled again")
     operators = torch.ops.enginebay
-    return operators if operators.request_tiles() else None
+    if not operators.request_tiles():
+        return _failed("the system does not give this process AMX tiles")
+    return NativeKernels(operators)
 
 
-@cache
-def why_not() -> str | None:
-    """What is missing for the native kernels; None where nothing is."""
+def _failed(why_not: str) -> NativeKernels:
+    """On a machine that should have them: worth a word even where other kernels do."""
+    _log.warning("the native kernels are not used: %s", why_not)
+    return NativeKernels(None, why_not)
+
+
+def _told(error: Exception) -> str:
+    """The lines of it that name an error, else the first: a compiler writes pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "error" in line.lower()][:3]
+    return " / ".join(named or lines[:1] or [type(error).__name__])
+
+
+def _what_is_missing() -> str | None:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return "they are for x86-64 CPUs under Linux"
     if missing := NEEDED_FEATURES - _cpu_features():

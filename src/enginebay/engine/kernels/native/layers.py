@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from enginebay.engine.held_weights import HeldWeights, Part
 from enginebay.engine.kernels.native.attention import NativeAttention
 from enginebay.engine.layers import ACTIVATION_FUNCTIONS, Affine, ResidualLayer
 from enginebay.engine.model_config import Activation
@@ -18,35 +19,37 @@ COLUMNS = 16
 
 class NativeLayers:
     def __init__(self, operators: Any, *, is_int8: bool) -> None:
-        """operators: see `build.native_operators`."""
-        self.name = "native int8" if is_int8 else "native"
-        self.num_bytes = 0
+        """operators: see `build.native_kernels`."""
+        self.name = "native"
+        self.held = HeldWeights()
         self._operators, self._is_int8 = operators, is_int8
 
     def embedding(self, weight: Tensor) -> NativeEmbedding:
-        return NativeEmbedding(self._packed(weight), self._operators)
+        return NativeEmbedding(self._packed(weight, part="embedding"), self._operators, held=self.held)
 
     def attention_kernel(self) -> NativeAttention:
         return NativeAttention(self._operators)
 
     def rms_norm(self, weight: Tensor, eps: float) -> NativeRmsNorm:
-        self.num_bytes += weight.nbytes
-        return NativeRmsNorm(self._operators, weight, eps)
+        norm = NativeRmsNorm(self._operators, weight, eps)
+        self.held.add("norm", "float32", norm.weight)
+        return norm
 
-    def linear(self, affine: Affine) -> NativeLinear:
-        if affine.bias is not None:
-            self.num_bytes += affine.bias.nbytes
-        return NativeLinear(self._packed(affine.weight), affine.bias, self._operators)
+    def linear(self, affine: Affine, *, part: Part = "linear") -> NativeLinear:
+        packed = self._packed(affine.weight, part=part)
+        self.held.add(part, packed.layout, affine.bias)
+        return NativeLinear(packed, affine.bias, self._operators)
 
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> ResidualLayer:
         if activation == "silu" and all(part.bias is None for part in (gate, up, down)):
-            together = self._packed(_alternating(gate.weight, up.weight))
-            return FusedMlp(together, self._packed(down.weight), self._operators, inner_size=len(gate.weight))
+            together = self._packed(_alternating(gate.weight, up.weight), part="linear")
+            packed_down = self._packed(down.weight, part="linear")
+            return FusedMlp(together, packed_down, self._operators, inner_size=len(gate.weight))
         return GatedMlp(self.linear(gate), self.linear(up), self.linear(down), activation)
 
-    def _packed(self, weight: Tensor) -> PackedWeight:
+    def _packed(self, weight: Tensor, *, part: Part) -> PackedWeight:
         packed = PackedWeight(weight, self._operators, is_int8=self._is_int8)
-        self.num_bytes += packed.num_bytes
+        self.held.add(part, packed.layout, packed.tiles, packed.scales)
         return packed
 
 
@@ -56,6 +59,7 @@ class PackedWeight:
     def __init__(self, weight: Tensor, operators: Any, *, is_int8: bool) -> None:
         self.out_features, self.in_features = weight.shape
         self.is_int8 = is_int8
+        self.layout = "int8 tiles" if is_int8 else "bfloat16 tiles"
         self.scales = torch.empty(0)
         if not is_int8:
             self.tiles: Tensor = operators.pack_bf16(weight)
@@ -64,10 +68,6 @@ class PackedWeight:
         self.tiles = operators.pack_int8(quantized.values)
         self.scales = torch.zeros(self.tiles.shape[0] * COLUMNS)
         self.scales[: self.out_features] = quantized.scales
-
-    @property
-    def num_bytes(self) -> int:
-        return self.tiles.nbytes + self.scales.nbytes
 
 
 class NativeLinear:
@@ -87,23 +87,24 @@ class NativeLinear:
 class NativeEmbedding:
     """Gathers from the tiles, so that a head of the same weight needs no second copy."""
 
-    def __init__(self, weight: PackedWeight, operators: Any) -> None:
-        self._weight, self._operators = weight, operators
+    def __init__(self, weight: PackedWeight, operators: Any, *, held: HeldWeights) -> None:
+        self._weight, self._operators, self._held = weight, operators, held
         self._gather = operators.gather_int8 if weight.is_int8 else operators.gather_bf16
 
     def forward(self, token_ids: Tensor) -> Tensor:
         return self._gather(self._weight.tiles, self._weight.scales, token_ids, self._weight.in_features)
 
     def head(self) -> NativeLinear:
+        self._held.add("head", f"the embedding's {self._weight.layout}")
         return NativeLinear(self._weight, None, self._operators)
 
 
 class NativeRmsNorm:
     def __init__(self, operators: Any, weight: Tensor, eps: float) -> None:
-        self._norm, self._weight, self._eps = operators.rms_norm, weight.float(), eps
+        self._norm, self.weight, self._eps = operators.rms_norm, weight.float(), eps
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self._norm(hidden, self._weight, self._eps)
+        return self._norm(hidden, self.weight, self._eps)
 
 
 class FusedMlp:
