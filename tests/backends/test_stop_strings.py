@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginebay.backends.reference.stop_strings import StopMatch, StopStrings
+from enginebay.backends.stop_strings import StopMatch, StopStrings
 
 letters = st.text(alphabet="ab", max_size=12)
 stop_lists = st.lists(st.text(alphabet="ab", min_size=1, max_size=4), min_size=1, max_size=3)
