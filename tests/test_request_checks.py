@@ -148,7 +148,7 @@ def test_the_extremes_within_the_bounds_leave_usable_logits(
     sequence = Sequence(engine, arrived_at=0.0)
     plan = StepPlan([ScheduledSequence(sequence, 0, 3, samples=True)])
     logits = torch.linspace(-scale, scale, vocab_size)[None]
-    [token] = Sampler(vocab_size=vocab_size, eos_token_ids=(0,)).sample(StepLogits(logits), plan)
+    [[token]] = Sampler(vocab_size=vocab_size, eos_token_ids=(0,)).sample(StepLogits(logits), plan)
     assert token.error is None
     assert 0 <= token.token_id < vocab_size
 

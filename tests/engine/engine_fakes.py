@@ -20,6 +20,8 @@ from enginebay.engine.prefix_cache import PrefixCache
 from enginebay.engine.request import EngineOutput, EngineRequest, PositionLogprobs
 from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.settings import EngineConfig
+from enginebay.engine.speculation.speculator import Speculator
+from enginebay.engine.speculation.verification import verified
 
 VOCAB_SIZE = 97
 EOS = 0
@@ -65,7 +67,8 @@ class FakeRunner:
     cells: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     plans: list[list[tuple[str, int, int, int, bool]]] = field(default_factory=list)
     fail_on_step: int | None = None
-    histories: list[list[int]] = field(default_factory=list)
+    histories: list[list[list[int]]] = field(default_factory=list)
+    """For each that is sampled: what its newest token sees, and what each of its drafts does."""
 
     def forward(self, plan: StepPlan) -> StepLogits:
         self.clock.instant += self.step_s
@@ -78,7 +81,11 @@ class FakeRunner:
         self._check_owners(plan)
         for item in plan.scheduled:
             self._write(item)
-        self.histories = [self._read(item) for item in plan.sampled]
+        self.histories = [
+            [self._read(item, item.start + item.num_new_tokens - num_later)
+             for num_later in range(len(item.draft_token_ids), -1, -1)]
+            for item in plan.sampled
+        ]  # fmt: skip
         return StepLogits(sampled=None)  # type: ignore[arg-type]
 
     def device_memory_bytes(self) -> int | None:
@@ -95,10 +102,11 @@ class FakeRunner:
 
     def _write(self, item: ScheduledSequence) -> None:
         for position in range(item.start, item.start + item.num_new_tokens):
-            self.cells[self._cell(item, position)] = (item.sequence.token_ids[position], position)
+            token_ids = [*item.sequence.token_ids, *item.draft_token_ids]
+            self.cells[self._cell(item, position)] = (token_ids[position], position)
 
-    def _read(self, item: ScheduledSequence) -> list[int]:
-        cells = [self.cells[self._cell(item, position)] for position in range(item.start + item.num_new_tokens)]
+    def _read(self, item: ScheduledSequence, num_positions: int) -> list[int]:
+        cells = [self.cells[self._cell(item, position)] for position in range(num_positions)]
         assert [position for _, position in cells] == list(range(len(cells))), "a cell of another position was read"
         return [token for token, _ in cells]
 
@@ -112,13 +120,13 @@ class FakeSampler:
     broken: set[str] = field(default_factory=set)
     """Request ids whose logits are NaN."""
 
-    def sample(self, logits: StepLogits, plan: StepPlan) -> list[SampledToken]:
+    def sample(self, logits: StepLogits, plan: StepPlan) -> list[list[SampledToken]]:
         assert len(self.runner.histories) == len(plan.sampled)
         return [
-            SampledToken(0, error="the logits are not numbers (NaN)")
+            [SampledToken(0, error="the logits are not numbers (NaN)")]
             if item.sequence.request.request_id in self.broken
-            else SampledToken(next_token(history))
-            for history, item in zip(self.runner.histories, plan.sampled, strict=True)
+            else verified(item.draft_token_ids, [SampledToken(next_token(history)) for history in histories])
+            for histories, item in zip(self.runner.histories, plan.sampled, strict=True)
         ]
 
     def prompt_logprobs(self, logits: StepLogits, plan: StepPlan) -> dict[int, list[PositionLogprobs]]:
@@ -161,7 +169,13 @@ class EngineUnderTest:
 
 
 def make_engine(
-    *, num_blocks: int = 64, block_size: int = 4, max_model_len: int = 64, step_s: float = 1.0, **settings: object
+    *,
+    num_blocks: int = 64,
+    block_size: int = 4,
+    max_model_len: int = 64,
+    step_s: float = 1.0,
+    speculator: Speculator | None = None,
+    **settings: object,
 ) -> EngineUnderTest:
     config = EngineConfig(model_dir="", **{"max_num_seqs": 4, "max_num_batched_tokens": 32, **settings})  # type: ignore[arg-type]
     clock = TickingClock()
@@ -180,6 +194,7 @@ def make_engine(
         ),
         eos_token_ids=(EOS,),
         clock=clock,
+        speculator=speculator,
     )
     return EngineUnderTest(engine, runner, sampler, clock)
 

@@ -44,7 +44,7 @@ def sample(logits: Tensor, sequences: list[Sequence], sampler: Sampler | None = 
     plan = StepPlan([ScheduledSequence(sequence, 0, sequence.num_tokens, samples=True) for sequence in sequences])
     sampler = sampler or Sampler(vocab_size=logits.shape[-1], eos_token_ids=EOS)
     before = logits.clone()
-    tokens = sampler.sample(StepLogits(logits), plan)
+    tokens = [token for [token] in sampler.sample(StepLogits(logits), plan)]
     assert torch.equal(before, logits) or before.isnan().any(), "the raw logits belong to the caller"
     return tokens
 

@@ -1,6 +1,7 @@
 """The engine: `step()` is the architecture.
 
-schedule (who computes how many tokens, in which blocks) -> forward -> sample -> append, and see who has ended.
+schedule (who computes how many tokens, in which blocks) -> draft, where requests speculate -> forward -> sample ->
+append, and see who has ended.
 A request has no phases: its `num_computed_tokens` catches up with its `num_tokens`, and a token is sampled in the
 step in which it does. Chunked prefill and recomputing after a preemption are that one rule.
 
@@ -18,7 +19,9 @@ from enginebay.engine.plan import ScheduledSequence, StepPlan
 from enginebay.engine.request import EngineCounters, EngineOutput, EngineRequest
 from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.sequence import Sequence
-from enginebay.engine.stop_conditions import find_ending
+from enginebay.engine.speculation.speculator import Speculator
+from enginebay.engine.speculation.verification import num_accepted_drafts
+from enginebay.engine.stop_conditions import Ending, find_ending
 from enginebay.errors import InvalidRequest
 
 
@@ -32,11 +35,13 @@ class Engine:
         limits: EngineLimits,
         eos_token_ids: tuple[int, ...],
         clock: Clock,
+        speculator: Speculator | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.limits = limits
         self._runner = runner
         self._sampler = sampler
+        self._speculator = speculator
         self._eos_token_ids = frozenset(eos_token_ids)
         self._clock = clock
         self._meter = Meter(clock, num_blocks=scheduler.pool.num_blocks)
@@ -110,9 +115,11 @@ class Engine:
         return counters
 
     def _compute(self, plan: StepPlan, started_at: float) -> list[EngineOutput]:
-        forward_at = self._clock.now()
         model_s = sample_s = 0.0
         try:
+            if self._speculator is not None:
+                self._draft(self._speculator, plan)
+            forward_at = self._clock.now()
             logits = self._runner.forward(plan)
             model_s = self._clock.now() - forward_at
             sampling_at = self._clock.now()
@@ -127,32 +134,52 @@ class Engine:
         self._meter.count_step(plan, started_at=started_at, model_s=model_s, sample_s=sample_s)
         return outputs
 
-    def _update(self, plan: StepPlan, tokens: list[SampledToken]) -> list[EngineOutput]:
-        self.scheduler.advance(plan)
+    def _draft(self, speculator: Speculator, plan: StepPlan) -> None:
+        drafting_at = self._clock.now()
+        speculator.draft(plan, self.scheduler)
+        self._meter.counters.draft_s += self._clock.now() - drafting_at
+
+    def _update(self, plan: StepPlan, tokens: list[list[SampledToken]]) -> list[EngineOutput]:
         outputs: list[EngineOutput] = []
         rest = iter(tokens)
         for item in plan.scheduled:
-            token = next(rest) if item.samples else None
-            if token is not None and token.error is not None:
-                outputs.append(self._fail_sequence(item.sequence, token.error))
-            elif token is not None or _is_scored(item):
-                outputs.append(self._append(item.sequence, token))
+            sampled = next(rest) if item.samples else []
+            if sampled and sampled[0].error is not None:
+                outputs.append(self._fail_sequence(item.sequence, sampled[0].error))
+            elif not item.is_idle:
+                ending = self._append(item, sampled)
+                if sampled or ending is not None:
+                    outputs.append(self._output(item.sequence, sampled, ending))
         return outputs
 
-    def _append(self, sequence: Sequence, token: SampledToken | None) -> EngineOutput:
-        """token is None for a request that only wants its prompt computed."""
+    def _append(self, item: ScheduledSequence, sampled: list[SampledToken]) -> Ending | None:
+        """Appends what was sampled, up to its end; the rest is taken off the list."""
+        sequence, ending = item.sequence, None
+        for index, token in enumerate(sampled):
+            sequence.token_ids.append(token.token_id)
+            if (ending := self._ending(sequence)) is not None:
+                del sampled[index + 1 :]
+                break
+        num_drafted = len(item.draft_token_ids)
+        self.scheduler.advance(item, num_rejected_tokens=num_drafted + 1 - len(sampled) if num_drafted else 0)
+        if num_drafted and self._speculator is not None:
+            num_accepted = num_accepted_drafts(item.draft_token_ids, sampled)
+            self._speculator.note(item, num_accepted)
+            self._meter.count_drafts(num_drafted, num_accepted)
+        return self._ending(sequence) if not sampled and _is_scored(item) else ending
+
+    def _ending(self, sequence: Sequence) -> Ending | None:
+        return find_ending(sequence, eos_token_ids=self._eos_token_ids, max_model_len=self.limits.max_model_len)
+
+    def _output(self, sequence: Sequence, sampled: list[SampledToken], ending: Ending | None) -> EngineOutput:
         output = EngineOutput(
             request_id=sequence.request.request_id,
-            token_ids=[],
+            token_ids=[token.token_id for token in sampled],
+            logprobs=[token.logprobs for token in sampled if token.logprobs is not None] or None,
             num_cached_tokens=sequence.num_cached_tokens,
             num_preemptions=sequence.num_preemptions,
         )
-        if token is not None:
-            sequence.token_ids.append(token.token_id)
-            output.token_ids.append(token.token_id)
-            output.logprobs = None if token.logprobs is None else [token.logprobs]
         self._report_prompt(sequence, output)
-        ending = find_ending(sequence, eos_token_ids=self._eos_token_ids, max_model_len=self.limits.max_model_len)
         if ending is not None:
             output.finish_reason, output.stop_token_id = ending.finish_reason, ending.stop_token_id
             self._finish(sequence)
@@ -178,7 +205,7 @@ class Engine:
 
     def _has_ended(self, sequence: Sequence) -> bool:
         """A resumed request may have been cut off after its last token: then only its end is left to tell."""
-        ending = find_ending(sequence, eos_token_ids=self._eos_token_ids, max_model_len=self.limits.max_model_len)
+        ending = self._ending(sequence)
         if ending is None:
             return False
         output = EngineOutput(

@@ -22,7 +22,8 @@ class LogitRows(Protocol):
 @dataclass(frozen=True, slots=True)
 class StepLogits:
     sampled: Tensor
-    """(num_sampled, vocab_size) float32, in the order of `plan.sampled`."""
+    """(num_sampled + num_drafts, vocab_size) float32: first a row for each of `plan.sampled`, what follows its newest
+    token; then, in the same order, the rows of their drafts."""
     prompt: dict[int, LogitRows] = field(default_factory=dict)
     """By index in `plan.scheduled`: num_new_tokens rows of a sequence that asked for the log-probabilities of
     its prompt and was not given them yet, in steps that still compute tokens of the prompt."""

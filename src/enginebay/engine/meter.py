@@ -53,6 +53,12 @@ class Meter:
         counters.num_idle_slot_steps += plan.num_slots - num_useful
         counters.batch_size = num_useful
 
+    def count_drafts(self, num_drafted: int, num_accepted: int) -> None:
+        """Of one sequence in one step."""
+        self.counters.num_drafts += 1
+        self.counters.num_drafted_tokens += num_drafted
+        self.counters.num_accepted_tokens += num_accepted
+
     def count_prompt(self, sequence: Sequence) -> None:
         self.counters.num_prompt_tokens += sequence.num_prompt_tokens
 

@@ -20,8 +20,11 @@ class Runner(Protocol):
 
 
 class TokenSampler(Protocol):
-    def sample(self, logits: StepLogits, plan: StepPlan) -> list[SampledToken]:
-        """One for each of `plan.sampled`, in that order."""
+    def sample(self, logits: StepLogits, plan: StepPlan) -> list[list[SampledToken]]:
+        """For each of `plan.sampled`, in that order, one token, and one more for each of its drafts that is accepted.
+
+        An error is the only one of its list.
+        """
         ...
 
     def prompt_logprobs(self, logits: StepLogits, plan: StepPlan) -> dict[int, list[PositionLogprobs]]:

@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 
 from enginebay.engine.finite import finite_float32
-from enginebay.engine.request import EngineRequest
 from enginebay.engine.sequence import Sequence
-
-
-def has_penalty(request: EngineRequest) -> bool:
-    return request.repetition_penalty != 1 or request.presence_penalty != 0 or request.frequency_penalty != 0
 
 
 class Penalties:

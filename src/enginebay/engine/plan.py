@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from enginebay.engine.sequence import Sequence
 
 SCRATCH_BLOCK = 0
@@ -21,6 +23,8 @@ class ScheduledSequence:
     then num_padding_tokens         computed now into the scratch block and thrown away
 
     num_new_tokens may be 0 beside padding: a short prompt of a static batch waits while longer ones catch up.
+    Drafts (speculative decoding) are the last of the new tokens. They are not among the sequence's own: those that are
+    accepted become so with the step.
     """
 
     sequence: Sequence
@@ -31,6 +35,10 @@ class ScheduledSequence:
     """The last new token's logits are sampled: it is the last token known of the sequence."""
     is_idle: bool = False
     """A finished sequence that holds its slot (static batching): computed again, never sampled."""
+    draft_token_ids: list[int] = field(default_factory=list[int])
+    """What may come next: num_new_tokens is one more, and the logits of each of these tokens are sampled too."""
+    draft_probabilities: Tensor | None = None
+    """(num_drafts, vocab_size): the distributions that the drafts were drawn from; None where nothing was drawn."""
 
 
 @dataclass(slots=True)
@@ -40,7 +48,7 @@ class StepPlan:
     admitted: list[Sequence] = field(default_factory=list)
     """Given a slot for the first time in this step."""
     num_slots: int = 1
-    """max_num_seqs of the policy, for `idle_slot_ratio`."""
+    """In force, or still taken of a larger batch before: for `idle_slot_ratio`."""
 
     @property
     def num_computed_tokens(self) -> int:
@@ -48,5 +56,5 @@ class StepPlan:
 
     @property
     def sampled(self) -> list[ScheduledSequence]:
-        """In the order of the rows of the logits."""
+        """In the order of the rows of the logits; the rows of all drafts follow, in the same order."""
         return [item for item in self.scheduled if item.samples]

@@ -34,6 +34,11 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     cache_salt: str = ""
     """Prefixes are shared only between requests of one salt."""
 
+    @property
+    def is_penalised(self) -> bool:
+        """What it chooses depends on how often each token came before."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
 
 class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Log-probabilities at one position, from the raw logits: the chosen token, then the best ones, best first."""
@@ -93,4 +98,8 @@ class EngineCounters(msgspec.Struct, kw_only=True):
     num_prefix_queried_tokens: int = 0
     num_prefix_hit_tokens: int = 0
     num_prefix_evicted_blocks: int = 0
+    draft_s: float = 0.0
+    num_drafts: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
     device_memory_bytes: int | None = None

@@ -13,7 +13,7 @@ from enginebay.engine.draw import draw_tokens
 from enginebay.engine.filters import Filters
 from enginebay.engine.finite import finite_float32
 from enginebay.engine.noise import MASK_64, uniform_noise
-from enginebay.engine.penalties import Penalties, has_penalty
+from enginebay.engine.penalties import Penalties
 from enginebay.engine.request import EngineRequest
 from enginebay.engine.sequence import Sequence
 
@@ -23,13 +23,21 @@ GREEDY_TEMPERATURE = 1e-5
 
 class SamplingBatch:
     def __init__(
-        self, sequences: Many[Sequence], *, eos_token_ids: Many[int], vocab_size: int, device: torch.device
+        self,
+        sequences: Many[Sequence],
+        *,
+        eos_token_ids: Many[int],
+        vocab_size: int,
+        device: torch.device,
+        num_ahead: Many[int] | None = None,
     ) -> None:
+        """num_ahead: for each row, the drafts between the newest token of its sequence and the token it is about."""
         requests = [sequence.request for sequence in sequences]
         self._sequences, self._device = sequences, device
+        self._num_ahead = np.zeros(len(sequences), dtype=np.int64) if num_ahead is None else np.array(num_ahead)
         self._bias = _places({row: request.logit_bias for row, request in enumerate(requests)}, device)
         self._forbidden = _Forbidden(requests, eos_token_ids, device=device)
-        penalised = [row for row, request in enumerate(requests) if has_penalty(request)]
+        penalised = [row for row, request in enumerate(requests) if request.is_penalised]
         self._penalties = None
         if penalised:
             chosen = [sequences[row] for row in penalised]
@@ -72,7 +80,8 @@ class SamplingBatch:
         return best.index_copy(0, rows, tokens)
 
     def _num_outputs(self) -> NDArray[np.int64]:
-        return np.array([sequence.num_output_tokens for sequence in self._sequences], dtype=np.int64)
+        known = [sequence.num_output_tokens for sequence in self._sequences]
+        return np.array(known, dtype=np.int64) + self._num_ahead
 
 
 class _Draw:

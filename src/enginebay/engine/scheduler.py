@@ -6,7 +6,7 @@ from bisect import insort
 from operator import attrgetter
 
 from enginebay.engine.block_pool import BlockPool
-from enginebay.engine.plan import StepPlan
+from enginebay.engine.plan import ScheduledSequence, StepPlan
 from enginebay.engine.policies.base import Policy
 from enginebay.engine.prefix_cache import PrefixCache
 from enginebay.engine.sequence import Sequence, SequenceStatus
@@ -50,13 +50,27 @@ class Scheduler:
         plan.num_slots = max(self.policy.num_slots, len(self.running))
         return plan
 
-    def advance(self, plan: StepPlan) -> None:
-        """The step was computed. Comes before the sampled tokens are appended."""
-        for item in plan.scheduled:
-            if not item.is_idle:
-                item.sequence.num_computed_tokens = item.start + item.num_new_tokens
-                if self.prefix_cache is not None:
-                    self.prefix_cache.learn(item.sequence)
+    def num_spare_tokens(self, plan: StepPlan) -> int:
+        """What a plan leaves over of the token budget."""
+        return self.policy.max_num_batched_tokens - plan.num_computed_tokens
+
+    def cover_drafts(self, sequence: Sequence, num_tokens: int) -> int:
+        """Give it blocks for so many positions behind its newest token, as far as free ones go: for how many."""
+        num_blocks = len(sequence.block_table) + self.pool.num_free
+        num_tokens = min(num_tokens, num_blocks * self._block_size - sequence.num_tokens)
+        self._cover(sequence, sequence.num_tokens + num_tokens)
+        return num_tokens
+
+    def advance(self, item: ScheduledSequence, *, num_rejected_tokens: int = 0) -> None:
+        """Its part of the step was computed, and what was sampled is appended; rejected drafts count for nothing."""
+        sequence = item.sequence
+        sequence.num_computed_tokens = item.start + item.num_new_tokens - num_rejected_tokens
+        if self.prefix_cache is not None:
+            self.prefix_cache.learn(sequence)
+        num_surplus = len(sequence.block_table) - self._num_blocks(self.policy.num_reserved_tokens(sequence))
+        if num_surplus > 0:  # of drafts
+            self.pool.release(sequence.block_table[-num_surplus:])
+            del sequence.block_table[-num_surplus:]
 
     def finish(self, sequence: Sequence) -> None:
         """It has ended by itself; when it gives its slot and blocks back is the policy's to say (`release_ended`)."""
@@ -125,6 +139,7 @@ class Scheduler:
         self.pool.share(known)
         sequence.block_table = known + self.pool.allocate(num_missing)
         sequence.num_computed_tokens = len(known) * self._block_size
+        sequence.num_draft_computed_tokens = 0
         sequence.num_learnt_blocks = len(known)
         if self.prefix_cache is not None and sequence.admitted_at is None:
             sequence.num_cached_tokens = sequence.num_computed_tokens

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from enginebay.engine.request import EngineRequest, PositionLogprobs
+
+if TYPE_CHECKING:
+    from enginebay.engine.speculation.draft_length import DraftLength
+    from enginebay.engine.speculation.ngram import NgramIndex
 
 
 class SequenceStatus(StrEnum):
@@ -26,9 +31,12 @@ class Sequence:
         "arrived_at",
         "block_names",
         "block_table",
+        "draft_length",
         "is_prompt_reported",
+        "ngram_index",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_draft_computed_tokens",
         "num_learnt_blocks",
         "num_preemptions",
         "num_prompt_tokens",
@@ -60,6 +68,11 @@ class Sequence:
         """Collected while the prompt is computed, when asked for; None before and after."""
         self.is_prompt_reported = False
         """The prompt was computed, counted, and its log-probabilities handed out: not again after a preemption."""
+        self.draft_length: DraftLength | None = None
+        self.ngram_index: NgramIndex | None = None
+        """What speculation knows of this sequence; None until it has drafted."""
+        self.num_draft_computed_tokens = 0
+        """Positions whose keys and values of a draft model with a cache of its own stand in the blocks."""
 
     @property
     def num_tokens(self) -> int:

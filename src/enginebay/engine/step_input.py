@@ -26,7 +26,7 @@ class StepInput:
     """(num_rows,): max(prompt length, position + 1), see `rope`."""
     attention: AttentionInput
     sampled_rows: Tensor
-    """(num_sampled,), in the order of `plan.sampled`."""
+    """(num_sampled + num_drafts,), in the order of `StepLogits.sampled`."""
     prompt_rows: dict[int, slice]
     """Rows whose logits give log-probabilities of the prompt, by index in `plan.scheduled`."""
 
@@ -35,13 +35,22 @@ class StepInputBuilder:
     """What does not change from step to step: block size, the windows that layers use, and where tensors live."""
 
     def __init__(
-        self, *, block_size: int, windows: Iterable[int | None], dtype: torch.dtype, device: torch.device
+        self,
+        *,
+        block_size: int,
+        windows: Iterable[int | None],
+        dtype: torch.dtype,
+        device: torch.device,
+        rows_alone: bool = False,
     ) -> None:
+        """rows_alone: rows of prompts are told to attention one by one, as those of decode steps are."""
+        self._rows_alone = rows_alone
         self._block_size, self._windows = block_size, tuple(windows)
         self._dtype, self._device = dtype, device
 
     def build(self, plan: StepPlan) -> StepInput:
-        rows = [_Rows(index, item) for index, item in enumerate(plan.scheduled)]
+        scheduled = [_parts_of(index, item) for index, item in enumerate(plan.scheduled)]
+        rows = [row for parts in scheduled for row in parts]
         decode = sorted((row for row in rows if row.num_rows == 1), key=lambda row: row.start)
         chunks = [row for row in rows if row.num_rows > 1]
         first_row = 0
@@ -51,22 +60,27 @@ class StepInputBuilder:
         ordered = [*decode, *chunks]
         positions = _joined(np.arange(row.start, row.end) for row in ordered)
         prompt_lens = np.repeat([row.num_prompt_tokens for row in ordered], [row.num_rows for row in ordered])
+        sampled = [parts for parts in scheduled if parts[0].item.samples]
+        drafts = [row for parts in sampled for row in parts[1:]]
         return StepInput(
             token_ids=self._indices([token_id for row in ordered for token_id in row.token_ids()]),
             positions=self._indices(positions),
             context_lens=self._indices(np.maximum(prompt_lens, positions + 1)),
             attention=self._attention_input(decode, chunks),
-            sampled_rows=self._indices([row.last_row for row in rows if row.item.samples]),
+            sampled_rows=self._indices([row.last_row for row in (*(parts[0] for parts in sampled), *drafts)]),
             prompt_rows={row.index: slice(row.first_row, row.last_row + 1) for row in rows if row.wants_prompt_logits},
         )
 
     def _attention_input(self, decode: list[_Rows], chunks: list[_Rows]) -> AttentionInput:
         groups = _grouped(decode, lambda row: max(row.end // self._block_size, MIN_GROUP_BLOCKS).bit_length())
-        return AttentionInput(
-            slot_mapping=self._indices(_joined(row.write_slots(self._block_size) for row in (*decode, *chunks))),
-            decode_groups={window: [self._group(rows, window) for rows in groups] for window in self._windows},
-            prefill_chunks={window: [self._chunk(row, window) for row in chunks] for window in self._windows},
-        )
+        slot_mapping = self._indices(_joined(row.write_slots(self._block_size) for row in (*decode, *chunks)))
+        decoded = {window: [self._group(rows, window) for rows in groups] for window in self._windows}
+        if self._rows_alone:
+            for window, alone in decoded.items():
+                alone += [self._prompt_group(row, window) for row in chunks]
+            return AttentionInput(slot_mapping, decoded, prefill_chunks={window: [] for window in decoded})
+        prefilled = {window: [self._chunk(row, window) for row in chunks] for window in self._windows}
+        return AttentionInput(slot_mapping, decoded, prefilled)
 
     def _group(self, rows: list[_Rows], window: int | None) -> DecodeGroup:
         firsts = [first_visible(row.start, window) // self._block_size for row in rows]
@@ -80,18 +94,39 @@ class StepInputBuilder:
             owned = row.block_table[first:num_written] or [SCRATCH_BLOCK]
             blocks[: len(owned)] = owned
             blocks[len(owned) :] = owned[-1]
-        positions = np.arange(num_blocks * self._block_size) + np.array(firsts)[:, None] * self._block_size
-        current = np.array([[row.start] for row in rows])
-        visible = positions <= current
-        if window is not None:
-            visible &= positions > current - window
+        starts, current = np.array(firsts) * self._block_size, np.array([row.start for row in rows])
         return DecodeGroup(
-            rows=slice(rows[0].first_row, rows[-1].last_row + 1 + rows[-1].item.num_padding_tokens),
+            rows=slice(rows[0].first_row, rows[-1].first_row + 1),
             block_table=self._indices(table),
-            mask=self._mask(visible)[:, None, None, :],
-            starts=self._indices(np.array(firsts) * self._block_size),
+            mask=None if self._rows_alone else self._decode_mask(starts, current, num_blocks, window=window),
+            starts=self._indices(starts),
             begins=self._indices([first_visible(row.start, window) for row in rows]),
-            ends=self._indices(current[:, 0] + 1),
+            ends=self._indices(current + 1),
+        )
+
+    def _decode_mask(
+        self, starts: NDArray[np.int64], current: NDArray[np.int64], num_blocks: int, *, window: int | None
+    ) -> Tensor:
+        positions = np.arange(num_blocks * self._block_size) + starts[:, None]
+        visible = positions <= current[:, None]
+        if window is not None:
+            visible &= positions > current[:, None] - window
+        return self._mask(visible)[:, None, None, :]
+
+    def _prompt_group(self, row: _Rows, window: int | None) -> DecodeGroup:
+        """The rows of one sequence, each as a decode step would compute it. Padding reads the newest token's again."""
+        newest = max(row.start + row.num_new_tokens - 1, 0)
+        positions = np.minimum(np.arange(row.start, row.end), newest)
+        begins = np.zeros_like(positions) if window is None else np.maximum(positions - window + 1, 0)
+        first = int(begins[0]) // self._block_size
+        blocks = row.block_table[first : newest // self._block_size + 1] or [SCRATCH_BLOCK]
+        return DecodeGroup(
+            rows=slice(row.first_row, row.first_row + row.num_rows),
+            block_table=self._indices(np.tile(blocks, (row.num_rows, 1))),
+            mask=None,
+            starts=self._indices(np.full(row.num_rows, first * self._block_size)),
+            begins=self._indices(begins),
+            ends=self._indices(positions + 1),
         )
 
     def _chunk(self, row: _Rows, window: int | None) -> PrefillChunk:
@@ -123,18 +158,20 @@ def first_visible(position: int, window: int | None) -> int:
 
 
 class _Rows:
-    """One scheduled sequence and the rows it takes.
+    """Rows of successive tokens of one sequence.
 
     first_row              last_row
     |---- num_new_tokens ----|---- num_padding_tokens ----|
     """
 
-    __slots__ = ("block_table", "end", "first_row", "index", "item", "num_prompt_tokens", "num_rows", "start")
+    __slots__ = (
+        "block_table", "end", "first_row", "index", "item", "num_new_tokens", "num_prompt_tokens", "num_rows", "start",
+    )  # fmt: skip
 
-    def __init__(self, index: int, item: ScheduledSequence) -> None:
+    def __init__(self, index: int, item: ScheduledSequence, start: int, *, num_new_tokens: int) -> None:
         self.index, self.item, self.first_row = index, item, 0
-        self.start = item.start
-        self.num_rows = item.num_new_tokens + item.num_padding_tokens
+        self.start, self.num_new_tokens = start, num_new_tokens
+        self.num_rows = num_new_tokens + item.num_padding_tokens
         self.end = self.start + self.num_rows
         """Position behind the last row, padding included."""
         self.block_table = item.sequence.block_table
@@ -143,35 +180,49 @@ class _Rows:
     @property
     def last_row(self) -> int:
         """Of the new tokens."""
-        return self.first_row + self.item.num_new_tokens - 1
+        return self.first_row + self.num_new_tokens - 1
 
     @property
     def wants_prompt_logits(self) -> bool:
         sequence = self.item.sequence
         is_due = sequence.request.num_prompt_logprobs is not None and not sequence.is_prompt_reported
-        return is_due and self.item.num_new_tokens > 0 and self.start < self.num_prompt_tokens
+        return is_due and self.num_new_tokens > 0 and self.start < self.num_prompt_tokens
 
     def token_ids(self) -> list[int]:
-        known = self.item.sequence.token_ids[self.start : self.start + self.item.num_new_tokens]
+        sequence = self.item.sequence
+        known = sequence.token_ids[self.start : self.start + self.num_new_tokens]
+        if len(known) < self.num_new_tokens:  # the rest is drafted
+            first = self.start + len(known) - sequence.num_tokens
+            known = known + self.item.draft_token_ids[first : first + self.num_new_tokens - len(known)]
         return known + [0] * (self.num_rows - len(known))
 
     def write_slots(self, block_size: int) -> NDArray[np.int64]:
         """Padding, and a finished sequence that is computed again, write into the scratch block."""
         positions = np.arange(self.start, self.end)
-        num_kept = 0 if self.item.is_idle else self.item.num_new_tokens
+        num_kept = 0 if self.item.is_idle else self.num_new_tokens
         blocks = np.full(self.num_rows, SCRATCH_BLOCK, dtype=np.int64)
         blocks[:num_kept] = self._blocks_of(positions[:num_kept], block_size)
         return blocks * block_size + positions % block_size
 
     def context_slots(self, first: int, block_size: int) -> NDArray[np.int64]:
         """Of [first, self.end). Padding reads the newest token again: as much work, and nobody else's values."""
-        newest = max(self.start + self.item.num_new_tokens - 1, 0)
+        newest = max(self.start + self.num_new_tokens - 1, 0)
         positions = np.minimum(np.arange(first, self.end), newest)
         return self._blocks_of(positions, block_size) * block_size + positions % block_size
 
     def _blocks_of(self, positions: NDArray[np.int64], block_size: int) -> NDArray[np.int64]:
         table = np.array(self.block_table or [SCRATCH_BLOCK], dtype=np.int64)
         return table[np.minimum(positions // block_size, len(table) - 1)]
+
+
+def _parts_of(index: int, item: ScheduledSequence) -> list[_Rows]:
+    """Drafts, and the token before them, are computed like any token that is decoded, each in a row of its own: the
+    kernels then do for each of them what they do without speculation, and its logits are the same to the last bit.
+    """
+    if not item.draft_token_ids:
+        return [_Rows(index, item, item.start, num_new_tokens=item.num_new_tokens)]
+    positions = range(item.start, item.start + item.num_new_tokens)
+    return [_Rows(index, item, position, num_new_tokens=1) for position in positions]
 
 
 def _grouped(rows: list[_Rows], key: Callable[[_Rows], int]) -> list[list[_Rows]]:

@@ -30,7 +30,7 @@ def warm_up(runner: Runner, sampler: TokenSampler, *, max_model_len: int, block_
             samples=True,
         )
         plan = StepPlan([item])
-        [token] = sampler.sample(runner.forward(plan), plan)
+        [[token]] = sampler.sample(runner.forward(plan), plan)
         if token.error is not None:
             raise ModelError(f"the model cannot be used: {token.error}")
         sequence.num_computed_tokens = sequence.num_tokens

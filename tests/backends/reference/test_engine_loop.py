@@ -40,8 +40,8 @@ class Steps:
     def device_memory_bytes(self) -> int | None:
         return None
 
-    def sample(self, logits: StepLogits, plan: StepPlan) -> list[SampledToken]:
-        return [SampledToken(7) for _ in plan.sampled]
+    def sample(self, logits: StepLogits, plan: StepPlan) -> list[list[SampledToken]]:
+        return [[SampledToken(7)] for _ in plan.sampled]
 
     def prompt_logprobs(self, logits: StepLogits, plan: StepPlan) -> dict[int, list[PositionLogprobs]]:
         return {}
