@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from enginebay.backends.reference.request_metrics import RequestMetrics
+from enginebay.backends.request_metrics import RequestMetrics
 from enginebay.types import EngineStats
 
 _PERCENT = 100.0

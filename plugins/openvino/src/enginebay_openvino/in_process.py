@@ -12,7 +12,7 @@ from typing import Any
 
 from enginebay.backends.in_process.foreign_engine import EngineFacts
 from enginebay.backends.in_process.serve import serve_engine
-from enginebay.backends.reference.request_metrics import RequestMetrics
+from enginebay.backends.request_metrics import RequestMetrics
 from enginebay.backends.worker.channel import ChildChannel
 from enginebay.errors import InvalidRequest, StartFailed
 from enginebay.types import EngineStats, GenerationChunk, GenerationRequest, Prompt

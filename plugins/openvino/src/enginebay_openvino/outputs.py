@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from enginebay.backends.reference.stop_strings import StopMatch, StopStrings
+from enginebay.backends.stop_strings import StopMatch, StopStrings
 from enginebay.types import FinishReason, GenerationChunk, GenerationRequest, PromptEcho, TokenLogprob, Usage
 from enginebay_openvino.vocabulary import Decode, TokenText
 

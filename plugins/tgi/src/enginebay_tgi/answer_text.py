@@ -7,7 +7,7 @@ on, its further tokens are counted as discarded; the last chunk waits for TGI's 
 
 from __future__ import annotations
 
-from enginebay.backends.reference.stop_strings import StopMatch, StopStrings
+from enginebay.backends.stop_strings import StopMatch, StopStrings
 from enginebay.errors import UpstreamError
 from enginebay.types import FinishReason, GenerationChunk, GenerationRequest, PromptEcho, TokenLogprob, Usage
 

@@ -18,15 +18,16 @@ from enginebay.backends.reference.effective_settings import effective_settings
 from enginebay.backends.reference.engine_port import MakeProcess, ProcessPort
 from enginebay.backends.reference.engine_requests import engine_request, refuse_impossible
 from enginebay.backends.reference.engine_stats import engine_stats
+from enginebay.backends.reference.engine_stream import failure
 from enginebay.backends.reference.launch_plan import engine_config
 from enginebay.backends.reference.options import ReferenceOptions
 from enginebay.backends.reference.output_text import OutputText
 from enginebay.backends.reference.prompts import fitting, is_short, prompt_token_ids
-from enginebay.backends.reference.request_metrics import RequestMetrics
 from enginebay.backends.reference.tokenizer import ModelTokenizer
+from enginebay.backends.request_metrics import RequestMetrics
 from enginebay.chunks import joined
 from enginebay.engine.request import EngineOutput
-from enginebay.errors import DeadlineExceeded, DownloadFailed, EngineDied, EngineStepFailed, NotStarted
+from enginebay.errors import DeadlineExceeded, DownloadFailed, EngineDied, NotStarted
 from enginebay.models.progress import PullProgress
 from enginebay.models.sources import resolve_model
 from enginebay.types import (
@@ -166,6 +167,9 @@ class ReferenceBackend:
         except (asyncio.CancelledError, GeneratorExit):
             times.cancelled()
             raise
+        except DeadlineExceeded:
+            self._metrics.num_deadline_exceeded += 1
+            raise
         finally:
             if stream is not None:
                 stream.cancel()
@@ -173,7 +177,7 @@ class ReferenceBackend:
 
     def _refuse_late(self, request: GenerationRequest) -> None:
         if request.deadline_at is not None and request.deadline_at <= self._clock.now():
-            raise DeadlineExceeded("the request's deadline had passed before the engine was asked")
+            raise DeadlineExceeded("the request's deadline had passed before the engine was asked", field="deadline_at")
 
     async def _next_output(
         self, outputs: AsyncIterator[tuple[EngineOutput, float]], deadline_at: float | None
@@ -182,11 +186,13 @@ class ReferenceBackend:
             async with asyncio.timeout(None if deadline_at is None else max(0.0, deadline_at - self._clock.now())):
                 output, received_at = await anext(outputs)
         except TimeoutError as error:
-            raise DeadlineExceeded("the request's deadline passed before its output was complete") from error
+            raise DeadlineExceeded(
+                "the request's deadline passed before its output was complete", field="deadline_at"
+            ) from error
         except StopAsyncIteration as error:
             raise EngineDied("the engine ended the stream without a last output", backend=self._info.name) from error
         if output.error is not None:
-            raise EngineStepFailed(output.error, backend=self._info.name)
+            raise failure(output, backend=self._info.name)
         return output, received_at
 
     async def _token_ids(self, prompt: Prompt) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enginebay import quantities
-from enginebay.backends.reference.request_metrics import RequestMetrics
+from enginebay.backends.request_metrics import RequestMetrics
 from enginebay.engine.request import EngineCounters
 from enginebay.types import EngineStats
 
@@ -29,7 +29,7 @@ def engine_stats(counters: EngineCounters, metrics: RequestMetrics) -> EngineSta
         preemptions_total=counters.num_preemptions,
         batch_size=counters.batch_size,
         gpu_memory_bytes=counters.device_memory_bytes,
-        extra=_own_counters(counters, num_discarded_tokens=metrics.num_discarded_tokens),
+        extra=_own_counters(counters, metrics),
     )
 
 
@@ -39,8 +39,8 @@ def _hit_ratio(counters: EngineCounters) -> float | None:
     return counters.num_prefix_hit_tokens / queried if queried else None
 
 
-def _own_counters(counters: EngineCounters, *, num_discarded_tokens: int) -> dict[str, float]:
-    """num_discarded_tokens: those that this side threw away after a stop string."""
+def _own_counters(counters: EngineCounters, metrics: RequestMetrics) -> dict[str, float]:
+    """This side throws tokens away too, after a stop string, and may notice first that a deadline has passed."""
     values = {
         quantities.ENGINE_STEPS: counters.num_steps,
         quantities.ENGINE_STEP_SECONDS: counters.step_s,
@@ -54,7 +54,9 @@ def _own_counters(counters: EngineCounters, *, num_discarded_tokens: int) -> dic
         quantities.ENGINE_BATCH_WAIT_SECONDS: counters.batch_wait_s,
         quantities.ENGINE_ADMITTED: counters.num_admitted,
         quantities.ENGINE_PREFIX_EVICTED: counters.num_prefix_evicted_blocks,
-        quantities.ENGINE_DISCARDED_TOKENS: counters.num_discarded_tokens + num_discarded_tokens,
+        quantities.ENGINE_DISCARDED_TOKENS: counters.num_discarded_tokens + metrics.num_discarded_tokens,
+        quantities.ENGINE_DEADLINE_EXCEEDED: metrics.num_deadline_exceeded,
+        quantities.ENGINE_DEADLINE_REFUSED: counters.num_deadline_refused,
         quantities.ENGINE_SLOTS: counters.num_slots,
         quantities.ENGINE_TOKEN_BUDGET: counters.max_num_batched_tokens,
     }

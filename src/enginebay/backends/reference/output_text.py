@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from enginebay.backends.reference.detokenizer import Detokenizer
-from enginebay.backends.reference.stop_strings import StopMatch, StopStrings
 from enginebay.backends.reference.token_bytes import TokenBytes
+from enginebay.backends.stop_strings import StopMatch, StopStrings
 from enginebay.engine.request import EngineOutput, PositionLogprobs
 from enginebay.errors import InvalidRequest
 from enginebay.types import (

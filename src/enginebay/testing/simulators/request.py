@@ -6,7 +6,7 @@ import codecs
 from dataclasses import dataclass
 from typing import Protocol
 
-from enginebay.backends.reference.stop_strings import StopMatch, StopStrings
+from enginebay.backends.stop_strings import StopMatch, StopStrings
 from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.draw import NO_FILTERS, Filters, choose_biased, choose_rank
 
