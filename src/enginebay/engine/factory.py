@@ -12,6 +12,7 @@ from enginebay.engine.prefix_cache import PrefixCache
 from enginebay.engine.sampler import Sampler
 from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.settings import EngineConfig
+from enginebay.engine.speculation.build import build_speculator
 from enginebay.engine.warm_up import warm_up
 
 
@@ -26,13 +27,14 @@ def assemble(config: EngineConfig, runner: ModelRunner, clock: Clock) -> Engine:
     sampler = Sampler(vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids, device=runner.device)
     warm_up(runner, sampler, max_model_len=runner.max_model_len, block_size=runner.block_size)
     pool = BlockPool(runner.num_blocks)
+    prefix_cache = PrefixCache(pool, block_size=runner.block_size, length_class=model.rope.length_class)
     uses_cache = config.enable_prefix_caching and config.policy != "static"
     return Engine(
         scheduler=Scheduler(
             build_policy(config, max_model_len=runner.max_model_len),
             pool,
             block_size=runner.block_size,
-            prefix_cache=PrefixCache(pool, block_size=runner.block_size) if uses_cache else None,
+            prefix_cache=prefix_cache if uses_cache else None,
         ),
         runner=runner,
         sampler=sampler,
@@ -44,4 +46,5 @@ def assemble(config: EngineConfig, runner: ModelRunner, clock: Clock) -> Engine:
         ),
         eos_token_ids=model.eos_token_ids,
         clock=clock,
+        speculator=build_speculator(config, runner),
     )

@@ -35,3 +35,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """int8, int8_weight_only, or None for the dtype."""
     batch_invariant: bool = False
     """A request's logits, to the bit, are those that it gets alone: whatever runs beside it, however it is chunked."""
+    speculative_ngram: int | None = None
+    """Most tokens drafted from what came before in the text. At most one of this and the two below."""
+    speculative_draft_dir: str | None = None
+    """Directory of a draft model with the same vocabulary."""
+    speculative_self_draft: str | None = None
+    """first_layers:N or int8: the model itself as its draft, cut off after N layers, or in int8."""
+    speculative_num_tokens: int = 4
+    """Most tokens that a draft model drafts."""
+    speculative_adaptive: bool = True
+    """Draft as many as a request's acceptance rate is worth, else always the most."""

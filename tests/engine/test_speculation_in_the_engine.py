@@ -1,0 +1,194 @@
+"""With drafts, good or bad, an engine gives what it gives without, in fewer steps; and nothing of them is left."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+import pytest
+from engine_fakes import VOCAB_SIZE, EngineUnderTest, make_engine, make_request, next_token, prompt_of, tokens_alone
+
+from enginebay.engine.speculation.proposer import Draft, Proposer, Wanted
+from enginebay.engine.speculation.speculator import Speculator
+
+MAX_MODEL_LEN = 64
+
+
+@dataclass
+class Foresight:
+    """Drafts what the fake model will say; a token is wrong with probability `error_rate`."""
+
+    error_rate: float = 0.0
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    only: set[str] | None = None
+    """Request ids; None is everybody."""
+    lengths: list[int] = field(default_factory=list)
+
+    def propose(self, wanted: Many[Wanted]) -> list[Draft]:
+        return [Draft(self._proposed(one)) for one in wanted]
+
+    def _proposed(self, wanted: Wanted) -> list[int]:
+        assert wanted.sequence.num_uncomputed_tokens == 1
+        if self.only is not None and wanted.sequence.request.request_id not in self.only:
+            return []
+        history = list(wanted.sequence.token_ids)
+        for _ in range(wanted.num_tokens):
+            token = next_token(history)
+            history.append((token + 1) % VOCAB_SIZE if self.rng.random() < self.error_rate else token)
+        self.lengths.append(wanted.num_tokens)
+        return history[wanted.sequence.num_tokens :]
+
+
+def speculating(
+    proposer: Proposer, *, num_tokens: int = 4, cost_ratio: float | None = None, **settings: object
+) -> EngineUnderTest:
+    speculator = Speculator(proposer, max_num_tokens=num_tokens, max_model_len=MAX_MODEL_LEN, cost_ratio=cost_ratio)
+    return make_engine(max_model_len=MAX_MODEL_LEN, speculator=speculator, **settings)  # type: ignore[arg-type]
+
+
+def expect_tokens_alone(under_test: EngineUnderTest, *requests) -> None:
+    for request in requests:
+        under_test.engine.add(request)
+    under_test.run()
+    for request in requests:
+        assert under_test.tokens(request.request_id) == tokens_alone(request, max_model_len=MAX_MODEL_LEN)
+    under_test.engine.scheduler.pool.check_integrity([])
+
+
+def test_accepted_drafts_reach_the_client_at_once() -> None:
+    under_test = speculating(Foresight())
+    expect_tokens_alone(under_test, make_request("a", 5, 11))
+    assert [len(output.token_ids) for output in under_test.outputs["a"]] == [1, 5, 5]
+    counters = under_test.engine.counters
+    assert (counters.num_drafts, counters.num_drafted_tokens, counters.num_accepted_tokens) == (2, 8, 8)
+    assert counters.num_steps == 3
+
+
+def test_a_rejected_draft_costs_nothing_but_the_rest_of_its_draft() -> None:
+    under_test = speculating(Foresight(error_rate=1.0))
+    expect_tokens_alone(under_test, make_request("a", 5, 11))
+    assert [len(output.token_ids) for output in under_test.outputs["a"]] == [1] * 11
+    assert under_test.engine.counters.num_accepted_tokens == 0
+
+
+def test_no_more_is_drafted_than_the_request_has_left() -> None:
+    proposer = Foresight()
+    expect_tokens_alone(speculating(proposer), make_request("a", 5, 8))
+    assert proposer.lengths == [4, 1]
+
+
+def test_no_more_is_drafted_than_the_context_has_room_for() -> None:
+    proposer = Foresight()
+    under_test = speculating(proposer)
+    expect_tokens_alone(under_test, make_request("a", MAX_MODEL_LEN - 4, 50))
+    assert proposer.lengths == [2]
+    assert under_test.finish_reason("a") == "length"
+
+
+@pytest.mark.parametrize("place", range(1, 9))
+def test_a_stop_token_inside_an_accepted_run_ends_it_there(place: int) -> None:
+    alone = tokens_alone(make_request("a", 5, 20), max_model_len=MAX_MODEL_LEN)
+    under_test = speculating(Foresight())
+    request = make_request("a", 5, 20, stop_token_ids=[alone[place]])
+    expect_tokens_alone(under_test, request)
+    assert under_test.finish_reason("a") == "stop"
+    assert under_test.outputs["a"][-1].stop_token_id == alone[place]
+    assert under_test.engine.counters.num_output_tokens == len(tokens_alone(request, max_model_len=MAX_MODEL_LEN))
+
+
+def test_some_requests_speculate_beside_others_that_do_not() -> None:
+    under_test = speculating(Foresight(only={"a", "c"}), max_num_seqs=4)
+    expect_tokens_alone(under_test, *(make_request(name, 5, 16) for name in "abcd"))
+    assert [len(under_test.outputs[name]) for name in "abcd"] == [4, 16, 4, 16]
+
+
+def test_a_request_with_penalties_does_not_speculate() -> None:
+    under_test = speculating(Foresight())
+    expect_tokens_alone(under_test, make_request("a", 5, 9, presence_penalty=0.5))
+    assert under_test.engine.counters.num_drafts == 0
+
+
+def test_drafts_take_only_tokens_that_the_step_has_left() -> None:
+    proposer = Foresight()
+    under_test = speculating(proposer, max_num_batched_tokens=6, max_num_seqs=3)
+    expect_tokens_alone(under_test, *(make_request(name, 14, 10) for name in "abc"))
+    prompts = {name: len(prompt_of(name, 14)) for name in "abc"}
+    for step in under_test.runner.plans:
+        assert sum(new for _, _, new, _, _ in step) <= 6
+        drafts = sum(new - 1 for name, start, new, _, _ in step if start >= prompts[name])
+        chunks = [(name, start + new) for name, start, new, _, _ in step if start < prompts[name]]
+        assert not drafts or all(end == prompts[name] for name, end in chunks), "a draft took what a prompt waits for"
+    assert 0 < max(proposer.lengths) <= 4
+
+
+def test_drafts_preempt_nobody_and_give_their_blocks_back_with_the_step() -> None:
+    requests = [make_request(name, 6, 10) for name in "abc"]
+    without = make_engine(max_model_len=MAX_MODEL_LEN, num_blocks=12, block_size=4)
+    expect_tokens_alone(without, *requests)
+    under_test = speculating(Foresight(error_rate=1.0), num_blocks=12, block_size=4)
+    for request in requests:
+        under_test.engine.add(request)
+    while under_test.engine.has_work:
+        under_test.step()
+        for sequence in under_test.engine.scheduler.running:
+            assert len(sequence.block_table) <= -(-sequence.num_tokens // 4)
+    assert under_test.runner.plans[0] == without.runner.plans[0]
+    assert under_test.engine.counters.num_preemptions == without.engine.counters.num_preemptions
+    assert under_test.engine.counters.num_steps == without.engine.counters.num_steps
+    assert under_test.engine.counters.num_drafted_tokens > 0
+
+
+def test_preempted_requests_go_on_with_their_accepted_tokens() -> None:
+    under_test = speculating(Foresight(error_rate=0.3), num_blocks=16, block_size=2, max_num_seqs=4)
+    expect_tokens_alone(under_test, *(make_request(name, 8, 20) for name in "abcd"))
+    assert under_test.engine.counters.num_preemptions > 0
+    assert under_test.engine.counters.num_accepted_tokens > 0
+
+
+def test_only_accepted_tokens_are_found_by_later_requests() -> None:
+    under_test = speculating(Foresight(error_rate=0.5), block_size=2, num_tokens=6)
+    first = make_request("first", 5, 24)
+    expect_tokens_alone(under_test, first)
+    prompt = [*first.prompt_token_ids, *under_test.tokens("first")[:20]]
+    expect_tokens_alone(under_test, make_request("second", prompt_token_ids=prompt, max_tokens=8))
+    assert under_test.outputs["second"][0].num_cached_tokens == 24
+
+
+def test_a_request_cancelled_between_drafts_leaves_nothing() -> None:
+    under_test = speculating(Foresight(error_rate=0.2))
+    under_test.engine.add(make_request("a", 5, 30))
+    under_test.engine.add(make_request("b", 5, 30))
+    for _ in range(4):
+        under_test.step()
+    under_test.engine.cancel("a")
+    under_test.engine.scheduler.check_integrity()
+    under_test.run()
+    assert under_test.tokens("b") == tokens_alone(make_request("b", 5, 30), max_model_len=MAX_MODEL_LEN)
+
+
+def test_a_proposer_that_fails_costs_the_requests_of_its_step_and_no_others() -> None:
+    @dataclass
+    class Broken:
+        is_broken: bool = True
+
+        def propose(self, wanted: Many[Wanted]) -> list[Draft]:
+            if self.is_broken:
+                raise RuntimeError("no memory for the draft")
+            return [Draft([]) for _ in wanted]
+
+    proposer = Broken()
+    under_test = speculating(proposer)
+    under_test.engine.add(make_request("a"))
+    under_test.run()
+    assert under_test.finish_reason("a") == "error"
+    proposer.is_broken = False
+    expect_tokens_alone(under_test, make_request("b"))
+
+
+def test_drafts_that_never_fit_are_given_up_and_tried_again_now_and_then() -> None:
+    proposer = Foresight(error_rate=1.0)
+    under_test = speculating(proposer, cost_ratio=0.1, num_blocks=200)
+    expect_tokens_alone(under_test, *(make_request(f"r{index}", 5, 50) for index in range(4)))
+    assert len(proposer.lengths) < 4 * 14
+    assert proposer.lengths[-1] == 1
