@@ -118,8 +118,35 @@ ENGINE_PREFIX_EVICTED = Quantity(
     "blocks",
     "KV blocks of known prefixes that were overwritten for want of others",
 )
+ENGINE_DRAFTS = Quantity(
+    "enginebay_engine_drafts_total",
+    "counter",
+    "drafts",
+    "Drafts of one or more tokens that were checked; (accepted tokens + drafts) / drafts is the tokens of such a step",
+)
+ENGINE_DRAFTED_TOKENS = Quantity(
+    "enginebay_engine_drafted_tokens_total", "counter", "tokens", "Tokens proposed by speculation and checked"
+)
+ENGINE_ACCEPTED_TOKENS = Quantity(
+    "enginebay_engine_accepted_tokens_total", "counter", "tokens", "Tokens proposed by speculation and accepted"
+)
+ENGINE_DRAFT_SECONDS = Quantity(
+    "enginebay_engine_draft_seconds_total", "counter", "seconds", "Time in proposing tokens, draft models included"
+)
 ENGINE_DISCARDED_TOKENS = Quantity(
     "enginebay_engine_discarded_tokens_total", "counter", "tokens", "Tokens sampled after a stop and thrown away"
+)
+ENGINE_DEADLINE_EXCEEDED = Quantity(
+    "enginebay_engine_deadline_exceeded_total",
+    "counter",
+    "requests",
+    "Requests that ended because their deadline had passed or could not be met, refused ones included",
+)
+ENGINE_DEADLINE_REFUSED = Quantity(
+    "enginebay_engine_deadline_refused_total",
+    "counter",
+    "requests",
+    "Requests that the engine refused for their deadline before they cost a token",
 )
 ENGINE_SLOTS = Quantity(
     "enginebay_engine_slots", "gauge", "requests", "How many requests the batch may hold now: it follows the queue"
@@ -139,7 +166,8 @@ SERVING = (
 ENGINE = (
     ENGINE_STEPS, ENGINE_STEP_SECONDS, ENGINE_MODEL_SECONDS, ENGINE_SAMPLE_SECONDS, ENGINE_BUSY_SECONDS,
     ENGINE_COMPUTED_TOKENS, ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS,
-    ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED, ENGINE_PREFIX_EVICTED, ENGINE_DISCARDED_TOKENS,
-    ENGINE_SLOTS, ENGINE_TOKEN_BUDGET,
+    ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED, ENGINE_PREFIX_EVICTED, ENGINE_DRAFTS, ENGINE_DRAFTED_TOKENS,
+    ENGINE_ACCEPTED_TOKENS, ENGINE_DRAFT_SECONDS, ENGINE_DISCARDED_TOKENS,
+    ENGINE_DEADLINE_EXCEEDED, ENGINE_DEADLINE_REFUSED, ENGINE_SLOTS, ENGINE_TOKEN_BUDGET,
 )  # fmt: skip
 CATALOGUE = (*SERVING, *ENGINE, STATS_UP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from engine_fakes import EOS, EngineUnderTest, make_engine, make_request, next_token, prompt_of, tokens_alone
@@ -9,8 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enginebay.engine.request import EngineRequest
+from enginebay.errors import DeadlineExceeded
 
 MAX_MODEL_LEN = 24
+START_AT = 100.0
+"""Of the fake clock; a step takes a second."""
 
 
 @dataclass
@@ -38,6 +42,7 @@ def requests(draw: st.DrawFn) -> EngineRequest:
         min_tokens=draw(st.integers(0, max_tokens)),
         priority=draw(st.sampled_from([0, 0, 0, -1, 1])),
         resume_token_ids=draw(st.lists(st.integers(1, 96), max_size=3)) if max_tokens else [],
+        deadline_at=START_AT + draw(st.integers(1, 60)) if draw(st.booleans()) else None,
     )
 
 
@@ -82,11 +87,16 @@ def test_any_traffic_ends_with_every_block_free_and_the_tokens_of_each_request_a
     engine = under_test.engine
     added: dict[str, EngineRequest] = {}
     cancelled: set[str] = set()
+    num_refused = 0
     for event in events:
         if isinstance(event, EngineRequest):
             if event.request_id not in added:
-                added[event.request_id] = event
-                engine.add(event)
+                try:
+                    engine.add(event)
+                except DeadlineExceeded:
+                    num_refused += 1
+                else:
+                    added[event.request_id] = event
         elif isinstance(event, Cancel) and added:
             request_id = list(added)[event.index % len(added)]
             cancelled.add(request_id)
@@ -100,13 +110,14 @@ def test_any_traffic_ends_with_every_block_free_and_the_tokens_of_each_request_a
     engine.scheduler.pool.check_integrity([])
     for request_id, request in added.items():
         expected = [] if has_ended_already(request) else tokens_alone(request, max_model_len=MAX_MODEL_LEN)
-        if request_id in cancelled:
+        if request_id in cancelled or under_test.outputs[request_id][-1].error_kind == "deadline":
             given_tokens = under_test.tokens(request_id)
             assert given_tokens == expected[: len(given_tokens)]
         else:
             assert under_test.tokens(request_id) == expected
             assert under_test.finish_reason(request_id) in ("stop", "length")
     check_counters(under_test, num_added=len(added))
+    assert engine.counters.num_deadline_refused >= num_refused
 
 
 def check_counters(under_test: EngineUnderTest, *, num_added: int) -> None:
@@ -127,7 +138,8 @@ def check_counters(under_test: EngineUnderTest, *, num_added: int) -> None:
 def test_no_step_is_larger_than_the_token_budget(choice: dict[str, object], many: list[EngineRequest]):
     under_test = build(choice)
     for request in many:
-        under_test.engine.add(request)
+        with suppress(DeadlineExceeded):
+            under_test.engine.add(request)
     under_test.run()
     budget = under_test.engine.scheduler.policy.max_num_batched_tokens
     for step in under_test.runner.plans:

@@ -22,6 +22,7 @@ class RequestMetrics:
         self.num_prompt_tokens = 0
         self.num_output_tokens = 0
         self.num_discarded_tokens = 0
+        self.num_deadline_exceeded = 0
 
     def begin(self, *, arrived_at: float) -> RequestTimes:
         return RequestTimes(self, arrived_at=arrived_at)

@@ -11,6 +11,7 @@ Not thread-safe: one loop adds, cancels and steps (`backends/reference/engine_lo
 from __future__ import annotations
 
 from enginebay.clock import Clock
+from enginebay.engine.deadlines import Deadlines
 from enginebay.engine.limits import EngineLimits
 from enginebay.engine.logits import SampledToken, StepLogits
 from enginebay.engine.meter import Meter
@@ -22,7 +23,7 @@ from enginebay.engine.sequence import Sequence
 from enginebay.engine.speculation.speculator import Speculator
 from enginebay.engine.speculation.verification import num_accepted_drafts
 from enginebay.engine.stop_conditions import Ending, find_ending
-from enginebay.errors import InvalidRequest
+from enginebay.errors import DeadlineExceeded, InvalidRequest
 
 
 class Engine:
@@ -45,13 +46,21 @@ class Engine:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._clock = clock
         self._meter = Meter(clock, num_blocks=scheduler.pool.num_blocks)
+        self._deadlines = Deadlines(
+            # before the first step this is the most that any step may compute
+            most_step_tokens=scheduler.policy.max_num_batched_tokens,
+            limits=limits,
+            prefix_cache=scheduler.prefix_cache,
+        )
         self._sequences: dict[str, Sequence] = {}
         self._ended_at_once: list[EngineOutput] = []
 
     def step(self) -> list[EngineOutput]:
-        """Compute one step and return what it made; also the ends of requests that had nothing left to compute."""
+        """Compute one step and return what it made; also the ends of requests that had nothing left to compute, and of
+        those whose deadline has passed or cannot be met any more."""
         started_at = self._clock.now()
         outputs, self._ended_at_once = self._ended_at_once, []
+        outputs += [self._end_late(sequence, why) for sequence, why in self._deadlines.take_late(started_at)]
         plan = self.scheduler.schedule(started_at)
         self._meter.count_plan(plan)
         if plan.scheduled:
@@ -60,13 +69,17 @@ class Engine:
         return outputs
 
     def add(self, request: EngineRequest) -> None:
-        """Raises InvalidRequest or ContextTooLong; then nothing of it stays here."""
+        """Raises InvalidRequest, ContextTooLong or DeadlineExceeded; then nothing of it stays here."""
         if request.request_id in self._sequences:
             raise InvalidRequest(f"request id {request.request_id!r} is in use", field="request_id")
         self.limits.check(request)
         sequence = Sequence(request, arrived_at=request.arrived_at or self._clock.now())
         if request.resume_token_ids and self._has_ended(sequence):
             return
+        if (why := self._deadlines.problem(sequence, self._clock.now())) is not None:
+            self._meter.count_late(sequence)
+            raise DeadlineExceeded(why, field="deadline_at")
+        self._deadlines.watch(sequence)
         self._sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
         self._meter.note_busy(True)
@@ -93,7 +106,9 @@ class Engine:
     def next_step_at(self) -> float | None:
         """When to call `step()` if no request comes or goes before; None is never."""
         now = self._clock.now()
-        return now if self._ended_at_once else self.scheduler.next_step_at(now)
+        step_at = now if self._ended_at_once else self.scheduler.next_step_at(now)
+        deadline_at = self._deadlines.next_at() if step_at is not None and step_at > now else None
+        return step_at if step_at is None or deadline_at is None else min(step_at, deadline_at)
 
     @property
     def counters(self) -> EngineCounters:
@@ -130,6 +145,11 @@ class Engine:
             outputs = self._fail(plan, f"a step of the engine failed: {type(error).__name__}: {error}")
         else:
             outputs = self._update(plan, tokens)
+            self._deadlines.step_times.note(
+                self._clock.now() - started_at,
+                num_tokens=plan.num_computed_tokens,
+                most_output_tokens=max((len(output.token_ids) for output in outputs), default=1),
+            )
         self.scheduler.release_ended()
         self._meter.count_step(plan, started_at=started_at, model_s=model_s, sample_s=sample_s)
         return outputs
@@ -221,6 +241,18 @@ class Engine:
     def _finish(self, sequence: Sequence) -> None:
         del self._sequences[sequence.request.request_id]
         self.scheduler.finish(sequence)
+
+    def _end_late(self, sequence: Sequence, why: str) -> EngineOutput:
+        request_id = sequence.request.request_id
+        del self._sequences[request_id]
+        self.scheduler.remove(sequence)
+        self.scheduler.release_ended()
+        self._meter.count_late(sequence)
+        output = EngineOutput(
+            request_id=request_id, token_ids=[], finish_reason="error", error=why, error_kind="deadline"
+        )
+        self._meter.count_output(output)
+        return output
 
     def _fail(self, plan: StepPlan, error: str) -> list[EngineOutput]:
         return [self._fail_sequence(item.sequence, error) for item in plan.scheduled if not item.is_idle]

@@ -62,6 +62,11 @@ class Meter:
     def count_prompt(self, sequence: Sequence) -> None:
         self.counters.num_prompt_tokens += sequence.num_prompt_tokens
 
+    def count_late(self, sequence: Sequence) -> None:
+        """Its deadline ended it; it was refused where it had cost nothing yet."""
+        if sequence.admitted_at is None:
+            self.counters.num_deadline_refused += 1
+
     def count_output(self, output: EngineOutput) -> None:
         self.counters.num_output_tokens += len(output.token_ids)
         if output.finish_reason is not None:

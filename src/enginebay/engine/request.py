@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -31,6 +33,11 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     resume_token_ids: list[int] = []
     """Already delivered: they count toward max_tokens, penalties and position."""
     arrived_at: float = 0.0
+    """Of the monotonic clock that all processes of the machine share, as deadline_at; 0 is when the engine hears of it."""
+    deadline_at: float | None = None
+    """For the complete output: a request that cannot make it is refused, one that is late is ended."""
+    has_stop_strings: bool = False
+    """Whoever submits it may cancel it at any token: max_tokens are not certain."""
     cache_salt: str = ""
     """Prefixes are shared only between requests of one salt."""
 
@@ -63,6 +70,8 @@ class EngineOutput(msgspec.Struct, kw_only=True, omit_defaults=True):
     stop_token_id: int | None = None
     """The request's own stop token that matched; None for the model's end of sequence."""
     error: str | None = None
+    error_kind: Literal["deadline"] | None = None
+    """None is any other error: the request's step failed, or it could not be read."""
     num_cached_tokens: int = 0
     num_preemptions: int = 0
     queue_s: float | None = None
@@ -84,6 +93,7 @@ class EngineCounters(msgspec.Struct, kw_only=True):
     batch_wait_s: float = 0.0
     num_admitted: int = 0
     num_preemptions: int = 0
+    num_deadline_refused: int = 0
     num_discarded_tokens: int = 0
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0

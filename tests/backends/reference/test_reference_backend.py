@@ -449,6 +449,31 @@ def test_errors_of_the_engine_are_typed_and_counted(model_dir):
     asyncio.run(main(lambda asked: [EngineDied("killed")], EngineDied))
 
 
+def test_a_deadline_that_the_engine_cannot_meet_is_told_as_such_and_counted(model_dir):
+    def refusing(asked):
+        assert asked.deadline_at == 1e15
+        assert asked.has_stop_strings == (asked.max_tokens == 9)
+        yield EngineOutput(
+            request_id=asked.request_id,
+            token_ids=[],
+            finish_reason="error",
+            error="cannot be met",
+            error_kind="deadline",
+        )
+
+    async def main():
+        async with started(model_dir, refusing) as (backend, _):
+            for fields in ({}, {"max_tokens": 9, "sampling": {"stop": ("x",)}}):
+                with pytest.raises(DeadlineExceeded, match="cannot be met") as refused:
+                    await collect(backend, request(deadline_at=1e15, **fields))
+                assert refused.value.field == "deadline_at"
+            stats = await backend.stats()
+            assert stats.requests_total_by_finish_reason == {"error": 2}
+            assert stats.extra["enginebay_engine_deadline_exceeded_total"] == 2
+
+    asyncio.run(main())
+
+
 # ---------------------------------------------------------------- life and statistics
 
 

@@ -22,7 +22,7 @@ from enginebay.clock import Clock, MonotonicClock
 from enginebay.engine.engine import Engine
 from enginebay.engine.request import EngineOutput
 from enginebay.engine.settings import EngineConfig
-from enginebay.errors import RequestError
+from enginebay.errors import DeadlineExceeded, InvalidRequest, RequestError
 
 
 def main(channel: ChildChannel) -> None:
@@ -124,14 +124,14 @@ class EngineLoop:
         try:
             self._engine.add(message.request)
         except RequestError as error:
-            self._refused.append(_refusal(message.request.request_id, str(error)))
+            self._refused.append(_refusal(message.request.request_id, error))
 
     def _refuse(self, frame: bytes, problem: str) -> None:
         """One message that cannot be read costs its own request, where it names one, and no other."""
         sys.stderr.write(f"a message to the engine cannot be read: {problem}\n")
         match _decoded_loosely(frame):
             case {"request": {"request_id": str(request_id)}}:
-                self._refused.append(_refusal(request_id, f"the request cannot be read: {problem}"))
+                self._refused.append(_refusal(request_id, InvalidRequest(f"the request cannot be read: {problem}")))
             case _:
                 pass
 
@@ -140,8 +140,9 @@ class EngineLoop:
         self._channel.send(encode(StepDone(outputs, self._engine.counters)))
 
 
-def _refusal(request_id: str, error: str) -> EngineOutput:
-    return EngineOutput(request_id=request_id, token_ids=[], finish_reason="error", error=error)
+def _refusal(request_id: str, error: RequestError) -> EngineOutput:
+    kind = "deadline" if isinstance(error, DeadlineExceeded) else None
+    return EngineOutput(request_id=request_id, token_ids=[], finish_reason="error", error=str(error), error_kind=kind)
 
 
 def _decoded_loosely(frame: bytes) -> object:

@@ -35,6 +35,8 @@ def engine_request(
         priority=request.priority,
         resume_token_ids=list(request.resume_token_ids),
         arrived_at=arrived_at,
+        deadline_at=request.deadline_at,
+        has_stop_strings=bool(sampling.stop),
         cache_salt=request.cache_salt or "",
     )
 

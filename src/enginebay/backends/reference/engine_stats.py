@@ -9,7 +9,7 @@ from enginebay.types import EngineStats
 
 
 def engine_stats(counters: EngineCounters, metrics: RequestMetrics) -> EngineStats:
-    """There is no speculation yet: it stays None."""
+    """Speculation is 0 where nothing drafts."""
     num_used = counters.num_blocks - counters.num_free_blocks
     return EngineStats(
         requests_running=counters.num_running,
@@ -27,6 +27,8 @@ def engine_stats(counters: EngineCounters, metrics: RequestMetrics) -> EngineSta
         prefix_cache_queries_total=counters.num_prefix_queried_tokens,
         prefix_cache_hits_total=counters.num_prefix_hit_tokens,
         preemptions_total=counters.num_preemptions,
+        spec_decode_accepted_tokens_total=counters.num_accepted_tokens,
+        spec_decode_drafted_tokens_total=counters.num_drafted_tokens,
         batch_size=counters.batch_size,
         gpu_memory_bytes=counters.device_memory_bytes,
         extra=_own_counters(counters, metrics),
@@ -54,6 +56,10 @@ def _own_counters(counters: EngineCounters, metrics: RequestMetrics) -> dict[str
         quantities.ENGINE_BATCH_WAIT_SECONDS: counters.batch_wait_s,
         quantities.ENGINE_ADMITTED: counters.num_admitted,
         quantities.ENGINE_PREFIX_EVICTED: counters.num_prefix_evicted_blocks,
+        quantities.ENGINE_DRAFTS: counters.num_drafts,
+        quantities.ENGINE_DRAFTED_TOKENS: counters.num_drafted_tokens,
+        quantities.ENGINE_ACCEPTED_TOKENS: counters.num_accepted_tokens,
+        quantities.ENGINE_DRAFT_SECONDS: counters.draft_s,
         quantities.ENGINE_DISCARDED_TOKENS: counters.num_discarded_tokens + metrics.num_discarded_tokens,
         quantities.ENGINE_DEADLINE_EXCEEDED: metrics.num_deadline_exceeded,
         quantities.ENGINE_DEADLINE_REFUSED: counters.num_deadline_refused,

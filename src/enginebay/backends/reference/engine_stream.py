@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from enginebay.engine.request import EngineOutput
-from enginebay.errors import BackendError, EngineStepFailed
+from enginebay.errors import BackendError, DeadlineExceeded, EngineBayError, EngineStepFailed
 
 
 class EngineStream(AsyncIterator[tuple[EngineOutput, float]]):
     """Yields each output with the instant at which it arrived. One consumer.
 
-    Ends after the output with a finish_reason; raises EngineStepFailed where that is `error`, and EngineDied when
-    the process has gone. Whoever stops reading earlier calls `cancel`.
+    Ends after the output with a finish_reason; raises EngineStepFailed or DeadlineExceeded where that is `error`, and
+    EngineDied when the process has gone. Whoever stops reading earlier calls `cancel`.
     """
 
     def __init__(self, request_id: str, *, name: str, on_cancel: Callable[[EngineStream], None]) -> None:
@@ -40,7 +40,7 @@ class EngineStream(AsyncIterator[tuple[EngineOutput, float]]):
         output, received_at = self._arrived.popleft()
         self.num_unread_tokens -= len(output.token_ids)
         if output.finish_reason == "error":
-            raise EngineStepFailed(output.error or "the engine gave no reason", backend=self._name)
+            raise failure(output, backend=self._name)
         return output, received_at
 
     def cancel(self) -> None:
@@ -67,3 +67,11 @@ class EngineStream(AsyncIterator[tuple[EngineOutput, float]]):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def failure(output: EngineOutput, *, backend: str) -> EngineBayError:
+    """What an output with an error is to whoever asked."""
+    problem = output.error or "the engine gave no reason"
+    if output.error_kind == "deadline":
+        return DeadlineExceeded(problem, field="deadline_at")
+    return EngineStepFailed(problem, backend=backend)

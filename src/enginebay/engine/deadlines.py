@@ -1,0 +1,82 @@
+"""Deadlines: who can no longer make it is told so before it costs a token, and who is late is stopped."""
+
+from __future__ import annotations
+
+from enginebay.engine.limits import EngineLimits
+from enginebay.engine.prefix_cache import PrefixCache
+from enginebay.engine.request import EngineRequest
+from enginebay.engine.sequence import Sequence, SequenceStatus
+from enginebay.engine.step_times import StepTimes
+
+
+class Deadlines:
+    """Looks at the sequences that have a deadline. It covers the whole output, which may end early: what counts as
+    certain is `num_certain_tokens`, computed alone and at the best speed that was measured."""
+
+    def __init__(self, *, most_step_tokens: int, limits: EngineLimits, prefix_cache: PrefixCache | None) -> None:
+        self.step_times = StepTimes()
+        self._most_step_tokens, self._limits, self._prefix_cache = most_step_tokens, limits, prefix_cache
+        self._watched: list[Sequence] = []
+
+    def watch(self, sequence: Sequence) -> None:
+        """Until it has finished, by whatever end."""
+        if sequence.request.deadline_at is not None:
+            self._watched.append(sequence)
+
+    def take_late(self, now: float) -> list[tuple[Sequence, str]]:
+        """Those who are late, or wait and will be, with what to tell them; they are watched no longer."""
+        if not self._watched:
+            return []
+        late: list[tuple[Sequence, str]] = []
+        rest: list[Sequence] = []
+        for sequence in self._watched:
+            if sequence.status is SequenceStatus.FINISHED:
+                continue
+            if (problem := self.problem(sequence, now)) is not None:
+                late.append((sequence, problem))
+            else:
+                rest.append(sequence)
+        self._watched = rest
+        return late
+
+    def next_at(self) -> float | None:
+        """The nearest deadline."""
+        watched = (s.request.deadline_at for s in self._watched if s.status is not SequenceStatus.FINISHED)
+        return min((deadline_at for deadline_at in watched if deadline_at is not None), default=None)
+
+    def problem(self, sequence: Sequence, now: float) -> str | None:
+        """Why the deadline cannot be met; None while it may be. One that runs is only asked whether it is late: it
+        may end at any token, and has cost something."""
+        deadline_at = sequence.request.deadline_at
+        if deadline_at is None:
+            return None
+        left_s = deadline_at - now
+        if left_s <= 0:
+            return "the request's deadline passed before its output was complete"
+        if sequence.status is not SequenceStatus.WAITING or self._least_s(sequence, num_cached_tokens=0) <= left_s:
+            return None
+        least_s = self._least_s(sequence, num_cached_tokens=self._num_cached_tokens(sequence))
+        if least_s <= left_s:
+            return None
+        return (
+            f"the request's deadline is {left_s:.3g} s away and cannot be met: alone, and at the best speed measured "
+            f"here, it would take {least_s:.3g} s; give it more time or ask for less"
+        )
+
+    def _least_s(self, sequence: Sequence, *, num_cached_tokens: int) -> float:
+        room_for_output = self._limits.max_model_len - sequence.num_prompt_tokens
+        return self.step_times.least_s(
+            num_uncomputed_tokens=sequence.num_tokens - num_cached_tokens,
+            num_output_tokens=min(num_certain_tokens(sequence.request), room_for_output) - sequence.num_output_tokens,
+            most_step_tokens=self._most_step_tokens,
+        )
+
+    def _num_cached_tokens(self, sequence: Sequence) -> int:
+        """Asked last: it hashes the prompt."""
+        return 0 if self._prefix_cache is None else len(self._prefix_cache.find(sequence)) * self._limits.block_size
+
+
+def num_certain_tokens(request: EngineRequest) -> int:
+    """Output tokens before which the request cannot end."""
+    may_stop = not request.ignore_eos or bool(request.stop_token_ids) or request.has_stop_strings
+    return min(request.max_tokens, max(1, request.min_tokens)) if may_stop else request.max_tokens
