@@ -55,8 +55,6 @@ def test_a_value_that_says_what_the_engine_does_anyway_is_mapped(setting):
         {"quantization": "fp8"},
         {"kv_cache_dtype": "fp8"},
         {"gpu_memory_fraction": 0.9},
-        {"speculative_ngram": 4},
-        {"speculative_draft_model": "m"},
         {"speculative_eagle": "m"},
     ],
 )
@@ -192,3 +190,32 @@ def test_a_static_batch_has_no_prefix_cache() -> None:
         get_backend("reference", policy="static", enable_prefix_caching=True)
     assert caught.value.path == "engine.enable_prefix_caching"
     get_backend("reference", policy="static", enable_prefix_caching=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "path"),
+    [
+        ({"speculative_ngram": 4, "speculative_draft_model": "m"}, {}, "engine.speculative_draft_model"),
+        ({"speculative_ngram": 4}, {"speculative_self_draft": "int8"}, "options.speculative_self_draft"),
+        ({"speculative_ngram": 4}, {"policy": "static"}, "engine.speculative_ngram"),
+        ({}, {"policy": "static", "speculative_self_draft": "first_layers:2"}, "options.speculative_self_draft"),
+    ],
+)
+def test_more_than_one_thing_that_drafts_and_static_batches_that_draft_are_refused(settings, options, path):
+    with pytest.raises(ConfigError) as caught:
+        get_backend("reference", engine=settings, options=options)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("self_draft", ["first_layers:0", "first_layers", "fp8", ""])
+def test_what_a_model_cannot_be_cut_to_as_its_own_draft_is_refused(self_draft):
+    with pytest.raises(ConfigError, match="speculative_self_draft"):
+        get_backend("reference", options={"speculative_self_draft": self_draft})
+
+
+def test_what_drafts_is_part_of_the_configuration_of_the_engine(tmp_path):
+    settings = {"speculative_ngram": 6}
+    config = engine_config(settings, ReferenceOptions(speculative_adaptive=False), tmp_path)
+    assert (config.speculative_ngram, config.speculative_adaptive) == (6, False)
+    config = engine_config({}, ReferenceOptions(speculative_num_tokens=3), tmp_path, draft_dir=tmp_path / "draft")
+    assert (config.speculative_draft_dir, config.speculative_num_tokens) == (str(tmp_path / "draft"), 3)

@@ -75,9 +75,9 @@ class ReferenceBackend:
     # ---------------------------------------------------------------- life
 
     async def start(self) -> None:
-        model_dir, tokenizer_dir = await self._in_thread(self._resolve)
+        model_dir, tokenizer_dir, draft_dir = await self._in_thread(self._resolve)
         self._tokenizer = await self._in_thread(lambda: ModelTokenizer.from_directory(tokenizer_dir))
-        config = engine_config(self._context.settings, self._options, model_dir)
+        config = engine_config(self._context.settings, self._options, model_dir, draft_dir=draft_dir)
         if self._is_closed:
             raise self._closed()
         process = self._make_process(
@@ -203,16 +203,21 @@ class ReferenceBackend:
 
     # ---------------------------------------------------------------- details of the start
 
-    def _resolve(self) -> tuple[Path, Path]:
-        """Directories of the weights and of the tokenizer. Blocking; may download."""
+    def _resolve(self) -> tuple[Path, Path, Path | None]:
+        """Directories of the weights, of the tokenizer, and of a draft model. Blocking; may download."""
         settings = self._context.settings
         revision = settings.get("revision")
         model_dir = self._resolved(self._context.model, revision=None if revision is None else str(revision))
-        tokenizer = settings.get("tokenizer")
-        if tokenizer is None:
-            return model_dir, model_dir
-        directory = Path(str(tokenizer))
-        return model_dir, directory if directory.is_dir() else self._resolved(str(tokenizer), revision=None)
+        tokenizer_dir = self._second_model("tokenizer")
+        return model_dir, tokenizer_dir or model_dir, self._second_model("speculative_draft_model")
+
+    def _second_model(self, setting: str) -> Path | None:
+        """A directory that a setting names; None where it is not set."""
+        source = self._context.settings.get(setting)
+        if source is None:
+            return None
+        directory = Path(str(source))
+        return directory if directory.is_dir() else self._resolved(str(source), revision=None)
 
     def _resolved(self, source: str, *, revision: str | None) -> Path:
         return resolve_model(source, revision=revision, offline=self._options.offline, progress=self._stop_if_closed)

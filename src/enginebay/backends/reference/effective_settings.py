@@ -8,9 +8,9 @@ from enginebay.backends.reference.engine_port import ReadyPort, described
 from enginebay.engine.settings import EngineConfig
 
 TOLD = (
-    "policy", "batch_rule", "dtype", "device", "kernels", "quantization", "max_num_seqs", "max_model_len",
-    "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching", "static_batch_timeout_s", "block_size",
-    "num_blocks", "num_threads", "torch_version", "architecture", "weight_bytes", "stored_weight_bytes",
+    "policy", "batch_rule", "dtype", "device", "kernels", "quantization", "batch_invariant", "max_num_seqs",
+    "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching", "static_batch_timeout_s",
+    "block_size", "num_blocks", "num_threads", "torch_version", "architecture", "weight_bytes", "stored_weight_bytes",
     "weight_layouts", "kv_cache_allocated_bytes",
 )  # fmt: skip
 
@@ -30,4 +30,18 @@ def effective_settings(config: EngineConfig, ready: ReadyPort) -> dict[str, obje
         settings.pop("batch_rule", None)
     if config.policy == "naive":
         settings.pop("max_num_seqs", None)
-    return settings
+    return {**settings, **_speculation(config)}
+
+
+def _speculation(config: EngineConfig) -> dict[str, object]:
+    """Nothing where nothing drafts. Of a draft model in a directory only that there is one."""
+    if config.speculative_ngram is not None:
+        drafts: dict[str, object] = {"speculative_ngram": config.speculative_ngram}
+    elif config.speculative_draft_dir is None and config.speculative_self_draft is None:
+        return {}
+    else:
+        drafts = {
+            "speculative_draft": config.speculative_self_draft or "model",
+            "speculative_num_tokens": config.speculative_num_tokens,
+        }
+    return {**drafts, "speculative_adaptive": config.speculative_adaptive}

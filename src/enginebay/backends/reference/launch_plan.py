@@ -14,12 +14,16 @@ from enginebay.engine.policies.batch_rules import LESSON_LARGE_BATCH
 from enginebay.engine.settings import EngineConfig
 from enginebay.errors import ConfigError
 
-_TO_ENGINE = ("max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching")
+_TO_ENGINE = (
+    "max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching",
+    "speculative_ngram",
+)  # fmt: skip
 """Settings that the engine knows under the same name."""
 
 _OPTIONS_TO_ENGINE = (
     "policy", "batch_rule", "device", "block_size", "num_blocks", "kv_cache_bytes", "static_batch_timeout_s",
-    "num_threads", "kernels",
+    "num_threads", "kernels", "batch_invariant", "speculative_self_draft", "speculative_num_tokens",
+    "speculative_adaptive",
 )  # fmt: skip
 
 _Rule = Callable[[str, Any], SettingOutcome]
@@ -30,7 +34,10 @@ def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
     return LaunchPlan(outcomes=tuple(_RULES[name](name, value) for name, value in settings.items()))
 
 
-def engine_config(settings: Settings, options: ReferenceOptions, model_dir: Path) -> EngineConfig:
+def engine_config(
+    settings: Settings, options: ReferenceOptions, model_dir: Path, *, draft_dir: Path | None = None
+) -> EngineConfig:
+    """draft_dir: of speculative_draft_model."""
     own = options.model_dump(include=set(_OPTIONS_TO_ENGINE))
     portable: dict[str, Any] = {name: settings[name] for name in _TO_ENGINE if name in settings}
     if "dtype" in settings:
@@ -40,6 +47,8 @@ def engine_config(settings: Settings, options: ReferenceOptions, model_dir: Path
         portable["quantization"] = engine_quantization(settings["quantization"])
     if options.policy == "dynamic":
         portable.setdefault("max_num_seqs", LESSON_LARGE_BATCH)
+    if draft_dir is not None:
+        portable["speculative_draft_dir"] = str(draft_dir)
     return EngineConfig(model_dir=str(model_dir), **own, **portable)
 
 
@@ -85,7 +94,6 @@ def _trust_remote_code(name: str, value: Any) -> SettingOutcome:
 
 
 _ONE_DEVICE = "this engine runs on one device"
-_NO_SPECULATION = "this engine does not speculate"
 _RULES: Mapping[str, _Rule] = {
     "tokenizer": _mapped("tokenizer and chat template from {value}"),
     "revision": _mapped("weights at revision {value}"),
@@ -101,9 +109,9 @@ _RULES: Mapping[str, _Rule] = {
     "kv_cache_dtype": _only("auto", "the dtype of the model", "the KV cache has the dtype of the model"),
     "enable_prefix_caching": _mapped("{name}={value}"),
     "chunked_prefill": _mapped("{name}={value}"),
-    "speculative_draft_model": _unsupported(_NO_SPECULATION),
-    "speculative_ngram": _unsupported(_NO_SPECULATION),
-    "speculative_eagle": _unsupported(_NO_SPECULATION),
+    "speculative_draft_model": _mapped("drafts of the model {value}, checked in one pass"),
+    "speculative_ngram": _mapped("up to {value} tokens drafted by prompt lookup, checked in one pass"),
+    "speculative_eagle": _unsupported("this engine has no EAGLE heads; use speculative_ngram or a draft model"),
     "seed": _mapped("seeds of requests without one are drawn from {value}"),
     "served_model_name": _mapped("the model is called {value}"),
     "trust_remote_code": _trust_remote_code,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 MAX_THREADS_PER_CORE = 4
@@ -41,6 +41,26 @@ class ReferenceOptions(BaseModel):
         description="Form of the layers: our own AMX kernels, PyTorch's packed weights, PyTorch as everyone reads it, "
         "or the fastest of these that the machine has.",
     )
+    batch_invariant: bool = Field(
+        False,
+        description="Give a request, to the bit, what it gets alone: whatever runs beside it, however its prompt is "
+        "cut up, and when it goes on in another engine (resume_token_ids). Prompts take longer; without the AMX "
+        "kernels everything does, as rows are then multiplied one by one.",
+    )
+    speculative_self_draft: str | None = Field(
+        None,
+        pattern=r"^(int8|first_layers:[1-9]\d*)$",
+        description="Let the model draft for itself: `first_layers:N` cuts it off after N layers, `int8` is its own "
+        "int8 form. Both read the KV cache of the model and need none of their own.",
+    )
+    speculative_num_tokens: PositiveInt = Field(
+        4, description="Most tokens that a draft model, or the model itself, drafts for a step."
+    )
+    speculative_adaptive: bool = Field(
+        True,
+        description="Draft as many tokens as a request's acceptance rate is worth, and none where that is too low; "
+        "otherwise always the most.",
+    )
     start_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         300.0, description="How long loading the model may take."
     )
@@ -50,6 +70,15 @@ class ReferenceOptions(BaseModel):
         False, description="Let a request bring its own chat template: it runs sandboxed, but without a time limit."
     )
     offline: bool = Field(False, description="Never fetch the model: it must be in the cache already.")
+
+    @model_validator(mode="after")
+    def _check_kernels(self) -> ReferenceOptions:
+        if self.batch_invariant and self.kernels == "packed":
+            raise ValueError(
+                "batch_invariant: packed kernels sum in another order for another number of rows; "
+                "use kernels auto, native or plain, or leave batch_invariant out"
+            )
+        return self
 
     @field_validator("num_threads")
     @classmethod

@@ -33,6 +33,29 @@ def _check(context: BackendContext) -> None:
             expected="false, or another policy",
         )
 
+    _check_speculation(context)
+
+
+def _check_speculation(context: BackendContext) -> None:
+    asked = {
+        "engine.speculative_ngram": context.settings.get("speculative_ngram"),
+        "engine.speculative_draft_model": context.settings.get("speculative_draft_model"),
+        "options.speculative_self_draft": context.options.speculative_self_draft,
+    }
+    paths = [path for path, value in asked.items() if value is not None]
+    if len(paths) > 1:
+        raise ConfigError(
+            f"one thing drafts for a model, not {len(paths)} ({', '.join(paths)})",
+            path=paths[-1],
+            expected=f"one of {', '.join(asked)}",
+        )
+    if paths and context.options.policy == "static":
+        raise ConfigError(
+            "the members of a static batch move on together, one token a step: they cannot speculate",
+            path=paths[0],
+            expected="another policy, or nothing that drafts",
+        )
+
 
 def _create(context: BackendContext) -> Backend:
     try:
