@@ -14,6 +14,7 @@
 #include <torch/library.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -40,14 +41,18 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
+TileConfig full_tiles() {
+  TileConfig config;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.bytes_per_row[tile] = TILE_BYTES;
+    config.rows[tile] = TILE;
+  }
+  return config;
+}
+
 // Tiles are registers of a thread: taken when it begins a share of work, given back when it ends.
 struct Tiles {
-  Tiles() {
-    TileConfig config;
-    for (int tile = 0; tile < 8; ++tile) {
-      config.bytes_per_row[tile] = TILE_BYTES;
-      config.rows[tile] = TILE;
-    }
+  explicit Tiles(const TileConfig& config) {
     // GCC 12 takes the instruction to read 8 of these 64 bytes, and would leave the rest unwritten.
     __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
@@ -129,11 +134,14 @@ inline void store_bf16(at::BFloat16* to, __m512 values, __mmask16 mask = 0xffff)
   _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
 }
 
-inline __mmask16 lanes(int64_t count) { return count >= LANES ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
+inline __mmask16 lanes(int64_t count) {
+  return count >= LANES ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
+}
 
-// e^x to a relative 2e-7: 2^n times a polynomial of the rest (Cephes).
+// e^x to a relative 2e-7: 2^n times a polynomial of the rest (Cephes). NaN stays NaN: min and max give their second
+// operand where one is none.
 inline __m512 exp512(__m512 x) {
-  x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.3f)), _mm512_set1_ps(88.3f));
+  x = _mm512_min_ps(_mm512_set1_ps(88.3f), _mm512_max_ps(_mm512_set1_ps(-87.3f), x));
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
@@ -145,9 +153,12 @@ inline __m512 exp512(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
+// x / (1 + e^-x), the quotient by an estimate of 14 bits and one step of Newton's: a division takes twice as long.
 inline __m512 silu(__m512 x) {
-  const __m512 one = _mm512_set1_ps(1.0f);
-  return _mm512_div_ps(x, _mm512_add_ps(one, exp512(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+  const __m512 divisor = _mm512_add_ps(_mm512_set1_ps(1.0f), exp512(_mm512_sub_ps(_mm512_setzero_ps(), x)));
+  const __m512 estimate = _mm512_rcp14_ps(divisor);
+  const __m512 inverse = _mm512_mul_ps(estimate, _mm512_fnmadd_ps(divisor, estimate, _mm512_set1_ps(2.0f)));
+  return _mm512_mul_ps(x, inverse);
 }
 
 // ---------------------------------------------------------------- rows made ready
@@ -212,7 +223,7 @@ void product(const Rows<type>& rows, const char* packed, int64_t num_pairs, int6
   constexpr int64_t BYTES = TILE * TILE_BYTES;
   const int64_t row_bytes = rows.row_elements * sizeof(typename Element<type>::input);
   at::parallel_for(0, num_pairs, 1, [&](int64_t begin, int64_t end) {
-    Tiles tiles;
+    const Tiles tiles(full_tiles());
     alignas(64) sum sums[MAX_ROWS][2 * TILE];
     for (int64_t pair = begin; pair < end; ++pair) {
       const char* left = packed + 2 * pair * num_tiles * BYTES;
@@ -418,75 +429,238 @@ void rotate_and_store(at::Tensor qkv, const at::Tensor& cos, const at::Tensor& s
   });
 }
 
-// One query position of each row against the keys in its blocks, softmax in float32.
+// Keys and values of one key head, as far as some rows of one sequence see them.
+struct Context {
+  const at::BFloat16 *keys, *values;  // of the head, in slot 0
+  const int64_t* blocks;              // from position `start` on
+  int64_t block_size, slot_size, start, begin, end;
+
+  int64_t num_keys() const { return end - start; }
+  bool sees(int64_t key) const { return key >= begin - start && key < end - start; }
+  int64_t slot(int64_t key) const { return blocks[key / block_size] * block_size + key % block_size; }
+};
+
+// One query of one head and the positions it sees.
+struct Query {
+  const at::BFloat16* from;
+  at::BFloat16* to;
+  int64_t begin, end;
+};
+
+// What one thread needs to compute up to 16 queries of one sequence that share a key head: the heads of its group, of
+// one row or of several. Keys are rows of tiles where they meet the queries; queries are rows where they meet the
+// values. Each query has a column or a row of its own and always the same order of keys: it does not matter which
+// others stand beside it.
+struct QueryTile {
+  static constexpr int64_t DIMS = 4 * TILE;  // of values, in the four sums
+  int64_t head_dim, step;                    // step: dimensions in a tile of keys
+  std::vector<at::BFloat16> queries, gathered, weights, value_tiles, zeros;
+  std::vector<float> scores_of_keys, scores, totals;
+  std::vector<const at::BFloat16*> values_of;  // each key; of zeros where it is not seen
+
+  explicit QueryTile(int64_t head_dim)
+      : head_dim(head_dim), step(head_dim % 32 ? 16 : 32), queries(head_dim * TILE), gathered(TILE * head_dim),
+        value_tiles(DIMS * 2 * TILE), zeros(head_dim), totals(TILE) {}
+
+  // Tiles 0 to 3: sums over values, 4: weights, 5: values, or the scores of 16 keys, 6: keys, 7: queries.
+  TileConfig tiles() const {
+    TileConfig config = full_tiles();
+    config.bytes_per_row[6] = step * 2;
+    config.rows[7] = step / 2;
+    return config;
+  }
+
+  void attend(const std::vector<Query>& together, const Context& context, float scale) {
+    const int64_t num_keys = (context.num_keys() + 2 * TILE - 1) / (2 * TILE) * 2 * TILE;
+    if (static_cast<int64_t>(scores.size()) < num_keys) {
+      scores.resize(num_keys);
+      scores_of_keys.resize(num_keys * TILE);
+      weights.resize(num_keys * TILE);
+    }
+    find_values(num_keys, context);
+    pack_queries(together);
+    for (int64_t key = 0; key < context.num_keys(); key += TILE) score(key, context);
+    for (size_t query = 0; query < together.size(); ++query) {
+      weigh(query, num_keys, together[query].begin - context.start, together[query].end - context.start, scale);
+    }
+    for (int64_t dim = 0; dim < head_dim; dim += DIMS) add_values(dim, num_keys, together);
+  }
+
+ private:
+  void find_values(int64_t num_keys, const Context& context) {
+    values_of.assign(num_keys, zeros.data());
+    for (int64_t key = 0, block = 0; key < context.num_keys(); key += context.block_size, ++block) {
+      const at::BFloat16* values = context.values + context.blocks[block] * context.block_size * context.slot_size;
+      const int64_t last = std::min(key + context.block_size, context.num_keys());
+      for (int64_t i = std::max(key, context.begin - context.start); i < last; ++i) {
+        values_of[i] = values + (i - key) * context.slot_size;
+      }
+    }
+  }
+
+  // (pairs of dimensions, 16 queries, 2)
+  void pack_queries(const std::vector<Query>& together) {
+    for (size_t query = 0; query < together.size(); ++query) {
+      uint32_t pair;
+      for (int64_t dim = 0; dim < head_dim; dim += 2) {
+        std::memcpy(&pair, together[query].from + dim, 4);
+        std::memcpy(queries.data() + dim * TILE + query * 2, &pair, 4);
+      }
+    }
+  }
+
+  // 16 keys from `key` on, a multiple of 16; those that are not seen are masked later.
+  void score(int64_t key, const Context& context) {
+    const at::BFloat16* keys = gathered.data();
+    int64_t stride = head_dim;
+    if (context.block_size % TILE == 0) {
+      keys = context.keys + context.slot(key) * context.slot_size;
+      stride = context.slot_size;
+    } else {
+      gather_keys(key, context);
+    }
+    _tile_zero(5);
+    for (int64_t dim = 0; dim < head_dim; dim += step) {
+      _tile_loadd(6, keys + dim, stride * 2);
+      _tile_loadd(7, queries.data() + dim * TILE, TILE_BYTES);
+      _tile_dpbf16ps(5, 6, 7);
+    }
+    _tile_stored(5, scores_of_keys.data() + key * TILE, TILE_BYTES);
+  }
+
+  void gather_keys(int64_t key, const Context& context) {
+    for (int64_t i = 0; i < TILE; ++i) {
+      const bool is_seen = context.sees(key + i);
+      const at::BFloat16* from = is_seen ? context.keys + context.slot(key + i) * context.slot_size : zeros.data();
+      std::memcpy(gathered.data() + i * head_dim, from, head_dim * 2);
+    }
+  }
+
+  // Softmax of one query over the keys [first, last): weights as bfloat16, relative to the largest, zero elsewhere, and
+  // the sum of what they were rounded to.
+  void weigh(int64_t query, int64_t num_keys, int64_t first, int64_t last, float scale) {
+    const __m512i every_16th = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    at::BFloat16* w = weights.data() + query * num_keys;
+    __m512 top = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+    for (int64_t key = 0; key < last; key += LANES) {
+      const __m512 raw = _mm512_i32gather_ps(every_16th, scores_of_keys.data() + key * TILE + query, 4);
+      const __mmask16 seen = lanes(last - key) & ~lanes(first - key);
+      const __m512 score = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), seen, raw, _mm512_set1_ps(scale));
+      top = _mm512_max_ps(top, score);
+      _mm512_storeu_ps(scores.data() + key, score);
+    }
+    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(top));
+    for (int64_t key = 0; key < last; key += LANES) {
+      const __mmask16 seen = lanes(last - key) & ~lanes(first - key);
+      const __m512 distance = _mm512_sub_ps(_mm512_loadu_ps(scores.data() + key), largest);
+      store_bf16(w + key, _mm512_maskz_mov_ps(seen, exp512(distance)));
+      total = _mm512_add_ps(total, load_bf16(w + key));
+    }
+    const int64_t written = (last + LANES - 1) / LANES * LANES;
+    std::memset(w + written, 0, (num_keys - written) * 2);
+    totals[query] = _mm512_reduce_add_ps(total);
+  }
+
+  void add_values(int64_t dim, int64_t num_keys, const std::vector<Query>& together) {
+    const int64_t num_tiles = std::min(DIMS, head_dim - dim) / TILE;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t key = 0; key < num_keys; key += 2 * TILE) {
+      pack_values(key, dim, num_tiles);
+      _tile_loadd(4, weights.data() + key, num_keys * 2);
+#define ADD_VALUES(sum)                                                     \
+  if (sum < num_tiles) {                                                    \
+    _tile_loadd(5, value_tiles.data() + sum * TILE * 2 * TILE, TILE_BYTES); \
+    _tile_dpbf16ps(sum, 4, 5);                                              \
+  }
+      ADD_VALUES(0)
+      ADD_VALUES(1)
+      ADD_VALUES(2)
+      ADD_VALUES(3)
+#undef ADD_VALUES
+    }
+    alignas(64) float sums[4][TILE][TILE];
+    _tile_stored(0, sums[0], TILE_BYTES);
+    _tile_stored(1, sums[1], TILE_BYTES);
+    _tile_stored(2, sums[2], TILE_BYTES);
+    _tile_stored(3, sums[3], TILE_BYTES);
+    for (size_t query = 0; query < together.size(); ++query) {
+      const __m512 inverse = _mm512_set1_ps(1.0f / totals[query]);
+      for (int64_t tile = 0; tile < num_tiles; ++tile) {
+        const __m512 mean = _mm512_mul_ps(_mm512_load_ps(sums[tile][query]), inverse);
+        store_bf16(together[query].to + dim + tile * TILE, mean);
+      }
+    }
+  }
+
+  // 32 keys as (tiles of 16 dimensions, pairs of keys, 16 dimensions, 2). Zeros for keys that nobody sees: what stands
+  // in their slots may be no number, and 0 times that is none either.
+  void pack_values(int64_t key, int64_t dim, int64_t num_tiles) {
+    for (int64_t pair = 0; pair < TILE; ++pair) {
+      const at::BFloat16 *low = values_of[key + 2 * pair] + dim, *high = values_of[key + 2 * pair + 1] + dim;
+      at::BFloat16* to = value_tiles.data() + pair * 2 * TILE;
+      for (int64_t tile = 0; tile < num_tiles; ++tile, low += TILE, high += TILE, to += TILE * 2 * TILE) {
+        const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low));
+        const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high));
+        const __m512i both = _mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+        _mm512_storeu_si512(to, _mm512_or_si512(both, _mm512_cvtepu16_epi32(l)));
+      }
+    }
+  }
+};
+
+// Each row against the keys in the blocks of its sequence, softmax in float32.
 // queries: (rows, num_heads, head_dim), rows may be strided; keys, values: (blocks, block_size, num_kv_heads, head_dim).
-// block_table: (rows, n) of the blocks from position starts[row] on; a row sees [begins[row], ends[row]).
-at::Tensor paged_decode(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
-                        const at::Tensor& block_table, const at::Tensor& starts, const at::Tensor& begins,
-                        const at::Tensor& ends, double scale) {
+// block_tables: (sequences, n) of the blocks from position starts[sequence] on. sequence_of: (rows,), rows of one
+// sequence stand together; a row sees positions [begins[row], ends[row]).
+at::Tensor paged_attention(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
+                           const at::Tensor& block_tables, const at::Tensor& starts, const at::Tensor& sequence_of,
+                           const at::Tensor& begins, const at::Tensor& ends, double scale) {
   const int64_t num_rows = queries.size(0), num_heads = queries.size(1), head_dim = queries.size(2);
   const int64_t block_size = keys.size(1), num_kv_heads = keys.size(2), group = num_heads / num_kv_heads;
   TORCH_CHECK(head_dim % LANES == 0 && head_dim <= 256 && queries.stride(2) == 1 && queries.stride(1) == head_dim);
+  TORCH_CHECK(group <= TILE, "more than 16 heads share a key head");
   at::Tensor result = at::empty({num_rows, num_heads * head_dim}, queries.options());
-  const int64_t *table = block_table.data_ptr<int64_t>(), *start = starts.data_ptr<int64_t>();
-  const int64_t *begin_of = begins.data_ptr<int64_t>(), *end_of = ends.data_ptr<int64_t>();
-  const int64_t slot_size = num_kv_heads * head_dim, row_blocks = block_table.size(1), parts = head_dim / LANES;
-  at::parallel_for(0, num_rows * num_kv_heads, 1, [&](int64_t first, int64_t last) {
-    std::vector<float> scores, query(group * head_dim);
-    std::vector<const at::BFloat16*> values_of;
+  const int64_t *sequence = sequence_of.data_ptr<int64_t>(), *start = starts.data_ptr<int64_t>();
+  const int64_t *begin = begins.data_ptr<int64_t>(), *end = ends.data_ptr<int64_t>();
+  std::vector<int64_t> first_rows;  // of each set of rows that is computed together
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const bool is_next = row > 0 && sequence[row] == sequence[row - 1] && row - first_rows.back() < TILE / group;
+    if (!is_next) first_rows.push_back(row);
+  }
+  first_rows.push_back(num_rows);
+  at::parallel_for(0, (first_rows.size() - 1) * num_kv_heads, 1, [&](int64_t first, int64_t last) {
+    QueryTile tile(head_dim);
+    const Tiles tiles(tile.tiles());
+    std::vector<Query> together;
     for (int64_t item = first; item < last; ++item) {
-      const int64_t row = item / num_kv_heads, kv_head = item % num_kv_heads;
-      const int64_t begin = begin_of[row], num_keys = end_of[row] - begin;
-      scores.resize(group * num_keys);
-      values_of.resize(num_keys);
-      const at::BFloat16* q = bf16(queries) + row * queries.stride(0) + kv_head * group * head_dim;
-      for (int64_t i = 0; i < group * head_dim; i += LANES) {
-        _mm512_storeu_ps(query.data() + i, _mm512_mul_ps(load_bf16(q + i), _mm512_set1_ps(scale)));
-      }
-      for (int64_t k = 0; k < num_keys; ++k) {
-        const int64_t offset = begin + k - start[row];
-        const int64_t slot = table[row * row_blocks + offset / block_size] * block_size + offset % block_size;
-        const at::BFloat16* key = bf16(keys) + slot * slot_size + kv_head * head_dim;
-        values_of[k] = bf16(values) + slot * slot_size + kv_head * head_dim;
-        __m512 x[16];
-        for (int64_t p = 0; p < parts; ++p) x[p] = load_bf16(key + p * LANES);
-        for (int64_t g = 0; g < group; ++g) {
-          __m512 dot = _mm512_setzero_ps();
-          for (int64_t p = 0; p < parts; ++p) {
-            dot = _mm512_fmadd_ps(x[p], _mm512_loadu_ps(query.data() + g * head_dim + p * LANES), dot);
-          }
-          scores[g * num_keys + k] = _mm512_reduce_add_ps(dot);
+      const int64_t first_row = first_rows[item / num_kv_heads], last_row = first_rows[item / num_kv_heads + 1];
+      const int64_t kv_head = item % num_kv_heads, of = sequence[first_row];
+      Context context{bf16(keys) + kv_head * head_dim, bf16(values) + kv_head * head_dim,
+                      block_tables.data_ptr<int64_t>() + of * block_tables.size(1), block_size,
+                      num_kv_heads * head_dim, start[of], begin[first_row], end[first_row]};
+      together.clear();
+      for (int64_t row = first_row; row < last_row; ++row) {
+        context.begin = std::min(context.begin, begin[row]);
+        context.end = std::max(context.end, end[row]);
+        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+          together.push_back({bf16(queries) + row * queries.stride(0) + head * head_dim,
+                              result.data_ptr<at::BFloat16>() + (row * num_heads + head) * head_dim, begin[row], end[row]});
         }
       }
-      for (int64_t g = 0; g < group; ++g) {
-        float* s = scores.data() + g * num_keys;
-        __m512 top = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
-        for (int64_t k = 0; k < num_keys; k += LANES) {
-          const __mmask16 mask = lanes(num_keys - k);
-          top = _mm512_mask_max_ps(top, mask, top, _mm512_maskz_loadu_ps(mask, s + k));
-        }
-        const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(top));
-        for (int64_t k = 0; k < num_keys; k += LANES) {
-          const __mmask16 mask = lanes(num_keys - k);
-          const __m512 e = exp512(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, s + k), largest));
-          _mm512_mask_storeu_ps(s + k, mask, e);
-          total = _mm512_mask_add_ps(total, mask, total, e);
-        }
-        const __m512 inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(total));
-        at::BFloat16* out = result.data_ptr<at::BFloat16>() + (row * num_heads + kv_head * group + g) * head_dim;
-        __m512 sum[16];
-        for (int64_t p = 0; p < parts; ++p) sum[p] = _mm512_setzero_ps();
-        for (int64_t k = 0; k < num_keys; ++k) {
-          const __m512 weight = _mm512_set1_ps(s[k]);
-          for (int64_t p = 0; p < parts; ++p) {
-            sum[p] = _mm512_fmadd_ps(weight, load_bf16(values_of[k] + p * LANES), sum[p]);
-          }
-        }
-        for (int64_t p = 0; p < parts; ++p) store_bf16(out + p * LANES, _mm512_mul_ps(sum[p], inverse));
-      }
+      tile.attend(together, context, static_cast<float>(scale));
     }
   });
   return result;
+}
+
+at::Tensor paged_decode(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
+                        const at::Tensor& block_table, const at::Tensor& starts, const at::Tensor& begins,
+                        const at::Tensor& ends, double scale) {
+  const at::Tensor sequence_of = at::arange(queries.size(0), starts.options());
+  return paged_attention(queries, keys, values, block_table, starts, sequence_of, begins, ends, scale);
 }
 
 }  // namespace
@@ -508,6 +682,8 @@ TORCH_LIBRARY(enginebay, library) {
   library.def("rms_norm(Tensor hidden, Tensor weight, float eps) -> Tensor", &rms_norm);
   library.def("rotate_and_store(Tensor(a!) qkv, Tensor cos, Tensor sin, Tensor(b!) keys, Tensor(c!) values, Tensor slots, int num_heads, int num_kv_heads) -> ()",
               &rotate_and_store);
+  library.def("paged_attention(Tensor queries, Tensor keys, Tensor values, Tensor block_tables, Tensor starts, Tensor sequence_of, Tensor begins, Tensor ends, float scale) -> Tensor",
+              &paged_attention);
   library.def("paged_decode(Tensor queries, Tensor keys, Tensor values, Tensor block_table, Tensor starts, Tensor begins, Tensor ends, float scale) -> Tensor",
               &paged_decode);
 }
