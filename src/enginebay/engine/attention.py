@@ -15,13 +15,16 @@ from enginebay.engine.rope import rotate
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Rows of one token each, of similar context length: gathered together, padded to the longest."""
+    """Rows that are computed alone, each seeing its own stretch of keys: decode rows, of similar context length.
+
+    Where rows must not depend on one another (`batch_invariant`), the rows of a prompt are such a group too.
+    """
 
     rows: slice
     block_table: Tensor
     """(num_rows, max_blocks): the blocks that the row sees, filled up with any of its own."""
-    mask: Tensor
-    """(num_rows, 1, 1, max_blocks * block_size): 0 or -inf, added to the scores."""
+    mask: Tensor | None
+    """(num_rows, 1, 1, max_blocks * block_size): 0 or -inf, added to the scores; None where rows are computed alone."""
     starts: Tensor
     """(num_rows,): position of the first slot of the row's blocks."""
     begins: Tensor
@@ -100,6 +103,7 @@ def paged_attention(
 
 def _decode(queries: Tensor, cache: LayerCache, group: DecodeGroup) -> Tensor:
     """The query heads that share a key head stand where the query positions usually do: nothing is repeated."""
+    assert group.mask is not None
     num_rows, num_heads, head_dim = queries.shape
     keys, values = _gather(cache.keys, group.block_table), _gather(cache.values, group.block_table)
     queries = queries.reshape(num_rows, keys.shape[1], num_heads // keys.shape[1], head_dim)

@@ -27,14 +27,15 @@ def assemble(config: EngineConfig, runner: ModelRunner, clock: Clock) -> Engine:
     sampler = Sampler(vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids, device=runner.device)
     warm_up(runner, sampler, max_model_len=runner.max_model_len, block_size=runner.block_size)
     pool = BlockPool(runner.num_blocks)
-    prefix_cache = PrefixCache(pool, block_size=runner.block_size, length_class=model.rope.length_class)
-    uses_cache = config.enable_prefix_caching and config.policy != "static"
+    prefix_cache = None
+    if config.enable_prefix_caching and config.policy != "static":
+        prefix_cache = PrefixCache(pool, block_size=runner.block_size, length_class=model.rope.length_class)
     return Engine(
         scheduler=Scheduler(
             build_policy(config, max_model_len=runner.max_model_len),
             pool,
             block_size=runner.block_size,
-            prefix_cache=prefix_cache if uses_cache else None,
+            prefix_cache=prefix_cache,
         ),
         runner=runner,
         sampler=sampler,

@@ -41,7 +41,7 @@ class Filters:
 
     def _top_p_threshold(self, weights: Tensor) -> Tensor:
         """(num_rows, 1): the weight of the last token of the smallest set of best tokens that reaches top_p."""
-        wanted = self._top_p * weights.sum(-1, keepdim=True, dtype=torch.float64)
+        wanted = self._top_p * _row_sums(weights)
         is_off = self._top_p >= 1
         num_candidates = min(max(FIRST_NUM_CANDIDATES, self._max_top_k), weights.shape[-1])
         while True:
@@ -52,3 +52,11 @@ class Filters:
             num_candidates = min(8 * num_candidates, weights.shape[-1])
         last = best.gather(-1, num_kept.clamp(max=num_candidates) - 1)
         return last.masked_fill(is_off, 0)
+
+
+def _row_sums(weights: Tensor) -> Tensor:
+    """(num_rows, 1) float64. PyTorch shares the sum of a lone long row out among its threads, which rounds otherwise
+    than the same row beside another: so none is ever alone.
+    """
+    rows = weights.expand(2, -1) if len(weights) == 1 else weights
+    return rows.sum(-1, keepdim=True, dtype=torch.float64)[: len(weights)]

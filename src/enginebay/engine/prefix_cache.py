@@ -7,6 +7,7 @@ block finds the longest known prefix. Blocks belong to the pool; this only knows
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -27,7 +28,9 @@ class PrefixCacheCounters:
 
 
 class PrefixCache:
-    def __init__(self, pool: BlockPool, *, block_size: int) -> None:
+    def __init__(self, pool: BlockPool, *, block_size: int, length_class: Callable[[int], int] = lambda _: 0) -> None:
+        """length_class: by the length of a prompt, what the keys of its tokens depend on (`RopeConfig`)."""
+        self._length_class = length_class
         self.counters = PrefixCacheCounters()
         self._pool = pool
         self._block_size = block_size
@@ -92,9 +95,12 @@ class PrefixCache:
         while len(names) < num_blocks:
             start = len(names) * self._block_size
             tokens = array("q", sequence.token_ids[start : start + self._block_size])
-            parent = names[-1] if names else sequence.request.cache_salt.encode()
+            parent = names[-1] if names else self._root(sequence)
             names.append(blake2b(parent + b"\0" + tokens.tobytes(), digest_size=_DIGEST_BYTES).digest())
         return names[:num_blocks]
+
+    def _root(self, sequence: Sequence) -> bytes:
+        return f"{self._length_class(sequence.num_prompt_tokens)} {sequence.request.cache_salt}".encode()
 
     def _forget(self, block: int) -> None:
         name = self._name_of.pop(block, None)

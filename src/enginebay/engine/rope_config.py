@@ -69,6 +69,14 @@ class RopeConfig:
             return max(self.max_position_embeddings, int(self.original_max_position_embeddings * self.factor))
         return self.max_position_embeddings
 
+    def length_class(self, num_prompt_tokens: int) -> int:
+        """All that the angles of a prompt's tokens take from its length: equal for all prompts of most rope types."""
+        if self.rope_type == "longrope":
+            return int(num_prompt_tokens > self.original_max_position_embeddings)
+        if self.rope_type == "dynamic":
+            return max(num_prompt_tokens, self.max_position_embeddings)
+        return 0
+
 
 def read_rope_config(config: Mapping[str, object], *, max_position_embeddings: int, head_dim: int) -> RopeConfig:
     """Read `rope_parameters` (transformers 5) or `rope_scaling` with `rope_theta` beside it (before)."""
