@@ -62,6 +62,7 @@ def test_one_line_swaps_the_reference_engine_for_a_simulated_one(
     assert result.plan_sha256 == reference.plan_sha256
     [run] = result.runs
     assert (run.simulated, run.metrics.num_requests, run.metrics.num_errors) == (True, 6, 0)
+    assert run.valid, run.invalid_reasons  # it counts prompts with the model's own tokenizer
 
 
 @pytest.mark.engine

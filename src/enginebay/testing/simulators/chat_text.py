@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from enginebay.testing.simulators import tokens
-
 
 def render_chat(messages: Sequence[Mapping[str, object]]) -> str:
     """`role: content` lines and the opening of the answer. Parts that are no text count by their type alone."""
     lines = [f"{message.get('role', '')}: {_content(message.get('content'))}\n" for message in messages]
     return "".join(lines) + "assistant:"
-
-
-def encode_chat(messages: Sequence[Mapping[str, object]]) -> tuple[int, ...]:
-    return tokens.encode(render_chat(messages))
 
 
 def _content(content: object) -> str:

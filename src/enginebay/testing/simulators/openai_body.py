@@ -6,8 +6,8 @@ from typing import cast
 
 from msgspec import Struct
 
-from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.draw import Filters
+from enginebay.testing.simulators.vocabulary import Vocabulary
 
 Prompt = str | list[str | int | list[int]]
 """A text, several, token ids, or several lists of them; a mixture is not told apart here."""
@@ -102,27 +102,19 @@ class MixedPrompt(ValueError):
     """A list of different things: no engine takes it."""
 
 
-def prompts_of(body: CompletionBody, *, adds_begin: bool) -> list[tuple[int, ...]]:
-    """Token ids as they are; adds_begin: put the begin token before each text. An empty list is an empty prompt.
+def prompts_in(prompt: Prompt, vocabulary: Vocabulary, *, adds_special_tokens: bool) -> list[tuple[int, ...]]:
+    """Token ids as they are, texts as the vocabulary reads them. An empty list is an empty prompt.
 
     Raises MixedPrompt.
     """
-    return prompts_in(body.prompt, adds_begin=adds_begin)
-
-
-def prompts_in(prompt: Prompt, *, adds_begin: bool) -> list[tuple[int, ...]]:
     if isinstance(prompt, list) and len({type(part) for part in prompt}) > 1:
         raise MixedPrompt("the prompt must be a string, a list of strings, of token ids, or of lists of token ids")
     match prompt:
         case str(text):
-            return [with_begin(tokens.encode(text), adds_begin)]
+            return [vocabulary.encode(text, adds_special_tokens=adds_special_tokens)]
         case [str(), *_] as texts:
-            return [with_begin(tokens.encode(cast(str, text)), adds_begin) for text in texts]
+            return [vocabulary.encode(cast(str, text), adds_special_tokens=adds_special_tokens) for text in texts]
         case [list(), *_] as lists:
             return [tuple(cast("list[int]", ids)) for ids in lists]
         case ids:
             return [tuple(cast("list[int]", ids))]
-
-
-def with_begin(ids: tuple[int, ...], adds_begin: bool) -> tuple[int, ...]:
-    return (tokens.BEGIN_ID, *ids) if adds_begin else ids

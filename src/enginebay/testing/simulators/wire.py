@@ -12,9 +12,9 @@ How to write `wires/<kind>.py`, or a package of that name where it is long (`wir
    is called once for each token; it sends events (`exchange.begin_stream()` before the first, `exchange.send(event)`,
    `exchange.finish()` after the last) or, where the answer is not streamed, gathers and replies at the token whose
    `finish_reason` is set. Report `request.num_output_tokens + exchange.num_wrong_usage` as the usage.
-   Prompts: `tokens.encode(text)`, `tokens.decode(ids)`, `tokens.token_text(id)`; `tokens.BEGIN_ID` where the engine
-   adds one; `tokens.END_ID` ends an answer and has no text. Texts may be empty in the middle of a character. Chats:
-   `chat_text.render_chat(messages)`.
+   Prompts: `launch.vocabulary.encode(text, adds_special_tokens=...)` (`configure` gives `vocabulary_of(place)` of the
+   model's flag). Answers: `tokens.token_text(id)`, `tokens.decode(ids)`; `tokens.END_ID` ends an answer and has no
+   text. Texts may be empty in the middle of a character. Chats: `chat_text.render_chat(messages)`.
 4. Metrics: in the constructor, `engine.metrics.track("ttft_s", buckets)` for each histogram that the engine publishes;
    write them with `Exposition` under the engine's names. `str(exposition)` ends with `enginebay_simulated 1`: the
    engine's metrics route must reply with that text.
@@ -34,6 +34,7 @@ from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.exchange import Exchange, HttpRequest
 from enginebay.testing.simulators.flags import FlagTable, Values
 from enginebay.testing.simulators.performance import SimulatorProfile
+from enginebay.testing.simulators.vocabulary import OWN_VOCABULARY, Vocabulary
 
 DEFAULT_MODEL = "simulated"
 
@@ -55,6 +56,8 @@ class Launch:
     values: Values
     port: int | None = None
     """As the flags say; None where they do not."""
+    vocabulary: Vocabulary = OWN_VOCABULARY
+    """Reads the texts of prompts."""
 
 
 class Wire(Protocol):

@@ -10,6 +10,7 @@ from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.draw import Filters
 from enginebay.testing.simulators.openai_body import ChatBody, biases_of
 from enginebay.testing.simulators.request import SimulatedSampling
+from enginebay.testing.simulators.vocabulary import Vocabulary
 
 _SAMPLERS = ("top_k", "top_p", "min_p")
 _FORBIDDEN = -1e9
@@ -82,11 +83,11 @@ class TemplateBody(Struct):
     messages: list[dict[str, object]]
 
 
-def prompt_ids(body: NativeBody) -> tuple[int, ...]:
-    """Texts get the begin token of the simulated vocabulary, token ids are used as they are. May be empty: `[[]]`."""
+def prompt_ids(body: NativeBody, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Texts get the begin token of the vocabulary, token ids are used as they are. May be empty: `[[]]`."""
     prompt = body.prompt
     if isinstance(prompt, str):
-        return (tokens.BEGIN_ID, *tokens.encode(prompt))
+        return vocabulary.encode(prompt, adds_special_tokens=True)
     if not prompt:
         raise Refusal(400, '"prompt" must not be empty', "invalid_request_error")
     if any(isinstance(part, list) for part in prompt):
@@ -95,8 +96,8 @@ def prompt_ids(body: NativeBody) -> tuple[int, ...]:
             raise Refusal(501, "simulated: one prompt in each request", "not_supported_error")
     ids: list[int] = []
     for part in prompt:
-        ids += tokens.encode(part) if isinstance(part, str) else [cast(int, part)]
-    if any(not 0 <= token_id < tokens.VOCABULARY_SIZE for token_id in ids):
+        ids += vocabulary.encode(part, adds_special_tokens=False) if isinstance(part, str) else [cast(int, part)]
+    if any(not 0 <= token_id < vocabulary.size for token_id in ids):
         raise Refusal(400, "Prompt contains invalid tokens", "invalid_request_error")
     return tuple(ids)
 

@@ -8,6 +8,7 @@ from typing import cast
 
 from enginebay.testing.simulators.flags import Flag, FlagTable, Problem, Values
 from enginebay.testing.simulators.performance import SimulatorProfile
+from enginebay.testing.simulators.vocabulary import vocabulary_of
 from enginebay.testing.simulators.wire import DEFAULT_MODEL, Launch
 
 AUTO_SLOTS = 4
@@ -103,4 +104,10 @@ def configure(values: Values, profile: SimulatorProfile) -> Launch:
         prefix_caching=bool(values["cache_prompt"]),
     )
     model = values["alias"] or values["model"] or values["hf_repo"] or DEFAULT_MODEL
-    return Launch(model=str(model).split(",")[0], profile=profile, values=values, port=cast(int, values["port"]))
+    return Launch(
+        model=str(model).split(",")[0],
+        profile=profile,
+        values=values,
+        port=cast(int, values["port"]),
+        vocabulary=vocabulary_of(values["model"]),
+    )

@@ -7,7 +7,6 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.chat_text import render_chat
 from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.exchange import Exchange, HttpRequest
@@ -93,7 +92,7 @@ class LlamaCppWire:
 
     def _complete(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, NativeBody)
-        prompt = prompt_ids(body)
+        prompt = prompt_ids(body, self._launch.vocabulary)
         if not prompt:
             answer_nothing(exchange, body, model=self._launch.model)
             return
@@ -103,7 +102,7 @@ class LlamaCppWire:
 
     def _chat(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, LlamaChatBody)
-        prompt = (tokens.BEGIN_ID, *tokens.encode(render_chat(body.messages)))
+        prompt = self._launch.vocabulary.encode(render_chat(body.messages), adds_special_tokens=True)
         wanted = next((value for value in (body.max_completion_tokens, body.max_tokens) if value is not None), -1)
         options, is_streamed = body.stream_options, bool(body.stream)
         self._num_answers += 1
@@ -187,11 +186,11 @@ class LlamaCppWire:
 
     def _tokenize(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, TokenizeBody)
-        begin = (tokens.BEGIN_ID,) if body.add_special else ()
-        _reply(exchange, {"tokens": [*begin, *tokens.encode(body.content)]})
+        ids = self._launch.vocabulary.encode(body.content, adds_special_tokens=body.add_special)
+        _reply(exchange, {"tokens": ids})
 
     def _detokenize(self, request: HttpRequest, exchange: Exchange) -> None:
-        _reply(exchange, {"content": tokens.decode(_read(request, DetokenizeBody).tokens)})
+        _reply(exchange, {"content": self._launch.vocabulary.decode(_read(request, DetokenizeBody).tokens)})
 
     def _apply_template(self, request: HttpRequest, exchange: Exchange) -> None:
         _reply(exchange, {"prompt": render_chat(_read(request, TemplateBody).messages)})

@@ -6,10 +6,10 @@ from typing import cast
 
 from msgspec import Struct
 
-from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.draw import Filters
 from enginebay.testing.simulators.openai_body import ChatBody, CompletionBody, SamplingBody, biases_of
 from enginebay.testing.simulators.request import SimulatedSampling
+from enginebay.testing.simulators.vocabulary import Vocabulary
 
 _MAX_STOP_STRINGS = 32
 
@@ -86,11 +86,11 @@ class DetokenizeBody(Struct):
     tokens: list[int]
 
 
-def prompt_of(body: GenerateBody) -> tuple[int, ...]:
+def prompt_of(body: GenerateBody, vocabulary: Vocabulary) -> tuple[int, ...]:
     if (body.text is None) == (body.input_ids is None):
         raise native_refusal("Either text, input_ids or input_embeds should be provided.")
     if body.text is not None:
-        return (tokens.BEGIN_ID, *tokens.encode(body.text))
+        return vocabulary.encode(body.text, adds_special_tokens=True)
     return tuple(cast("list[int]", body.input_ids))
 
 

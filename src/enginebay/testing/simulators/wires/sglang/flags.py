@@ -7,6 +7,7 @@ from typing import cast
 
 from enginebay.testing.simulators.flags import Flag, FlagTable, Values, argparse_wording, number_with_suffix
 from enginebay.testing.simulators.performance import SimulatorProfile
+from enginebay.testing.simulators.vocabulary import vocabulary_of
 from enginebay.testing.simulators.wire import DEFAULT_MODEL, Launch
 
 DEFAULT_MEMORY_FRACTION = 0.88
@@ -95,4 +96,6 @@ def configure(values: Values, profile: SimulatorProfile) -> Launch:
         max_num_queued=None if limit is None else num_running + limit,
     )
     model = values["served_model_name"] or values["model_path"] or DEFAULT_MODEL
-    return Launch(model=str(model), profile=profile, values=values, port=cast(int, values["port"]))
+    vocabulary = vocabulary_of(values["tokenizer_path"] or values["model_path"])
+    port = cast(int, values["port"])
+    return Launch(model=str(model), profile=profile, values=values, port=port, vocabulary=vocabulary)

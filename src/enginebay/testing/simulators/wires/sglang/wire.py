@@ -7,12 +7,11 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from enginebay.testing.simulators import tokens
-from enginebay.testing.simulators.chat_text import encode_chat
+from enginebay.testing.simulators.chat_text import render_chat
 from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.exchange import UNREADABLE, Exchange, HttpRequest
 from enginebay.testing.simulators.openai_answer import Asked, encode_json
-from enginebay.testing.simulators.openai_body import MixedPrompt, SamplingBody, prompts_of
+from enginebay.testing.simulators.openai_body import MixedPrompt, SamplingBody, prompts_in
 from enginebay.testing.simulators.request import SimulatedRequest
 from enginebay.testing.simulators.wire import Launch, WireSpec, allowed_methods
 from enginebay.testing.simulators.wires.sglang.answers import NativeAnswer, SglangAnswer
@@ -106,7 +105,7 @@ class SglangWire:
             body = msgspec.json.decode(request.body, type=GenerateBody)
         except UNREADABLE as error:
             raise Refusal(400, {"error": str(error)}) from error
-        prompt = prompt_of(body)
+        prompt = prompt_of(body, self._launch.vocabulary)
         sampling = native_sampling(body.sampling_params or SamplingParamsBody(), seeds_act=self._seeds_act)
         self._check_length(len(prompt), sampling.max_tokens, native_refusal)
         self._num_answers += 1
@@ -121,14 +120,14 @@ class SglangWire:
         max_tokens = 16 if body.max_tokens is None else body.max_tokens
         answer = self._answer(exchange, asked, body)
         try:
-            prompts = prompts_of(body, adds_begin=True)
+            prompts = prompts_in(body.prompt, self._launch.vocabulary, adds_special_tokens=True)
         except MixedPrompt as error:
             raise openai_refusal(str(error), kind="Bad Request") from error
         self._submit(answer, body, prompts, max_tokens, body.no_stop_trim)
 
     def _chat(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, SglangChatBody)
-        prompt = (tokens.BEGIN_ID, *encode_chat(body.messages))
+        prompt = self._launch.vocabulary.encode(render_chat(body.messages), adds_special_tokens=True)
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         asked = self._asked(body, form="chat", num_logprobs=num_logprobs)
         given = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
@@ -234,12 +233,11 @@ class SglangWire:
 
     def _tokenize(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, TokenizeBody)
-        begin = (tokens.BEGIN_ID,) if body.add_special_tokens else ()
-        ids = [*begin, *tokens.encode(body.prompt)]
+        ids = self._launch.vocabulary.encode(body.prompt, adds_special_tokens=body.add_special_tokens)
         _reply(exchange, {"tokens": ids, "count": len(ids), "max_model_len": self._launch.profile.max_model_len})
 
     def _detokenize(self, request: HttpRequest, exchange: Exchange) -> None:
-        _reply(exchange, {"text": tokens.decode(_read(request, DetokenizeBody).tokens)})
+        _reply(exchange, {"text": self._launch.vocabulary.decode(_read(request, DetokenizeBody).tokens)})
 
 
 def _read(request: HttpRequest, form: type[T]) -> T:

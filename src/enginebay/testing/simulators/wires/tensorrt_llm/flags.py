@@ -12,6 +12,7 @@ from ruamel.yaml import YAML, YAMLError
 from enginebay.errors import ConfigError
 from enginebay.testing.simulators.flags import Flag, FlagTable, Values, click_wording
 from enginebay.testing.simulators.performance import SimulatorProfile
+from enginebay.testing.simulators.vocabulary import vocabulary_of
 from enginebay.testing.simulators.wire import DEFAULT_MODEL, Launch
 
 Release = Literal["1.2", "1.3", "1.4"]
@@ -105,7 +106,8 @@ def configure(values: Values, profile: SimulatorProfile) -> Launch:
         block_size=block_size,
         prefix_caching=cache.get("enable_block_reuse", True),
     )  # fmt: skip
-    return Launch(model=_model(values), profile=profile, values=values, port=cast(int, values["port"]))
+    vocabulary, port = vocabulary_of(values["tokenizer"] or values["model"]), cast(int, values["port"])
+    return Launch(model=_model(values), profile=profile, values=values, port=port, vocabulary=vocabulary)
 
 
 def _model(values: Values) -> str:

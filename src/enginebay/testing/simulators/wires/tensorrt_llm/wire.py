@@ -6,13 +6,13 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 
-from enginebay.testing.simulators import tokens
-from enginebay.testing.simulators.chat_text import encode_chat
+from enginebay.testing.simulators.chat_text import render_chat
 from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.exchange import Exchange, HttpRequest
 from enginebay.testing.simulators.openai_answer import Asked, Form, Json, OpenAIAnswer, encode_json
-from enginebay.testing.simulators.openai_body import MixedPrompt, prompts_in, with_begin
+from enginebay.testing.simulators.openai_body import MixedPrompt, prompts_in
 from enginebay.testing.simulators.request import SimulatedRequest, StepToken
+from enginebay.testing.simulators.vocabulary import Vocabulary
 from enginebay.testing.simulators.wire import Launch, WireSpec, allowed_methods
 from enginebay.testing.simulators.wires.tensorrt_llm.bodies import (
     Body,
@@ -91,12 +91,14 @@ class TrtllmWire:
         body = read_body(request, CompletionBody)
         self._check(body)
         answer = _TrtllmAnswer(exchange, self._asked(body, "completions", body.logprobs), body.detokenize)
-        self._submit(body, _prompts(body), answer, body.max_tokens)
+        self._submit(body, _prompts(body, self._launch.vocabulary), answer, body.max_tokens)
 
     def _chat(self, request: HttpRequest, exchange: Exchange) -> None:
         body = read_body(request, ChatBody)
         self._check(body)
-        prompt = tuple(body.prompt_token_ids or ()) or with_begin(encode_chat(body.messages), body.add_special_tokens)
+        prompt = tuple(body.prompt_token_ids or ()) or self._launch.vocabulary.encode(
+            render_chat(body.messages), adds_special_tokens=body.add_special_tokens
+        )
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         answer = _TrtllmAnswer(exchange, self._asked(body, "chat", num_logprobs), body.detokenize)
         max_tokens = body.max_completion_tokens or body.max_tokens
@@ -171,7 +173,7 @@ class TrtllmWire:
         asyncio.get_running_loop().call_later(EMPTY_METRICS_WAIT_S, _reply, exchange, [])
 
     def _tokenize(self, request: HttpRequest, exchange: Exchange) -> None:
-        ids = tokens.encode(read_body(request, TokenizeBody).prompt)
+        ids = self._launch.vocabulary.encode(read_body(request, TokenizeBody).prompt, adds_special_tokens=False)
         _reply(exchange, {"count": len(ids), "tokens": ids})
 
 
@@ -222,9 +224,9 @@ def _without_nulls(choice: object) -> object:
     return {key: value for key, value in choice.items() if value is not None} if isinstance(choice, dict) else choice
 
 
-def _prompts(body: CompletionBody) -> list[tuple[int, ...]]:
+def _prompts(body: CompletionBody, vocabulary: Vocabulary) -> list[tuple[int, ...]]:
     try:
-        return prompts_in(body.prompt, adds_begin=body.add_special_tokens)
+        return prompts_in(body.prompt, vocabulary, adds_special_tokens=body.add_special_tokens)
     except MixedPrompt as error:
         raise Refusal(str(error), is_schema=True) from error
 

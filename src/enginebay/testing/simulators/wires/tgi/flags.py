@@ -7,6 +7,7 @@ from dataclasses import replace
 from enginebay.errors import ConfigError
 from enginebay.testing.simulators.flags import Flag, FlagTable, Values, boolean, clap_wording
 from enginebay.testing.simulators.performance import SimulatorProfile
+from enginebay.testing.simulators.vocabulary import vocabulary_of
 from enginebay.testing.simulators.wire import DEFAULT_MODEL, Launch
 
 PROGRAM = "text-generation-launcher"
@@ -96,6 +97,7 @@ def configure(values: Values, profile: SimulatorProfile) -> Launch:
         profile=_profile(known, profile, max_batch_prefill_tokens=prefill),
         values=known,
         port=port,
+        vocabulary=vocabulary_of(values["model_id"]),
     )
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from enginebay.testing.simulators import tokens
+from enginebay.testing.simulators.vocabulary import Vocabulary
 
 JsonFields = dict[str, object]
 
 
-def tokenized(text: str, *, adds_special_tokens: bool) -> list[JsonFields]:
+def tokenized(text: str, vocabulary: Vocabulary, *, adds_special_tokens: bool) -> list[JsonFields]:
     """A special token stands for no character. One that is a part of a character shows the whole of it."""
-    found: list[JsonFields] = [_token(tokens.BEGIN_ID, "", 0)] if adds_special_tokens else []
-    character_of_byte = [index for index, character in enumerate(text) for _ in character.encode()]
-    begin = 0
-    for token_id in tokens.encode(text):
-        end = begin + len(tokens.piece(token_id))
-        first, last = character_of_byte[begin], character_of_byte[end - 1]
-        found.append(_token(token_id, text[first : last + 1], first))
-        begin = end
-    return found
+    special = vocabulary.special_ids() if adds_special_tokens else ()
+    found = [_token(token_id, "", 0) for token_id in special]
+    return found + [_token(each.token_id, text[each.begin : each.end], each.begin) for each in vocabulary.spans(text)]
 
 
 def _token(token_id: int, text: str, start: int) -> JsonFields:

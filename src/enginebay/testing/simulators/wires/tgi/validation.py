@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.draw import Filters
 from enginebay.testing.simulators.flags import Values
+from enginebay.testing.simulators.vocabulary import Vocabulary
 from enginebay.testing.simulators.wires.tgi.errors import Refusal
 from enginebay.testing.simulators.wires.tgi.requests import ChatBody, CompletionBody, Parameters
 
@@ -58,7 +58,13 @@ class ValidRequest:
 
 
 def validate(
-    inputs: str, parameters: Parameters, limits: Limits, *, is_streamed: bool, adds_special_tokens: bool
+    inputs: str,
+    parameters: Parameters,
+    limits: Limits,
+    *,
+    vocabulary: Vocabulary,
+    is_streamed: bool,
+    adds_special_tokens: bool,
 ) -> ValidRequest:
     """Raises Refusal of type `validation`."""
     _check_stream(parameters, is_streamed=is_streamed)
@@ -71,7 +77,7 @@ def validate(
             f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. "
             f"Given: {parameters.truncate}"
         )
-    token_ids = (tokens.BEGIN_ID, *tokens.encode(inputs)) if adds_special_tokens else tokens.encode(inputs)
+    token_ids = vocabulary.encode(inputs, adds_special_tokens=adds_special_tokens)
     if parameters.truncate is not None:
         token_ids = token_ids[-parameters.truncate :]
     max_new_tokens = _length(len(token_ids), parameters.max_new_tokens, limits)

@@ -140,11 +140,14 @@ class TgiWire:
 
     def _tokenize(self, request: HttpRequest, exchange: Exchange) -> None:
         body = read(request, GenerateBody, payload_limit=self._payload_limit)
-        exchange.reply(200, encode(tokenized(body.inputs, adds_special_tokens=True)))
+        exchange.reply(200, encode(tokenized(body.inputs, self._launch.vocabulary, adds_special_tokens=True)))
 
     def _tokenize_chat(self, request: HttpRequest, exchange: Exchange) -> None:
         text = render_chat(read(request, ChatBody, payload_limit=self._payload_limit).messages)
-        body = {"tokenize_response": tokenized(text, adds_special_tokens=False), "templated_text": text}
+        body = {
+            "tokenize_response": tokenized(text, self._launch.vocabulary, adds_special_tokens=False),
+            "templated_text": text,
+        }
         exchange.reply(200, encode(body))
 
     # ---------------------------------------------------------------- generations
@@ -222,6 +225,7 @@ class TgiWire:
                 prompt,
                 completion_parameters(body),
                 self._limits,
+                vocabulary=self._launch.vocabulary,
                 is_streamed=body.stream,
                 adds_special_tokens=True,
             )
@@ -245,7 +249,12 @@ class TgiWire:
         answer.begin(len(text))
         try:
             valid = validate(
-                text, chat_parameters(body), self._limits, is_streamed=body.stream, adds_special_tokens=False
+                text,
+                chat_parameters(body),
+                self._limits,
+                vocabulary=self._launch.vocabulary,
+                is_streamed=body.stream,
+                adds_special_tokens=False,
             )
             self._submit(valid, exchange, answer.on_token, answer.refuse)
         except Refusal as refusal:
@@ -253,7 +262,8 @@ class TgiWire:
 
     def _valid(self, body: GenerateBody, *, is_streamed: bool) -> ValidRequest:
         return validate(
-            body.inputs, body.parameters, self._limits, is_streamed=is_streamed, adds_special_tokens=True
+            body.inputs, body.parameters, self._limits, vocabulary=self._launch.vocabulary,
+            is_streamed=is_streamed, adds_special_tokens=True,
         )  # fmt: skip
 
     def _submit(

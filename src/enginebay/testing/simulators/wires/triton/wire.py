@@ -8,12 +8,10 @@ from http import HTTPStatus
 import msgspec
 from msgspec import Struct
 
-from enginebay.testing.simulators import tokens
 from enginebay.testing.simulators.draw import Filters
 from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.exchange import UNREADABLE, Exchange, HttpRequest
 from enginebay.testing.simulators.openai_answer import Json, encode_json
-from enginebay.testing.simulators.openai_body import with_begin
 from enginebay.testing.simulators.request import SimulatedRequest, SimulatedSampling, StepToken
 from enginebay.testing.simulators.wire import Launch, WireSpec
 from enginebay.testing.simulators.wires.triton.flags import FLAGS, configure
@@ -95,7 +93,7 @@ class TritonWire:
         except UNREADABLE as error:
             _refuse(exchange, HTTPStatus.BAD_REQUEST, str(error))
             return
-        prompt = with_begin(tokens.encode(body.text_input), True)
+        prompt = self._launch.vocabulary.encode(body.text_input, adds_special_tokens=True)
         limit = self._launch.profile.max_model_len
         if body.max_tokens < 1 or len(prompt) + body.max_tokens > limit:
             sums = f"Prompt length ({len(prompt)}) + max_tokens ({body.max_tokens})"

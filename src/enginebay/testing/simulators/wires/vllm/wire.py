@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from enginebay.testing.simulators import tokens
-from enginebay.testing.simulators.chat_text import encode_chat
+from enginebay.testing.simulators.chat_text import render_chat
 from enginebay.testing.simulators.engine import SimulatedEngine
 from enginebay.testing.simulators.exchange import UNREADABLE, Exchange, HttpRequest
 from enginebay.testing.simulators.flags import Values
@@ -21,11 +21,11 @@ from enginebay.testing.simulators.openai_body import (
     MixedPrompt,
     SamplingBody,
     TokenizeBody,
-    prompts_of,
-    with_begin,
+    prompts_in,
 )
 from enginebay.testing.simulators.performance import SimulatorProfile
 from enginebay.testing.simulators.request import SimulatedRequest, SimulatedSampling, StepToken
+from enginebay.testing.simulators.vocabulary import vocabulary_of
 from enginebay.testing.simulators.wire import DEFAULT_MODEL, Launch, WireSpec, allowed_methods
 from enginebay.testing.simulators.wires.vllm.checks import Refusal, check_body, error_body
 from enginebay.testing.simulators.wires.vllm.flags import DEFAULT_MEMORY_FRACTION, FLAGS
@@ -54,12 +54,15 @@ def configure(values: Values, profile: SimulatorProfile) -> Launch:
         max_num_queued=values["max_num_queued_reqs"],
     )  # fmt: skip
     model = names[0] if names else cast("str | None", values["model_tag"] or values["model"]) or DEFAULT_MODEL
-    return Launch(model=model, profile=profile, values=values, port=cast("int | None", values["port"]))
+    vocabulary = vocabulary_of(values["tokenizer"] or values["model_tag"] or values["model"])
+    port = cast("int | None", values["port"])
+    return Launch(model=model, profile=profile, values=values, port=port, vocabulary=vocabulary)
 
 
 class VllmWire:
     def __init__(self, launch: Launch, engine: SimulatedEngine) -> None:
         self._launch, self._engine = launch, engine
+        self._vocabulary = launch.vocabulary
         self._values = launch.values
         self._names = cast("list[str] | None", self._values["served_model_name"]) or [launch.model]
         self._api_keys = {f"Bearer {key}" for key in cast("list[str] | None", self._values["api_key"]) or ()}
@@ -122,7 +125,9 @@ class VllmWire:
         body = _read(request, CompletionBody)
         self._check(body, default_max_tokens=DEFAULT_MAX_TOKENS)
         try:
-            prompts = prompts_of(body, adds_begin=body.add_special_tokens is not False)
+            prompts = prompts_in(
+                body.prompt, self._vocabulary, adds_special_tokens=body.add_special_tokens is not False
+            )
         except MixedPrompt as error:
             raise Refusal(400, str(error), "Bad Request", param="prompt") from error
         prompts = [_truncated(prompt, body) for prompt in prompts]
@@ -132,7 +137,7 @@ class VllmWire:
     def _chat(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, ChatBody)
         self._check(body, default_max_tokens=None)
-        prompt = _truncated(encode_chat(body.messages), body)
+        prompt = _truncated(self._vocabulary.encode(render_chat(body.messages), adds_special_tokens=False), body)
         given = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         max_tokens = max(1, self._max_len - len(prompt)) if given is None else given
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -238,15 +243,16 @@ class VllmWire:
     def _tokenize(self, request: HttpRequest, exchange: Exchange) -> None:
         body = _read(request, TokenizeBody)
         if body.messages is not None:
-            ids = with_begin(encode_chat(body.messages), bool(body.add_special_tokens))
+            text, adds_special_tokens = render_chat(body.messages), bool(body.add_special_tokens)
         else:
-            ids = with_begin(tokens.encode(body.prompt or ""), body.add_special_tokens is not False)
-        strings = [tokens.token_text(token_id) for token_id in ids] if body.return_token_strs else None
+            text, adds_special_tokens = body.prompt or "", body.add_special_tokens is not False
+        ids = self._vocabulary.encode(text, adds_special_tokens=adds_special_tokens)
+        strings = [self._vocabulary.token_text(token_id) for token_id in ids] if body.return_token_strs else None
         fields = {"count": len(ids), "max_model_len": self._max_len, "tokens": ids, "token_strs": strings}
         _reply(exchange, fields)
 
     def _detokenize(self, request: HttpRequest, exchange: Exchange) -> None:
-        _reply(exchange, {"prompt": tokens.decode(_read(request, DetokenizeBody).tokens)})
+        _reply(exchange, {"prompt": self._vocabulary.decode(_read(request, DetokenizeBody).tokens)})
 
     def _reset_prefix_cache(self, request: HttpRequest, exchange: Exchange) -> None:
         self._engine.prefix_cache.clear()
