@@ -31,7 +31,7 @@ from enginebay.backend import Backend
 from enginebay.cli.event_loop import new_event_loop
 from enginebay.clock import MonotonicClock
 from enginebay.config.loader import load_config
-from enginebay.errors import EngineBayError
+from enginebay.errors import EngineBayError, LoadTestError
 from enginebay.loadtest.environment import describe_environment
 from enginebay.loadtest.metrics import e2e_s, output_tokens, tpot_s, ttft_s
 from enginebay.loadtest.plan import Load, PlannedRequest
@@ -152,7 +152,7 @@ async def answer(contender: Contender, planned: PlannedRequest) -> Record:
     await runner.run((planned,), Load(users=1))
     (record,) = records
     if record.error_class is not None:
-        raise SystemExit(f"{contender.label}: {record.error_class}: {record.error_message}")
+        raise LoadTestError(f"{contender.label}: {record.error_class}: {record.error_message}")
     return record
 
 
