@@ -148,6 +148,12 @@ ENGINE_DEADLINE_REFUSED = Quantity(
     "requests",
     "Requests that the engine refused for their deadline before they cost a token",
 )
+ENGINE_OUT_OF_MEMORY = Quantity(
+    "enginebay_engine_out_of_memory_total",
+    "counter",
+    "steps",
+    "Steps that ran out of memory and were computed again with half the tokens",
+)
 ENGINE_SLOTS = Quantity(
     "enginebay_engine_slots", "gauge", "requests", "How many requests the batch may hold now: it follows the queue"
 )
@@ -168,6 +174,6 @@ ENGINE = (
     ENGINE_COMPUTED_TOKENS, ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS,
     ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED, ENGINE_PREFIX_EVICTED, ENGINE_DRAFTS, ENGINE_DRAFTED_TOKENS,
     ENGINE_ACCEPTED_TOKENS, ENGINE_DRAFT_SECONDS, ENGINE_DISCARDED_TOKENS,
-    ENGINE_DEADLINE_EXCEEDED, ENGINE_DEADLINE_REFUSED, ENGINE_SLOTS, ENGINE_TOKEN_BUDGET,
+    ENGINE_DEADLINE_EXCEEDED, ENGINE_DEADLINE_REFUSED, ENGINE_OUT_OF_MEMORY, ENGINE_SLOTS, ENGINE_TOKEN_BUDGET,
 )  # fmt: skip
 CATALOGUE = (*SERVING, *ENGINE, STATS_UP)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enginebay.engine.limits import EngineLimits
+from enginebay.engine.plan import StepPlan
 from enginebay.engine.prefix_cache import PrefixCache
-from enginebay.engine.request import EngineRequest
+from enginebay.engine.request import EngineOutput, EngineRequest
 from enginebay.engine.sequence import Sequence, SequenceStatus
 from enginebay.engine.step_times import StepTimes
 
@@ -14,7 +15,7 @@ class Deadlines:
     certain is `num_certain_tokens`, computed alone and at the best speed that was measured."""
 
     def __init__(self, *, most_step_tokens: int, limits: EngineLimits, prefix_cache: PrefixCache | None) -> None:
-        self.step_times = StepTimes()
+        self._step_times = StepTimes()
         self._most_step_tokens, self._limits, self._prefix_cache = most_step_tokens, limits, prefix_cache
         self._watched: list[Sequence] = []
 
@@ -38,6 +39,14 @@ class Deadlines:
                 rest.append(sequence)
         self._watched = rest
         return late
+
+    def note_step(self, step_s: float, plan: StepPlan, outputs: list[EngineOutput]) -> None:
+        """A step was computed at the first try."""
+        self._step_times.note(
+            step_s,
+            num_tokens=plan.num_computed_tokens,
+            most_output_tokens=max((len(output.token_ids) for output in outputs), default=1),
+        )
 
     def next_at(self) -> float | None:
         """The nearest deadline."""
@@ -65,7 +74,7 @@ class Deadlines:
 
     def _least_s(self, sequence: Sequence, *, num_cached_tokens: int) -> float:
         room_for_output = self._limits.max_model_len - sequence.num_prompt_tokens
-        return self.step_times.least_s(
+        return self._step_times.least_s(
             num_uncomputed_tokens=sequence.num_tokens - num_cached_tokens,
             num_output_tokens=min(num_certain_tokens(sequence.request), room_for_output) - sequence.num_output_tokens,
             most_step_tokens=self._most_step_tokens,

@@ -22,6 +22,7 @@ from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.sequence import Sequence
 from enginebay.engine.speculation.speculator import Speculator
 from enginebay.engine.speculation.verification import num_accepted_drafts
+from enginebay.engine.step_ceiling import StepCeiling, is_out_of_memory
 from enginebay.engine.stop_conditions import Ending, find_ending
 from enginebay.errors import DeadlineExceeded, InvalidRequest
 
@@ -52,6 +53,7 @@ class Engine:
             limits=limits,
             prefix_cache=scheduler.prefix_cache,
         )
+        self._ceiling = StepCeiling()
         self._sequences: dict[str, Sequence] = {}
         self._ended_at_once: list[EngineOutput] = []
 
@@ -130,29 +132,42 @@ class Engine:
         return counters
 
     def _compute(self, plan: StepPlan, started_at: float) -> list[EngineOutput]:
-        model_s = sample_s = 0.0
+        self._ceiling.hold(plan)
+        is_first_try = True
+        tried = self._try(plan)
+        while isinstance(tried, Exception) and is_out_of_memory(tried) and self._ceiling.lower(plan):
+            self._meter.counters.num_out_of_memory += 1
+            is_first_try = False
+            tried = self._try(plan)
+        if isinstance(tried, Exception):
+            outputs = self._fail(plan, f"a step of the engine failed: {type(tried).__name__}: {tried}")
+        else:
+            outputs = self._update(plan, tried)
+            self._ceiling.note_fine(plan)
+        if is_first_try and not isinstance(tried, Exception):
+            self._deadlines.note_step(self._clock.now() - started_at, plan, outputs)
+        self.scheduler.release_ended()
+        self._meter.count_step(plan, started_at=started_at)
+        return outputs
+
+    def _try(self, plan: StepPlan) -> list[list[SampledToken]] | Exception:
+        """Whatever goes wrong costs the requests of this step and no others. Trying again is allowed: what was written
+        into the blocks is written again."""
+        counters = self._meter.counters
         try:
-            if self._speculator is not None:
+            if self._speculator is not None and not self._ceiling.is_in_force:
                 self._draft(self._speculator, plan)
             forward_at = self._clock.now()
             logits = self._runner.forward(plan)
-            model_s = self._clock.now() - forward_at
             sampling_at = self._clock.now()
+            counters.model_s += sampling_at - forward_at
             tokens = self._sampler.sample(logits, plan)
             self._collect_prompt_logprobs(plan, logits)
-            sample_s = self._clock.now() - sampling_at
-        except Exception as error:  # noqa: BLE001 - whatever it was, it costs the requests of this step and no others
-            outputs = self._fail(plan, f"a step of the engine failed: {type(error).__name__}: {error}")
-        else:
-            outputs = self._update(plan, tokens)
-            self._deadlines.step_times.note(
-                self._clock.now() - started_at,
-                num_tokens=plan.num_computed_tokens,
-                most_output_tokens=max((len(output.token_ids) for output in outputs), default=1),
-            )
-        self.scheduler.release_ended()
-        self._meter.count_step(plan, started_at=started_at, model_s=model_s, sample_s=sample_s)
-        return outputs
+            counters.sample_s += self._clock.now() - sampling_at
+        except Exception as error:  # noqa: BLE001 - told to those whom it costs their step
+            # its frames hold the tensors of the step, and the next try needs their memory
+            return error.with_traceback(None)
+        return tokens
 
     def _draft(self, speculator: Speculator, plan: StepPlan) -> None:
         drafting_at = self._clock.now()

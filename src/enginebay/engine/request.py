@@ -94,6 +94,7 @@ class EngineCounters(msgspec.Struct, kw_only=True):
     num_admitted: int = 0
     num_preemptions: int = 0
     num_deadline_refused: int = 0
+    num_out_of_memory: int = 0
     num_discarded_tokens: int = 0
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0

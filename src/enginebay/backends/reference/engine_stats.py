@@ -63,6 +63,7 @@ def _own_counters(counters: EngineCounters, metrics: RequestMetrics) -> dict[str
         quantities.ENGINE_DISCARDED_TOKENS: counters.num_discarded_tokens + metrics.num_discarded_tokens,
         quantities.ENGINE_DEADLINE_EXCEEDED: metrics.num_deadline_exceeded,
         quantities.ENGINE_DEADLINE_REFUSED: counters.num_deadline_refused,
+        quantities.ENGINE_OUT_OF_MEMORY: counters.num_out_of_memory,
         quantities.ENGINE_SLOTS: counters.num_slots,
         quantities.ENGINE_TOKEN_BUDGET: counters.max_num_batched_tokens,
     }
