@@ -1,231 +1,34 @@
+"""Answers of an OpenAI server, and what is asked of it beside them."""
+
 from __future__ import annotations
 
 import asyncio
-import random
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import anyio
 import pytest
+from openai_http_asking import CHAT, connections, request, run, serving, settled
 
 from enginebay import get_backend
-from enginebay.backends.openai_http.api import OpenAIApi
-from enginebay.backends.openai_http.options import OpenAIHttpOptions
 from enginebay.errors import (
     BackendOverloaded,
     BackendTimeout,
     BackendUnavailable,
-    ConfigError,
     DeadlineExceeded,
-    EngineBayError,
     EngineDied,
     EngineStepFailed,
-    NotStarted,
-    StartFailed,
     UnknownModel,
     UnsupportedFeature,
     UpstreamError,
 )
 from enginebay.testing import FakeClock, Fault, Script, ScriptedServer
 from enginebay.types import (
-    Chat,
     EngineStats,
-    Feature,
     FinishReason,
-    GenerationRequest,
     HealthState,
-    Message,
-    SamplingParams,
     Text,
     TokenIds,
     Usage,
 )
-from enginebay.wire.http_types import HttpResponse
-
-CHAT = Chat((Message("user", "hello there"),))
-
-
-def request(prompt=None, max_tokens=4, **fields) -> GenerationRequest:
-    sampling = SamplingParams(max_tokens=max_tokens)
-    return GenerationRequest(request_id="r1", prompt=prompt or Text("hello there"), sampling=sampling, **fields)
-
-
-def run(main):
-    async def with_no_task_left():
-        await asyncio.wait_for(main(), 30)
-
-    asyncio.run(with_no_task_left())
-
-
-@asynccontextmanager
-async def serving(script=None, *, clock=None, options=None, **server_settings):
-    """A scripted server and a started backend in front of it."""
-    async with ScriptedServer(script, clock=clock, **server_settings) as server:
-        backend = get_backend("openai_http", url=server.url, model="scripted", clock=clock, options=options)
-        async with backend:
-            yield server, backend
-
-
-def connections(backend):
-    data = backend.inner._data
-    return data.num_open, data.num_idle, data.num_waiting
-
-
-async def settled(condition):
-    for _ in range(200_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came to hold")
-
-
-# ---------------------------------------------------------------- start
-
-
-def test_a_start_learns_model_length_version_dialect_and_that_it_is_simulated():
-    async def main():
-        async with serving(owned_by="vllm", max_model_len=2048) as (_, backend):
-            info = backend.info
-            assert (info.kind, info.model, info.max_model_len) == ("openai_http", "scripted", 2048)
-            assert (info.engine_version, info.simulated) == ("scripted", True)
-            assert info.effective_settings == {"dialect": "vllm", "owned_by": "vllm", "max_model_len": 2048}
-            assert Feature.IGNORE_EOS in info.capabilities
-            assert (await backend.health()).state is HealthState.READY
-
-    run(main)
-
-
-def test_a_server_of_unknown_make_is_asked_for_nothing_beyond_the_openai_api():
-    async def main():
-        async with serving(owned_by="acme") as (server, backend):
-            assert Feature.IGNORE_EOS not in backend.info.capabilities
-            with pytest.raises(UnsupportedFeature, match="ignore_eos"):
-                backend.generate(replace(request(), sampling=SamplingParams(max_tokens=1, ignore_eos=True)))
-            [chunk async for chunk in backend.generate(request())]
-            assert "top_k" not in server.generations[0].json()
-
-    run(main)
-
-
-def test_the_dialect_can_be_given():
-    async def main():
-        async with serving(owned_by="acme", options={"dialect": "vllm"}) as (server, backend):
-            [chunk async for chunk in backend.generate(request())]
-            assert server.generations[0].json()["top_k"] == 0
-
-    run(main)
-
-
-def test_a_start_waits_while_the_server_loads_or_is_not_there_yet():
-    clock = FakeClock()
-    server = ScriptedServer(clock=clock)
-
-    async def come_up():
-        await server.start()
-        port, server.health_status = server.port, 503
-        await server.aclose()
-        await clock.sleep_until(3.0)
-        await server.start(port=port)
-        await clock.sleep_until(6.0)
-        server.health_status = 200
-
-    async def ask():
-        coming = asyncio.create_task(come_up())
-        await settled(lambda: server.port)
-        backend = get_backend("openai_http", url=server.url, model="scripted", clock=clock)
-        async with backend:
-            assert 6.0 <= clock.now() < 6.5
-        await coming
-        await server.aclose()
-
-    run(lambda: clock.run(ask()))
-
-
-@pytest.mark.parametrize(
-    ("server_settings", "backend_settings", "problem", "cause"),
-    [
-        ({}, {"model": "other"}, "no model 'other'; it serves 'scripted'", "options.served_model_name"),
-        ({"api_key": "right"}, {"options": {"api_key": "wrong"}}, "refuses us", "API key"),
-    ],
-)
-def test_a_start_that_cannot_succeed_fails_at_once_with_the_cause(server_settings, backend_settings, problem, cause):
-    async def main():
-        async with ScriptedServer(**server_settings) as server:
-            backend = get_backend("openai_http", url=server.url, **{"model": "scripted", **backend_settings})
-            with pytest.raises(StartFailed, match=problem) as caught:
-                await backend.start()
-            assert cause in caught.value.likely_cause
-
-    run(main)
-
-
-def test_a_server_that_never_becomes_ready_fails_the_start_in_time():
-    clock = FakeClock()
-
-    async def ask(server):
-        backend = get_backend(
-            "openai_http", url=server.url, model="scripted", clock=clock, options={"start_timeout_s": 30.0}
-        )
-        with pytest.raises(StartFailed, match="was not ready within 30 s") as caught:
-            await backend.start()
-        assert caught.value.likely_cause == "HTTP 503"
-        assert clock.now() == pytest.approx(30.0, abs=0.5)
-
-    async def main():
-        async with ScriptedServer(clock=clock) as server:
-            server.health_status = 503
-            await clock.run(ask(server))
-
-    run(main)
-
-
-def test_the_key_and_the_extra_headers_and_fields_go_with_every_request():
-    options = {"api_key": "k", "extra_headers": {"x-tenant": "t"}, "extra_body": {"stream_interval": 2}}
-
-    async def main():
-        async with serving(api_key="k", options=options) as (server, backend):
-            [chunk async for chunk in backend.generate(request())]
-            sent = server.generations[0]
-            assert sent.headers["authorization"] == "Bearer k"
-            assert sent.headers["x-tenant"] == "t"
-            assert sent.headers["x-request-id"] == "r1"
-            assert sent.json()["stream_interval"] == 2
-
-    run(main)
-
-
-def test_an_address_with_v1_is_the_same_address():
-    async def main():
-        async with (
-            ScriptedServer() as server,
-            get_backend("openai_http", url=server.url + "/v1/", model="scripted") as backend,
-        ):
-            assert [chunk.text async for chunk in backend.generate(request(max_tokens=1))] == [" the"]
-
-    run(main)
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({}, "needs the address"),
-        ({"url": "http://h", "max_num_seqs": 4}, "the server runs already"),
-        ({"url": "http://h", "options": {"extra_body": {"max_tokens": 3}}}, "a request decides this itself"),
-        ({"url": "http://h", "options": {"extra_headers": {"a": "b\r\nc: d"}}}, "line break"),
-        ({"url": "http://h", "options": {"ca_file": "/no/such/file"}}, "cannot be read as certificates"),
-        ({"url": "http://h", "options": {"api_keys": "x"}}, "Did you mean 'api_key'"),
-    ],
-)
-def test_settings_that_cannot_work_are_config_errors(settings, problem):
-    with pytest.raises(ConfigError, match=problem):
-        get_backend("openai_http", **settings)
-
-
-def test_the_key_is_never_shown():
-    from enginebay.backends.openai_http.options import OpenAIHttpOptions
-
-    assert "secret-value" not in repr(OpenAIHttpOptions(api_key="secret-value"))
-
 
 # ---------------------------------------------------------------- answers
 
@@ -367,178 +170,6 @@ def test_a_stalled_stream_times_out_and_a_deadline_has_its_own_error():
     async def main():
         async with ScriptedServer(Script(fault=Fault.STALL, fault_after_tokens=1), clock=clock) as server:
             await clock.run(ask(server))
-
-    run(main)
-
-
-# ---------------------------------------------------------------- cancel and close
-
-
-def test_a_stream_that_is_never_consumed_sends_nothing():
-    async def main():
-        async with serving() as (server, backend):
-            backend.generate(request())
-            assert server.num_generations == 0
-            assert connections(backend) == (0, 0, 0)
-
-    run(main)
-
-
-@pytest.mark.parametrize("script", [Script(head_after_s=100), Script(fault=Fault.STALL), Script(token_gap_s=0.01)])
-@pytest.mark.parametrize("how", ["task", "anyio scope"])
-def test_a_cancelled_consumer_frees_the_server_before_and_after_the_first_chunk(script, how):
-    async def consume(backend):
-        async for _ in backend.generate(request(max_tokens=1000)):
-            pass
-
-    async def main():
-        async with serving(script) as (server, backend):
-            if how == "task":
-                task = asyncio.create_task(consume(backend))
-                await settled(lambda: server.num_live_streams == 1)
-                await asyncio.sleep(0.03)
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-            else:
-                with anyio.move_on_after(0.05) as scope:
-                    await consume(backend)
-                assert scope.cancelled_caught
-            assert connections(backend) == (0, 0, 0)
-            await settled(lambda: server.num_live_streams == 0)
-            assert server.num_cancelled == 1
-
-    run(main)
-
-
-def test_a_consumer_that_stops_in_the_middle_or_at_the_last_chunk_leaves_nothing_in_flight():
-    async def main():
-        async with serving(Script(token_gap_s=0.005)) as (server, backend):
-            stream = backend.generate(request())
-            await anext(stream)
-            await stream.aclose()
-            assert connections(backend) == (0, 0, 0)
-            stream = backend.generate(request(max_tokens=2))
-            while (await anext(stream)).finish_reason is None:
-                pass
-            await stream.aclose()
-            await settled(lambda: connections(backend) == (1, 1, 0))
-            assert server.num_cancelled == 1
-
-    run(main)
-
-
-def test_a_thousand_random_cancels_kills_and_stalls_leave_nothing_behind():
-    rng = random.Random(7)
-    scripts = [
-        *[Script(token_gap_s=0.001)] * 4,
-        Script(head_after_s=0.005),
-        *[Script(fault=fault, fault_after_tokens=1) for fault in Fault],
-    ]
-    outcomes: dict[str, int] = {}
-
-    async def consume(backend, number):
-        prompt = (Text("a b"), TokenIds((1, 2)), CHAT)[number % 3]
-        delivery = "final" if number % 5 == 0 else "stream"
-        try:
-            chunks = [chunk async for chunk in backend.generate(request(prompt, 8, delivery=delivery))]
-            outcome = "ok" if chunks[-1].finish_reason else "broken"
-        except EngineBayError as error:
-            outcome = type(error).__name__
-        except asyncio.CancelledError:
-            outcomes["cancelled"] = outcomes.get("cancelled", 0) + 1
-            raise
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
-
-    async def cancel_after(num_turns, task):
-        for _ in range(num_turns):
-            await asyncio.sleep(0)
-        task.cancel()
-
-    async def main():
-        async with serving(lambda _: rng.choice(scripts), options={"max_connections": 32}) as (server, backend):
-            tasks = []
-            for number in range(1000):
-                task = asyncio.create_task(consume(backend, number))
-                tasks += [task, asyncio.create_task(cancel_after(rng.choice((2, 5, 10, 20, 200)), task))]
-                if number % 100 == 99:
-                    server.disconnect_all()
-                if number % 10 == 0:
-                    await asyncio.sleep(0.002)
-            await asyncio.wait(tasks)
-            await settled(lambda: connections(backend)[0] == connections(backend)[1])
-            assert connections(backend)[2] == 0
-            await settled(lambda: server.num_live_streams == 0)
-            assert (await backend.health()).state is HealthState.READY
-        left = {task for task in asyncio.all_tasks() if task.get_coro().__name__ not in ("with_no_task_left", "main")}
-        assert not left
-
-    run(main)
-    assert sum(outcomes.values()) == 1000
-    assert outcomes["ok"] > 0
-    assert outcomes["cancelled"] > 0
-    assert outcomes.keys() <= {
-        "ok", "cancelled", "BackendUnavailable", "BackendOverloaded", "EngineStepFailed", "EngineDied", "UpstreamError",
-    }  # fmt: skip
-
-
-def test_a_server_that_restarts_between_requests_is_survived():
-    async def main():
-        async with serving() as (server, backend):
-            for _ in range(3):
-                assert len([chunk async for chunk in backend.generate(request())]) == 4
-                await server.aclose()
-                assert (await backend.health()).state is HealthState.DEAD
-                with pytest.raises(BackendUnavailable, match="cannot reach"):
-                    [chunk async for chunk in backend.generate(request())]
-                await server.start()
-
-    run(main)
-
-
-class AnswersOnce:
-    """An HttpClient that is ready once, then too late or gone."""
-
-    def __init__(self, *answers: int | Exception) -> None:
-        self.answers = list(answers)
-
-    async def request(self, method, path, **_):
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return HttpResponse(status=answer, headers={}, body=b"", received_at=1.0)
-
-
-def test_a_server_that_answers_too_late_is_slow_and_one_that_refuses_is_dead():
-    late, refused = BackendTimeout("no answer within 5 s"), BackendUnavailable("connection refused")
-    http = AnswersOnce(late, 200, late, refused, 200)
-
-    async def main():
-        api = OpenAIApi(OpenAIHttpOptions(), name="b")
-        states = [(await api.health(http)).state for _ in range(5)]
-        assert states == [
-            HealthState.LOADING, HealthState.READY, HealthState.DEGRADED, HealthState.DEAD, HealthState.READY,
-        ]  # fmt: skip
-
-    run(main)
-
-
-def test_closing_ends_streams_with_a_typed_error_and_is_idempotent():
-    async def main():
-        async with serving(Script(fault=Fault.STALL)) as (server, backend):
-
-            async def consume():
-                return [chunk async for chunk in backend.generate(request())]
-
-            task = asyncio.create_task(consume())
-            await settled(lambda: server.num_live_streams == 1)
-            await backend.aclose()
-            await backend.aclose()
-            with pytest.raises(NotStarted):
-                await task
-            with pytest.raises(NotStarted):
-                backend.generate(request())
-            await settled(lambda: server.num_connections == 0)
 
     run(main)
 
