@@ -35,7 +35,7 @@ class KvCacheSize:
     """Usable blocks: the scratch block is not counted."""
     block_size: int
     block_bytes: int
-    """Keys and values of all layers for one block."""
+    """Keys and values of all layers for one block, those of a draft model with a cache of its own included."""
 
     @property
     def num_bytes(self) -> int:
@@ -66,12 +66,15 @@ def kv_cache_size(
     max_model_len: int,
     dtype: torch.dtype,
     available_bytes: int,
+    draft_block_bytes: int = 0,
 ) -> KvCacheSize:
     """`num_blocks` as set, else enough for max_num_seqs full contexts, within kv_cache_bytes.
 
+    draft_block_bytes: what a draft model with a cache of its own puts beside each block.
     Raises ModelError, with the arithmetic, when one full context or the available memory does not suffice.
     """
     block_bytes = 2 * model.num_layers * config.block_size * model.num_kv_heads * model.head_dim * dtype.itemsize
+    block_bytes += draft_block_bytes
     blocks_per_context = -(-max_model_len // config.block_size)
     within_bytes = config.kv_cache_bytes // block_bytes - 1
     num_blocks = config.num_blocks

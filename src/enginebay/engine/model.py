@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -45,6 +46,12 @@ class CausalLM:
         if "lm_head.weight" in weights:
             weights.take_copy_of("lm_head.weight", tied_weight)
         return self.embedding.head()
+
+    def first_layers(self, num_layers: int) -> CausalLM:
+        """The same model, cut off behind its first layers; the weights are shared."""
+        cut = copy(self)
+        cut.layers = self.layers[:num_layers]
+        return cut
 
     def forward(self, step: StepInput, caches: Sequence[LayerCache]) -> Tensor:
         """(num_rows, hidden_size), before the last norm; writes keys and values into the caches."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from enginebay.engine.draw import draw_tokens
 from enginebay.engine.filters import Filters
 from enginebay.engine.finite import finite_float32
-from enginebay.engine.noise import MASK_64, uniform_noise
+from enginebay.engine.noise import MASK_64, TOKENS, uniform_noise
 from enginebay.engine.penalties import Penalties
 from enginebay.engine.request import EngineRequest
 from enginebay.engine.sequence import Sequence
@@ -79,6 +79,23 @@ class SamplingBatch:
         tokens = self._draw.tokens(scores.index_select(0, rows), best_scores.index_select(0, rows), positions)
         return best.index_copy(0, rows, tokens)
 
+    @property
+    def drawn_rows(self) -> list[int]:
+        """Those that are not greedy."""
+        return self._drawn_rows.tolist()
+
+    def probabilities(self, scores: Tensor, best_scores: Tensor) -> Tensor:
+        """(num_drawn, vocab_size) float32 of the rows that are drawn, after temperature and filters."""
+        assert self._draw is not None, "every row is greedy"
+        rows = self._drawn_rows
+        weights = self._draw.weights(scores.index_select(0, rows), best_scores.index_select(0, rows))
+        return weights.div_(weights.sum(-1, keepdim=True))
+
+    def noise(self, stream: np.uint64) -> Tensor:
+        """(num_drawn,)"""
+        assert self._draw is not None, "every row is greedy"
+        return self._draw.noise(self._num_outputs()[self._drawn_rows.cpu().numpy()], stream).to(self._device)
+
     def _num_outputs(self) -> NDArray[np.int64]:
         known = [sequence.num_output_tokens for sequence in self._sequences]
         return np.array(known, dtype=np.int64) + self._num_ahead
@@ -96,10 +113,16 @@ class _Draw:
         )
 
     def tokens(self, scores: Tensor, best_scores: Tensor, positions: NDArray[np.int64]) -> Tensor:
-        noise = torch.from_numpy(uniform_noise(self._seeds, positions.astype(np.uint64)))
+        return draw_tokens(self.weights(scores, best_scores), self.noise(positions, TOKENS).to(scores.device))
+
+    def weights(self, scores: Tensor, best_scores: Tensor) -> Tensor:
+        """(num_rows, vocab_size): probabilities relative to the best token's, 0 for what may not be drawn."""
         weights = (scores - best_scores[:, None]).div_(self._temperature).exp_()
         self._filters.apply(weights)
-        return draw_tokens(weights, noise.to(scores.device))
+        return weights
+
+    def noise(self, positions: NDArray[np.int64], stream: np.uint64) -> Tensor:
+        return torch.from_numpy(uniform_noise(self._seeds, positions.astype(np.uint64), stream))
 
 
 class _Forbidden:
