@@ -17,7 +17,7 @@ ENGINES = .venvs
 .PHONY: help setup check test test-heavy demo bench docs lock clean
 
 help:            ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
 
 setup: $(VENV)/.dev  ## a virtual environment with everything: engine, server, tests, docs
 
@@ -60,6 +60,11 @@ demo: $(VENV)/.runtime model  ## one plan under naive, static and continuous bat
 
 bench: setup model  ## the figures that the documentation quotes, as JSON under benchmarks/results
 	$(BIN)/python benchmarks/run_all.py
+
+.PHONY: bench-techniques
+bench-techniques: setup model  ## every technique of the engine off and on: figures, page and plot
+	$(BIN)/python benchmarks/techniques.py
+	$(BIN)/python benchmarks/techniques_page.py
 
 docs: setup      ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .ci/mkdocs.yml

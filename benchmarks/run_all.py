@@ -1,6 +1,7 @@
 """Run every benchmark of this folder, one after the other; each writes its JSON under `results/`.
 
-Not those that need a GPU or a foreign engine (they say so themselves), nor the scripts that write pages out of results.
+Not those that need a GPU or a foreign engine (they say so themselves), nor those that have a target of their own, nor
+the modules that write pages out of results or that others are made of.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ON_THEIR_OWN = ("run_all", "gpu_comparison", "gpu_page", "comparison_page", "greedy_agreement")
+ON_THEIR_OWN = (
+    "run_all", "gpu_comparison", "gpu_page", "comparison_page", "greedy_agreement", "bench_runs", "engine_bars",
+    "engine_bars_page", "speculation", "technique_claims", "technique_plans", "technique_tables", "techniques",
+    "techniques_page", "techniques_plot",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -38,6 +38,10 @@ class Claim:
         word = HOLDS if round(found, 2 if self.at_least < 1.5 else 1) >= self.at_least else NOT_HERE
         return f"{word}: {self.shown(found)}"
 
+    @property
+    def bound(self) -> str:
+        return f"{self.at_least:.0%}" if self.unit == "%" else f"{self.at_least:g}x"
+
     def shown(self, found: float) -> str:
         return f"{found:.0%} {self.what}" if self.unit == "%" else f"{found:.2f}x {self.what}"
 

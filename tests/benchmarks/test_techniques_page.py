@@ -1,0 +1,103 @@
+"""docs/techniques.md shows what was measured and nothing else; verdicts follow from figures."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from technique_claims import CLAIMS, HOLDS, NOT_HERE, NOT_MEASURED  # noqa: E402
+from technique_tables import technique_block  # noqa: E402
+from techniques_page import BLOCK, KEPT, PAGE, PLOT, kept_result, with_figures  # noqa: E402
+from techniques_plot import TITLES, plot  # noqa: E402
+
+MANY_USERS = 192
+STATIC_CLAIM = next(claim for claim in CLAIMS if claim.says.startswith("static"))
+MEMORY_CLAIM = next(claim for claim in CLAIMS if claim.says == "int8: half the memory")
+
+
+def row(label: str, tokens_per_s: float, **others: object) -> dict[str, object]:
+    return {
+        "label": label, "users": 16, "num_starts": 3, "is_valid": True, "simulated": False, "invalid_reasons": [],
+        "output_tokens_per_s": {"median": tokens_per_s, "min": tokens_per_s, "max": tokens_per_s},
+        "ttft_p50_s": 0.5, "ttft_p99_s": 1.5, "tpot_p50_s": 0.02, "cached_ratio": 0.0, "weight_bytes": 2**28,
+        "kv_cache_bytes": 2**27, "resident_bytes": 2**30, "price_per_million_tokens": 0.2, **others,
+    }  # fmt: skip
+
+
+def groups(**rows: list[dict[str, object]]) -> dict[str, object]:
+    return {name: {"workload": "some", "rows": found, "failures": []} for name, found in rows.items()}
+
+
+def test_the_page_shows_the_result_that_is_kept() -> None:
+    page = PAGE.read_text()
+    assert with_figures(page, kept_result()) == page
+
+
+def test_the_plot_is_that_of_the_result_that_is_kept() -> None:
+    assert PLOT.exists() == KEPT.exists()
+    if KEPT.exists():
+        assert PLOT.read_text() == plot(kept_result())
+
+
+def test_a_result_that_is_kept_is_a_whole_measurement_of_real_engines() -> None:
+    if not KEPT.exists():
+        pytest.skip("nothing is measured yet")
+    result = json.loads(KEPT.read_text())
+    assert not result["is_quick"]
+    assert set(result["groups"]) == set(TITLES)
+    for group in result["groups"].values():
+        assert not group["failures"]
+        assert not any(found.get("simulated") for found in group["rows"])
+
+
+def test_every_technique_has_a_place_on_the_page() -> None:
+    assert {found["name"] for found in BLOCK.finditer(PAGE.read_text())} == {"head", *TITLES}
+    assert {claim.technique for claim in CLAIMS} <= set(TITLES)
+
+
+def test_without_a_result_the_page_says_so_and_no_claim_has_a_verdict() -> None:
+    assert "not measured yet" in technique_block("policies", {})
+    assert {claim.verdict({}) for claim in CLAIMS} == {NOT_MEASURED}
+
+
+@pytest.mark.parametrize(
+    ("static", "verdict"), [(80.0, HOLDS), (79.6, HOLDS), (79.4, NOT_HERE), (43.0, NOT_HERE), (120.0, HOLDS)]
+)
+def test_a_claim_holds_where_the_ratio_rounds_to_it_or_is_more(static: float, verdict: str) -> None:
+    found = groups(policies=[row("naive", 10.0), row("static", static)])
+    assert STATIC_CLAIM.verdict(found).split(":")[0] == verdict
+    assert f"{static / 10:.2f}x" in STATIC_CLAIM.verdict(found)
+
+
+@pytest.mark.parametrize("flaw", [{"is_valid": False}, {"simulated": True}])
+def test_a_row_that_did_not_do_its_work_or_is_simulated_gives_no_verdict(flaw: dict[str, bool]) -> None:
+    found = groups(policies=[row("naive", 10.0), row("static", 90.0, **flaw)])
+    assert STATIC_CLAIM.verdict(found) == NOT_MEASURED
+
+
+def test_memory_is_compared_the_other_way_round() -> None:
+    found = groups(
+        precision=[row("bfloat16", 1.0, users=32, weight_bytes=200), row("int8", 1.0, users=32, weight_bytes=100)]
+    )
+    assert MEMORY_CLAIM.verdict(found).startswith(f"{HOLDS}: 2.00x")
+
+
+def test_a_table_has_every_row_and_failures_are_told() -> None:
+    found = groups(policies=[row("naive", 10.0), row("static", 43.0)])
+    found["policies"]["failures"] = [{"label": "continuous", "error": "EngineDied: gone"}]  # type: ignore[index]
+    text = technique_block("policies", {"groups": found})
+    assert "| naive | 16 | 10.0 (10.0 to 10.0) | 500 ms | 1.50 s | 20.0 ms | 256 MiB | 128 MiB | 1,024 MiB |" in text
+    assert "**failed**: continuous: EngineDied: gone" in text
+    assert f"{NOT_HERE}: 4.30x" in text
+
+
+def test_the_plot_has_a_bar_for_each_row_and_the_longest_for_the_fastest() -> None:
+    drawn = plot({"groups": groups(policies=[row("naive", 10.0), row("static & co", 40.0)])})
+    assert drawn.count("<rect") == 2
+    assert "static &amp; co, 16 users" in drawn
+    assert 'width="480.0"' in drawn
+    assert 'width="120.0"' in drawn
