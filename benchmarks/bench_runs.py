@@ -160,6 +160,7 @@ def _row(runs: Sequence[Run], memory: Memory) -> Row:
         "users": runs[0].load.users,
         "num_starts": len(runs),
         "output_tokens_per_s": spread(speeds),
+        "tokens_per_s_by_start": [round(speed, 3) for speed in speeds],
         "ttft_p50_s": _median(runs, "ttft_s", "p50"),
         "ttft_p99_s": _median(runs, "ttft_s", "p99"),
         "tpot_p50_s": _median(runs, "tpot_s", "p50"),
