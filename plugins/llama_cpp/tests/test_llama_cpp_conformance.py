@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from llama_cpp_simulator import SIMULATE, SimulatorThread
 
 from enginebay import get_backend
 from enginebay.backend import Backend
 from enginebay.guard import GuardedBackend
 from enginebay.testing import BackendConformance
+from enginebay.testing.simulators.thread import SimulatorThread
 
-SAMPLES_EVENLY = "the simulator draws evenly from all tokens"
+SIMULATE = (str(Path(sys.executable).with_name("enginebay")), "simulate", "llama_cpp", "--profile", "paced")
 
 
 class TestSimulatedLlamaCpp(BackendConformance):
     expected_failures: ClassVar[Mapping[str, str]] = {
-        "top_p near 0 is greedy": SAMPLES_EVENLY,
-        "top_k 1 is greedy": SAMPLES_EVENLY,
-        "min_p 1 is greedy": SAMPLES_EVENLY,
-        "logit_bias forbids a token": SAMPLES_EVENLY,
         "a JSON schema is kept": "the simulator has no grammar",
     }
     server: ClassVar[SimulatorThread]
 
     @classmethod
     def setup_class(cls) -> None:
-        cls.server = SimulatorThread("--alias", "simulated", "--metrics", "--parallel", "32")
+        cls.server = SimulatorThread("llama_cpp", "--alias", "simulated", "--metrics", "--parallel", "32")
 
     @classmethod
     def teardown_class(cls) -> None:
@@ -37,7 +34,7 @@ class TestSimulatedLlamaCpp(BackendConformance):
         cls.server.close()
 
     def make_backend(self) -> Backend:
-        return get_backend("llama_cpp", mode="external", url=self.server.simulator.url, model="simulated")
+        return get_backend("llama_cpp", mode="external", url=self.server.url, model="simulated")
 
 
 class TestLaunchedLlamaCpp(BackendConformance):

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from enginebay.config.loader import load_config
-from enginebay.configured import check_backend, config_problems
 from enginebay.plugins import find_backend
+from enginebay.testing.plugin_readme import check_example
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_example_plans_and_every_setting_reaches_the_engine(tmp_path: Path) -> None:
-    [example] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    file = tmp_path / "config.yaml"
-    file.write_text(example)
-    config = load_config(file)
-    assert config_problems(config) == []
-    checked = check_backend(config)
-    assert checked.spec.kind == "llama_cpp"
-    assert {outcome.setting for outcome in checked.plan.outcomes} == set(checked.context.settings)
-    assert not checked.plan.unsupported
+    check_example(README, "llama_cpp", folder=tmp_path)
 
 
 def test_what_ran_for_real_and_what_did_not_is_told_as_by_the_plugin() -> None:

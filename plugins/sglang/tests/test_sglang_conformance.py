@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
-
-from sglang_simulator import SIMULATE, SimulatorThread
 
 from enginebay import get_backend
 from enginebay.backend import Backend
 from enginebay.guard import GuardedBackend
 from enginebay.testing import BackendConformance
+from enginebay.testing.simulators.thread import SimulatorThread
+
+SIMULATE = (str(Path(sys.executable).with_name("enginebay")), "simulate", "sglang", "--profile", "paced")
 
 HAS_NO_GRAMMAR = "the simulator has no grammar"
 
@@ -26,7 +29,7 @@ class SimulatedSglang(BackendConformance):
 
     @classmethod
     def setup_class(cls) -> None:
-        cls.server = SimulatorThread("--served-model-name", "simulated", "--enable-metrics", *cls.arguments)
+        cls.server = SimulatorThread("sglang", "--served-model-name", "simulated", "--enable-metrics", *cls.arguments)
 
     @classmethod
     def teardown_class(cls) -> None:
@@ -34,7 +37,7 @@ class SimulatedSglang(BackendConformance):
         cls.server.close()
 
     def make_backend(self) -> Backend:
-        return get_backend("sglang", mode="external", url=self.server.simulator.url, model="simulated")
+        return get_backend("sglang", mode="external", url=self.server.url, model="simulated")
 
 
 class TestCumulativeSglang(SimulatedSglang):

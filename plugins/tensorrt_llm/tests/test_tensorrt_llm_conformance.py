@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from tensorrt_llm_simulator import PACED, STATS_FILE, SimulatorThread
+from tensorrt_llm_simulator import PACED, STATS_FILE
 
 from enginebay import get_backend
 from enginebay.backend import Backend
 from enginebay.testing import BackendConformance
 from enginebay.testing.simulators import SimulatorProfile
+from enginebay.testing.simulators.thread import SimulatorThread
 
 LONG = replace(PACED, max_model_len=8192)
 

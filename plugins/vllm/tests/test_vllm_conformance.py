@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from vllm_simulator import SimulatorThread
 
 from enginebay import GenerationRequest, SamplingParams, Text, get_backend
 from enginebay.backend import Backend
 from enginebay.errors import StartFailed
 from enginebay.testing import BackendConformance
-from enginebay.testing.simulators import SimulatorProfile
+from enginebay.testing.simulators.thread import SimulatorThread
 
-FAST = SimulatorProfile(pace="paced", tick_s=0.004, max_num_seqs=64)
 HAS_NO_GRAMMAR = "the simulator has no grammar"
 SIMULATED = (str(Path(sys.executable).with_name("enginebay")), "simulate", "vllm", "--profile", "paced", "--")
 
@@ -31,7 +29,7 @@ class TestSimulatedVllm(BackendConformance):
 
     @classmethod
     def setup_class(cls) -> None:
-        cls.server = SimulatorThread("simulated", "--enable-prompt-tokens-details", profile=FAST)
+        cls.server = SimulatorThread("vllm", "simulated", "--enable-prompt-tokens-details")
 
     @classmethod
     def teardown_class(cls) -> None:

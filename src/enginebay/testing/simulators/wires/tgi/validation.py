@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from enginebay.testing.simulators.draw import Filters
 from enginebay.testing.simulators.flags import Values
-from enginebay.testing.simulators.vocabulary import Vocabulary
+from enginebay.testing.simulators.vocabulary import OWN_VOCABULARY, Vocabulary
 from enginebay.testing.simulators.wires.tgi.errors import Refusal
 from enginebay.testing.simulators.wires.tgi.requests import ChatBody, CompletionBody, Parameters
 
@@ -62,7 +62,7 @@ def validate(
     parameters: Parameters,
     limits: Limits,
     *,
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary = OWN_VOCABULARY,
     is_streamed: bool,
     adds_special_tokens: bool,
 ) -> ValidRequest:
