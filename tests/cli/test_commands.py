@@ -189,7 +189,7 @@ def test_the_schema_is_sound_and_accepts_every_shipped_config(schema: dict) -> N
         {"version": 1, "engine": {"dtype": "bf16"}},
         {"version": 1, "bench": {"users": []}},
         {"version": 1, "backends": {"a": {"mode": "dokcer"}}},
-        {"version": 1, "backends": {"a": {"kind": "reference", "options": {"policy": "dynamic"}}}},
+        {"version": 1, "backends": {"a": {"kind": "reference", "options": {"policy": "fastest"}}}},
         {"version": 1, "backends": {"reference": {"options": {"polcy": "naive"}}}},
     ],
 )

@@ -59,43 +59,70 @@ def allocate_kv_cache(
     ]
 
 
+DEFAULT_KV_CACHE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryShare:
+    """`gpu_memory_fraction`: weights, one step and the KV cache take this share together."""
+
+    fraction: float
+    shareable_bytes: int
+    """What it is a fraction of."""
+    taken_bytes: int
+    """By the weights and one step."""
+
+    @property
+    def left_bytes(self) -> int:
+        return max(0, int(self.fraction * self.shareable_bytes) - self.taken_bytes)
+
+    def __str__(self) -> str:
+        return (
+            f"gpu_memory_fraction {self.fraction:g} of {self.shareable_bytes:,} bytes, less {self.taken_bytes:,} "
+            f"for the weights and one step, leaves {self.left_bytes:,} bytes"
+        )
+
+
+def block_bytes(model: ModelConfig, *, block_size: int, dtype: torch.dtype) -> int:
+    return 2 * model.num_layers * block_size * model.num_kv_heads * model.head_dim * dtype.itemsize
+
+
 def kv_cache_size(
     config: EngineConfig,
     model: ModelConfig,
     *,
     max_model_len: int,
     dtype: torch.dtype,
-    available_bytes: int,
+    share: MemoryShare | None = None,
     draft_block_bytes: int = 0,
 ) -> KvCacheSize:
-    """`num_blocks` as set, else enough for max_num_seqs full contexts, within kv_cache_bytes.
+    """One source decides, the first that is given: `num_blocks`; `kv_cache_bytes`; the share, all that it leaves;
+    else 2 GiB. Under a number of bytes it is no more than max_num_seqs full contexts can use.
 
     draft_block_bytes: what a draft model with a cache of its own puts beside each block.
-    Raises ModelError, with the arithmetic, when one full context or the available memory does not suffice.
+    Raises ModelError, with the arithmetic, when not even one full context fits.
     """
-    block_bytes = 2 * model.num_layers * config.block_size * model.num_kv_heads * model.head_dim * dtype.itemsize
-    block_bytes += draft_block_bytes
+    num_bytes = block_bytes(model, block_size=config.block_size, dtype=dtype) + draft_block_bytes
     blocks_per_context = -(-max_model_len // config.block_size)
-    within_bytes = config.kv_cache_bytes // block_bytes - 1
-    num_blocks = config.num_blocks
-    if num_blocks is None:
-        num_blocks = min(config.max_num_seqs * blocks_per_context, within_bytes)
-    size = KvCacheSize(num_blocks, config.block_size, block_bytes)
+    if config.num_blocks is not None:
+        num_blocks, source = config.num_blocks, f"num_blocks is {config.num_blocks}"
+    elif config.kv_cache_bytes is None and share is not None:
+        num_blocks = share.left_bytes // num_bytes - 1
+        source = f"{share}, which is {max(num_blocks, 0)} blocks"
+    else:
+        most_bytes = DEFAULT_KV_CACHE_BYTES if config.kv_cache_bytes is None else config.kv_cache_bytes
+        num_blocks = min(config.max_num_seqs * blocks_per_context, most_bytes // num_bytes - 1)
+        source = f"kv_cache_bytes {most_bytes:,} allows {max(num_blocks, 0)} blocks"
+    size = KvCacheSize(num_blocks, config.block_size, num_bytes)
     if num_blocks < blocks_per_context:
-        raise ModelError(_too_small(config, size, blocks_per_context=blocks_per_context, max_model_len=max_model_len))
-    if size.num_bytes > available_bytes:
-        raise ModelError(
-            f"the KV cache does not fit into memory: {size}, but only {available_bytes:,} bytes are available "
-            "beside the weights; lower num_blocks, kv_cache_bytes, max_num_seqs or max_model_len"
-        )
+        raise ModelError(_too_small(size, source, blocks_per_context=blocks_per_context, max_model_len=max_model_len))
     return size
 
 
-def _too_small(config: EngineConfig, size: KvCacheSize, *, blocks_per_context: int, max_model_len: int) -> str:
+def _too_small(size: KvCacheSize, source: str, *, blocks_per_context: int, max_model_len: int) -> str:
     needed = KvCacheSize(blocks_per_context, size.block_size, size.block_bytes)
-    limit = f"num_blocks is {size.num_blocks}"
-    if config.num_blocks is None:
-        limit = f"kv_cache_bytes {config.kv_cache_bytes:,} allows {max(size.num_blocks, 0)} blocks"
     longest = size.num_blocks * size.block_size
     advice = f"lower max_model_len to at most {longest} or allow more" if longest >= 2 else "allow more"
-    return f"the KV cache cannot hold one context of {max_model_len} tokens: that takes {needed}, but {limit}; {advice}"
+    return (
+        f"the KV cache cannot hold one context of {max_model_len} tokens: that takes {needed}, but {source}; {advice}"
+    )

@@ -21,6 +21,14 @@ def available_memory_bytes(device: torch.device) -> int:
     return min(available, limit - used + _reclaimable_bytes())
 
 
+def shareable_memory_bytes(device: torch.device) -> int:
+    """What `gpu_memory_fraction` is a fraction of: all memory of an accelerator; on the CPU, where everything else
+    lives too, what is available."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return available_memory_bytes(device)
+
+
 def _cgroup_number(name: str) -> int | None:
     """None where there is no control group (version 2), or no limit."""
     text = _cgroup_text(name).strip()

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from enginebay.engine.kernels import choose_layers
-from enginebay.engine.kv_cache import KvCacheSize, allocate_kv_cache, kv_cache_size
-from enginebay.engine.layers import LayerFactory
+from enginebay.engine.kv_cache import KvCacheSize, allocate_kv_cache
 from enginebay.engine.logits import StepLogits
-from enginebay.engine.memory import available_memory_bytes
-from enginebay.engine.model import CausalLM
+from enginebay.engine.memory_plan import MemoryBudget, MemoryPlan
+from enginebay.engine.model import CausalLM, load_model
 from enginebay.engine.model_config import ModelConfig, read_model_config
 from enginebay.engine.plan import StepPlan
 from enginebay.engine.settings import EngineConfig
+from enginebay.engine.speculation.draft_model import DraftModel
+from enginebay.engine.speculation.draft_weights import load_draft
 from enginebay.engine.step_input import StepInput, StepInputBuilder
-from enginebay.engine.weights import Checkpoint
+from enginebay.engine.weight_headers import expected_weight_bytes
 from enginebay.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,10 +35,13 @@ class MemoryUse:
     layouts: str
     """Each part of the weights, its layout and its bytes."""
     kv_cache: KvCacheSize
+    draft_bytes: int = 0
+    """Of a draft model's own weights."""
 
     def __str__(self) -> str:
         before = "" if self.weight_bytes == self.stored_bytes else f", from {self.stored_bytes:,}"
-        return f"weights {self.weight_bytes:,} bytes{before} ({self.layouts}); KV cache {self.kv_cache}"
+        draft = f"; draft model {self.draft_bytes:,} bytes" if self.draft_bytes else ""
+        return f"weights {self.weight_bytes:,} bytes{before} ({self.layouts}){draft}; KV cache {self.kv_cache}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +80,33 @@ class ModelRunner:
         )
         self.kernels = layers.name
         """The form of the layers that was chosen."""
-        self.model, stored_bytes = _load(config, self.model_config, layers, dtype=self.dtype, device=self.device)
-        size = kv_cache_size(
-            config,
-            self.model_config,
-            max_model_len=self.max_model_len,
-            dtype=self.dtype,
-            available_bytes=available_memory_bytes(self.device),
+        budget = MemoryBudget(config, self.device)
+        expected_bytes = expected_weight_bytes(
+            Path(config.model_dir), self.model_config, dtype=self.dtype, quantization=config.quantization
         )
+        self._memory_plan(budget, weight_bytes=expected_bytes)  # refuses what cannot fit before it is loaded
+        self.model, stored_bytes = load_model(
+            Path(config.model_dir), self.model_config, layers, dtype=self.dtype, device=self.device
+        )
+        self.draft_weights = load_draft(
+            config, self.model_config, self.model, max_model_len=self.max_model_len, dtype=self.dtype,
+            device=self.device,
+        )  # fmt: skip
+        draft_bytes = draft_block_bytes = 0
+        if self.draft_weights is not None:
+            draft_bytes = self.draft_weights.num_bytes
+            draft_block_bytes = self.draft_weights.block_bytes(config.block_size)
+        weight_bytes = layers.held.num_bytes + draft_bytes
+        plan = self._memory_plan(budget, weight_bytes=weight_bytes, draft_block_bytes=draft_block_bytes)
+        size = plan.kv_cache
         self.num_blocks, self.block_size = size.num_blocks, size.block_size
         """Usable blocks: their ids are 1 to num_blocks, block 0 is scratch."""
         self.memory_use = MemoryUse(
-            weight_bytes=layers.held.num_bytes, stored_bytes=stored_bytes, layouts=str(layers.held), kv_cache=size
+            weight_bytes=layers.held.num_bytes,
+            stored_bytes=stored_bytes,
+            layouts=str(layers.held),
+            kv_cache=size,
+            draft_bytes=draft_bytes,
         )
         self.caches = allocate_kv_cache(self.model_config, size, dtype=self.dtype, device=self.device)
         self._unusable_blocks: set[int] = set()
@@ -97,6 +116,18 @@ class ModelRunner:
             dtype=self.dtype,
             device=self.device,
             rows_alone=config.batch_invariant,
+        )
+        self.draft: DraftModel | None = None
+        if self.draft_weights is not None:
+            self.draft = self.draft_weights.on_cache(size, caches=self.caches, step_inputs=self._step_inputs)
+
+    def _memory_plan(self, budget: MemoryBudget, *, weight_bytes: int, draft_block_bytes: int = 0) -> MemoryPlan:
+        return budget.plan(
+            self.model_config,
+            max_model_len=self.max_model_len,
+            dtype=self.dtype,
+            weight_bytes=weight_bytes,
+            draft_block_bytes=draft_block_bytes,
         )
 
     def forward(self, plan: StepPlan) -> StepLogits:
@@ -132,13 +163,6 @@ class ModelRunner:
     def device_memory_bytes(self) -> int | None:
         """Memory of the accelerator in use; None on the CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
-
-
-def _load(
-    config: EngineConfig, model: ModelConfig, layers: LayerFactory, *, dtype: torch.dtype, device: torch.device
-) -> tuple[CausalLM, int]:
-    with torch.inference_mode(), Checkpoint(Path(config.model_dir), dtype=dtype, device=device) as weights:
-        return CausalLM(model, weights, layers=layers, dtype=dtype, device=device), weights.num_bytes
 
 
 def _device(config: EngineConfig) -> torch.device:

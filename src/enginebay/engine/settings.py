@@ -23,8 +23,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Under the continuous and the naive policy; static batching computes in place what it has already."""
     block_size: int = 16
     num_blocks: int | None = None
-    """KV blocks without the scratch block; None is enough for max_num_seqs full contexts, within kv_cache_bytes."""
-    kv_cache_bytes: int = 2 * 2**30
+    """KV blocks without the scratch block. Give one of this and the two below: the first that is given decides."""
+    kv_cache_bytes: int | None = None
+    """Most that the KV cache takes; it is no larger than max_num_seqs full contexts. 2 GiB where nothing is given."""
+    gpu_memory_fraction: float | None = None
+    """Weights, one step and the KV cache take it together: of all memory of the GPU, or what the CPU has available."""
     static_batch_timeout_s: float = 0.2
     """How long the static policy waits for a full batch."""
     num_threads: int | None = None

@@ -38,7 +38,7 @@ class Checkpoint:
 
     def __enter__(self) -> Self:
         try:
-            for path in _safetensors_files(self._model_dir):
+            for path in safetensors_files(self._model_dir):
                 reader = self._open_files.enter_context(safe_open(path, framework="pt"))
                 for name in reader.keys():  # noqa: SIM118 (not a dict)
                     if name in self._readers:
@@ -91,7 +91,7 @@ class Checkpoint:
         return tensor
 
 
-def _safetensors_files(model_dir: Path) -> list[Path]:
+def safetensors_files(model_dir: Path) -> list[Path]:
     """The shards that the index names, or the one file; raises ModelNotFound where there are neither."""
     single, index = model_dir / "model.safetensors", model_dir / "model.safetensors.index.json"
     if index.is_file():

@@ -54,7 +54,6 @@ def test_a_value_that_says_what_the_engine_does_anyway_is_mapped(setting):
         {"data_parallel": 2},
         {"quantization": "fp8"},
         {"kv_cache_dtype": "fp8"},
-        {"gpu_memory_fraction": 0.9},
         {"speculative_eagle": "m"},
     ],
 )

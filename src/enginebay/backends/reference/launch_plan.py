@@ -16,7 +16,7 @@ from enginebay.errors import ConfigError
 
 _TO_ENGINE = (
     "max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching",
-    "speculative_ngram",
+    "speculative_ngram", "gpu_memory_fraction",
 )  # fmt: skip
 """Settings that the engine knows under the same name."""
 
@@ -105,7 +105,9 @@ _RULES: Mapping[str, _Rule] = {
     "max_num_seqs": _mapped("{name}={value}"),
     "max_model_len": _mapped("{name}={value}"),
     "max_num_batched_tokens": _mapped("{name}={value}"),
-    "gpu_memory_fraction": _unsupported("set the size of the KV cache with the option kv_cache_bytes or num_blocks"),
+    "gpu_memory_fraction": _mapped(
+        "weights, KV cache and one step take {value} of the GPU's memory; on the CPU, of what is available at the start"
+    ),
     "kv_cache_dtype": _only("auto", "the dtype of the model", "the KV cache has the dtype of the model"),
     "enable_prefix_caching": _mapped("{name}={value}"),
     "chunked_prefill": _mapped("{name}={value}"),

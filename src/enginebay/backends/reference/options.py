@@ -27,9 +27,13 @@ class ReferenceOptions(BaseModel):
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`.")
     block_size: PositiveInt = Field(16, description="Tokens in one KV block.")
     num_blocks: PositiveInt | None = Field(
-        None, description="KV blocks; by default enough for max_num_seqs full contexts, within kv_cache_bytes."
+        None, description="KV blocks. At most one of this, kv_cache_bytes and engine.gpu_memory_fraction is given."
     )
-    kv_cache_bytes: PositiveInt = Field(2 * 2**30, description="Most memory that the KV cache may take.")
+    kv_cache_bytes: PositiveInt | None = Field(
+        None,
+        description="Most memory that the KV cache may take; it is no larger than max_num_seqs full contexts. 2 GiB "
+        "where neither this nor num_blocks nor engine.gpu_memory_fraction is given.",
+    )
     static_batch_timeout_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
         0.2, description="How long the static policy waits for a full batch; at most an hour."
     )

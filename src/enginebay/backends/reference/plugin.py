@@ -32,8 +32,23 @@ def _check(context: BackendContext) -> None:
             path="engine.enable_prefix_caching",
             expected="false, or another policy",
         )
-
+    _check_kv_cache_size(context)
     _check_speculation(context)
+
+
+def _check_kv_cache_size(context: BackendContext) -> None:
+    sizes = {
+        "options.num_blocks": context.options.num_blocks,
+        "options.kv_cache_bytes": context.options.kv_cache_bytes,
+        "engine.gpu_memory_fraction": context.settings.get("gpu_memory_fraction"),
+    }
+    paths = [path for path, value in sizes.items() if value is not None]
+    if len(paths) > 1:
+        raise ConfigError(
+            f"the KV cache is given {len(paths)} sizes ({', '.join(paths)})",
+            path=paths[-1],
+            expected=f"one of {', '.join(sizes)}; null takes back what is set for all backends",
+        )
 
 
 def _check_speculation(context: BackendContext) -> None:

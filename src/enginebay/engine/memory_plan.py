@@ -1,0 +1,67 @@
+"""Whether a model fits, added up before it is loaded: weights, KV cache and one step against what there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from enginebay.engine.kv_cache import KvCacheSize, MemoryShare, kv_cache_size
+from enginebay.engine.memory import available_memory_bytes, shareable_memory_bytes
+from enginebay.engine.model_config import ModelConfig
+from enginebay.engine.settings import EngineConfig
+from enginebay.engine.step_memory import step_bytes
+from enginebay.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    weight_bytes: int
+    kv_cache: KvCacheSize
+    step_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight_bytes + self.kv_cache.num_bytes + self.step_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"weights {self.weight_bytes:,} bytes + KV cache {self.kv_cache} + one step of at most "
+            f"{self.step_bytes:,} bytes = {self.num_bytes:,} bytes"
+        )
+
+
+class MemoryBudget:
+    """What was free before this process took any of it."""
+
+    def __init__(self, config: EngineConfig, device: torch.device) -> None:
+        self._config = config
+        self._available_bytes = available_memory_bytes(device)
+        self._shareable_bytes = shareable_memory_bytes(device)
+
+    def plan(
+        self,
+        model: ModelConfig,
+        *,
+        max_model_len: int,
+        dtype: torch.dtype,
+        weight_bytes: int,
+        draft_block_bytes: int = 0,
+    ) -> MemoryPlan:
+        """Raises ModelError with the arithmetic: where it does not fit, or the KV cache would be too small.
+
+        weight_bytes: expected from the headers of the files, then once more as they are held.
+        """
+        needed_bytes = step_bytes(self._config, model, max_model_len=max_model_len, dtype=dtype)
+        share = None
+        if (fraction := self._config.gpu_memory_fraction) is not None:
+            share = MemoryShare(fraction, self._shareable_bytes, taken_bytes=weight_bytes + needed_bytes)
+        size = kv_cache_size(self._config, model, max_model_len=max_model_len, dtype=dtype, share=share, draft_block_bytes=draft_block_bytes)
+        plan = MemoryPlan(weight_bytes, size, needed_bytes)
+        if plan.num_bytes > self._available_bytes:
+            raise ModelError(
+                f"the model does not fit into memory: {plan}, but only {self._available_bytes:,} bytes are available; "
+                "make the KV cache smaller (num_blocks, kv_cache_bytes, gpu_memory_fraction), lower max_model_len, "
+                "max_num_seqs or max_num_batched_tokens, or take int8 weights (quantization)"
+            )
+        return plan
