@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +53,7 @@ PREEMPTING_AND_CACHING = 2
 @dataclass(frozen=True)
 class Model:
     directory: Path
-    settings: dict[str, object]
+    settings: Mapping[str, object]
     alone: dict[str, Given]
 
 

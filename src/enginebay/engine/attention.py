@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -15,16 +15,13 @@ from enginebay.engine.rope import rotate
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Rows that are computed alone, each seeing its own stretch of keys: decode rows, of similar context length.
-
-    Where rows must not depend on one another (`batch_invariant`), the rows of a prompt are such a group too.
-    """
+    """Rows of one token each, of similar context length: gathered together, padded to the longest."""
 
     rows: slice
     block_table: Tensor
     """(num_rows, max_blocks): the blocks that the row sees, filled up with any of its own."""
-    mask: Tensor | None
-    """(num_rows, 1, 1, max_blocks * block_size): 0 or -inf, added to the scores; None where rows are computed alone."""
+    mask: Tensor
+    """(num_rows, 1, 1, max_blocks * block_size): 0 or -inf, added to the scores."""
     starts: Tensor
     """(num_rows,): position of the first slot of the row's blocks."""
     begins: Tensor
@@ -44,13 +41,30 @@ class PrefillChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class PagedRows:
+    """All rows of a step, those of prompts and of decode steps alike: for kernels that compute each as if alone."""
+
+    block_tables: Tensor
+    """(num_sequences, max_blocks): the blocks of each from position starts[sequence] on."""
+    starts: Tensor
+    sequence_of: Tensor
+    """(num_rows,): rows of one sequence stand together, in order of position."""
+    begins: Tensor
+    ends: Tensor
+    """(num_rows,): the row sees positions [begins, ends)."""
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionInput:
-    """What attention needs to know of a step; groups and chunks by the window of the layer (None: no window)."""
+    """What attention needs to know of a step; rows by the window of the layer (None: no window), in one of two forms:
+    decode groups and then prefill chunks, or `paged_rows`.
+    """
 
     slot_mapping: Tensor
     """(num_rows,): where each row's key and value go."""
-    decode_groups: dict[int | None, list[DecodeGroup]]
-    prefill_chunks: dict[int | None, list[PrefillChunk]]
+    decode_groups: dict[int | None, list[DecodeGroup]] = field(default_factory=dict)
+    prefill_chunks: dict[int | None, list[PrefillChunk]] = field(default_factory=dict)
+    paged_rows: dict[int | None, PagedRows] = field(default_factory=dict)
 
 
 class AttentionKernel(Protocol):
@@ -103,7 +117,6 @@ def paged_attention(
 
 def _decode(queries: Tensor, cache: LayerCache, group: DecodeGroup) -> Tensor:
     """The query heads that share a key head stand where the query positions usually do: nothing is repeated."""
-    assert group.mask is not None
     num_rows, num_heads, head_dim = queries.shape
     keys, values = _gather(cache.keys, group.block_table), _gather(cache.values, group.block_table)
     queries = queries.reshape(num_rows, keys.shape[1], num_heads // keys.shape[1], head_dim)

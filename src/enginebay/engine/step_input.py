@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -10,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from enginebay.engine.attention import AttentionInput, DecodeGroup, PrefillChunk
+from enginebay.engine.attention import AttentionInput, DecodeGroup, PagedRows, PrefillChunk
 from enginebay.engine.plan import SCRATCH_BLOCK, ScheduledSequence, StepPlan
 
 MIN_GROUP_BLOCKS = 16
 """Decode rows of up to this many blocks share a group; longer ones are grouped by powers of two of it."""
+KEY_ALIGNMENT = 32
+"""Keys that the native kernels sum in one instruction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class StepInputBuilder:
         device: torch.device,
         rows_alone: bool = False,
     ) -> None:
-        """rows_alone: rows of prompts are told to attention one by one, as those of decode steps are."""
+        """rows_alone: rows of prompts and of decode steps are told to attention alike (`PagedRows`)."""
         self._rows_alone = rows_alone
         self._block_size, self._windows = block_size, tuple(windows)
         self._dtype, self._device = dtype, device
@@ -74,13 +77,38 @@ class StepInputBuilder:
     def _attention_input(self, decode: list[_Rows], chunks: list[_Rows]) -> AttentionInput:
         groups = _grouped(decode, lambda row: max(row.end // self._block_size, MIN_GROUP_BLOCKS).bit_length())
         slot_mapping = self._indices(_joined(row.write_slots(self._block_size) for row in (*decode, *chunks)))
-        decoded = {window: [self._group(rows, window) for rows in groups] for window in self._windows}
         if self._rows_alone:
-            for window, alone in decoded.items():
-                alone += [self._prompt_group(row, window) for row in chunks]
-            return AttentionInput(slot_mapping, decoded, prefill_chunks={window: [] for window in decoded})
-        prefilled = {window: [self._chunk(row, window) for row in chunks] for window in self._windows}
-        return AttentionInput(slot_mapping, decoded, prefilled)
+            ordered = [*decode, *chunks]
+            paged = {window: self._paged_rows(ordered, window) for window in self._windows}
+            return AttentionInput(slot_mapping, paged_rows=paged)
+        return AttentionInput(
+            slot_mapping,
+            decode_groups={window: [self._group(rows, window) for rows in groups] for window in self._windows},
+            prefill_chunks={window: [self._chunk(row, window) for row in chunks] for window in self._windows},
+        )
+
+    def _paged_rows(self, ordered: list[_Rows], window: int | None) -> PagedRows:
+        """Padding sees what the newest token sees: nobody else's values."""
+        newest = [max(row.start + row.num_new_tokens - 1, 0) for row in ordered]
+        positions = _joined(
+            np.minimum(np.arange(row.start, row.end), last) for row, last in zip(ordered, newest, strict=True)
+        )
+        begins = np.zeros_like(positions) if window is None else np.maximum(positions - window + 1, 0)
+        # Kernels that sum keys in sets of so many must cut them at the same positions in every step.
+        aligned = math.lcm(self._block_size, KEY_ALIGNMENT)
+        starts = [int(begins[row.first_row]) // aligned * aligned for row in ordered]
+        tables = [
+            row.block_table[start // self._block_size : last // self._block_size + 1] or [SCRATCH_BLOCK]
+            for row, start, last in zip(ordered, starts, newest, strict=True)
+        ]
+        longest = max(map(len, tables))
+        return PagedRows(
+            block_tables=self._indices(np.array([table + table[-1:] * (longest - len(table)) for table in tables])),
+            starts=self._indices(starts),
+            sequence_of=self._indices(np.repeat(np.arange(len(ordered)), [row.num_rows for row in ordered])),
+            begins=self._indices(begins),
+            ends=self._indices(positions + 1),
+        )
 
     def _group(self, rows: list[_Rows], window: int | None) -> DecodeGroup:
         firsts = [first_visible(row.start, window) // self._block_size for row in rows]
@@ -95,38 +123,17 @@ class StepInputBuilder:
             blocks[: len(owned)] = owned
             blocks[len(owned) :] = owned[-1]
         starts, current = np.array(firsts) * self._block_size, np.array([row.start for row in rows])
-        return DecodeGroup(
-            rows=slice(rows[0].first_row, rows[-1].first_row + 1),
-            block_table=self._indices(table),
-            mask=None if self._rows_alone else self._decode_mask(starts, current, num_blocks, window=window),
-            starts=self._indices(starts),
-            begins=self._indices([first_visible(row.start, window) for row in rows]),
-            ends=self._indices(current + 1),
-        )
-
-    def _decode_mask(
-        self, starts: NDArray[np.int64], current: NDArray[np.int64], num_blocks: int, *, window: int | None
-    ) -> Tensor:
         positions = np.arange(num_blocks * self._block_size) + starts[:, None]
         visible = positions <= current[:, None]
         if window is not None:
             visible &= positions > current[:, None] - window
-        return self._mask(visible)[:, None, None, :]
-
-    def _prompt_group(self, row: _Rows, window: int | None) -> DecodeGroup:
-        """The rows of one sequence, each as a decode step would compute it. Padding reads the newest token's again."""
-        newest = max(row.start + row.num_new_tokens - 1, 0)
-        positions = np.minimum(np.arange(row.start, row.end), newest)
-        begins = np.zeros_like(positions) if window is None else np.maximum(positions - window + 1, 0)
-        first = int(begins[0]) // self._block_size
-        blocks = row.block_table[first : newest // self._block_size + 1] or [SCRATCH_BLOCK]
         return DecodeGroup(
-            rows=slice(row.first_row, row.first_row + row.num_rows),
-            block_table=self._indices(np.tile(blocks, (row.num_rows, 1))),
-            mask=None,
-            starts=self._indices(np.full(row.num_rows, first * self._block_size)),
-            begins=self._indices(begins),
-            ends=self._indices(positions + 1),
+            rows=slice(rows[0].first_row, rows[-1].first_row + 1),
+            block_table=self._indices(table),
+            mask=self._mask(visible)[:, None, None, :],
+            starts=self._indices(starts),
+            begins=self._indices([first_visible(row.start, window) for row in rows]),
+            ends=self._indices(current + 1),
         )
 
     def _chunk(self, row: _Rows, window: int | None) -> PrefillChunk:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from enginebay.engine.attention import AttentionInput, DecodeGroup
+from enginebay.engine.attention import AttentionInput, PagedRows
 from enginebay.engine.held_weights import Part
 from enginebay.engine.kernels.native.layers import FusedMlp, NativeLayers
 from enginebay.engine.kv_cache import LayerCache
@@ -90,7 +90,7 @@ class InvariantEmbedding:
 
 
 class RowAttention:
-    """Needs a step whose rows are all decode rows (`StepInputBuilder(rows_alone=True)`), in order of position."""
+    """Of a step that is told as `PagedRows`: its rows are gathered and attended to one by one."""
 
     def attend(
         self,
@@ -102,13 +102,12 @@ class RowAttention:
         step: AttentionInput,
         window: int | None,
     ) -> Tensor:
-        assert not step.prefill_chunks[window]
         num_kv_heads = cache.keys.shape[2]
         queries_and_keys, values = qkv.split((num_heads + num_kv_heads, num_kv_heads), dim=1)
         rotated = row_by_row(rotate, queries_and_keys, *angles)
         queries, keys = rotated.split((num_heads, num_kv_heads), dim=1)
         cache.write(keys, values, step.slot_mapping)
-        return torch.cat([row for group in step.decode_groups[window] for row in _attended(queries, cache, group)])
+        return _attended(queries, cache, step.paged_rows[window])
 
 
 def row_by_row(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -117,15 +116,19 @@ def row_by_row(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     return torch.cat([function(*(part.clone(memory_format=torch.contiguous_format) for part in row)) for row in rows])
 
 
-def _attended(queries: Tensor, cache: LayerCache, group: DecodeGroup) -> list[Tensor]:
-    """Of each row: (1, num_heads * head_dim). Its keys are gathered for it alone, no more than it sees."""
-    starts, begins, ends = group.starts.tolist(), group.begins.tolist(), group.ends.tolist()
-    return [
-        _attend_alone(query[None], cache, blocks, seen=slice(begin - start, end - start))
-        for query, blocks, start, begin, end in zip(
-            queries[group.rows], group.block_table, starts, begins, ends, strict=True
-        )
+def _attended(queries: Tensor, cache: LayerCache, rows: PagedRows) -> Tensor:
+    """(num_rows, num_heads * head_dim). Keys are gathered for each row alone, no more than it sees."""
+    starts, block_tables = rows.starts[rows.sequence_of].tolist(), rows.block_tables[rows.sequence_of]
+    seen = [
+        slice(begin - start, end - start)
+        for start, begin, end in zip(starts, rows.begins.tolist(), rows.ends.tolist(), strict=True)
     ]
+    return torch.cat(
+        [
+            _attend_alone(query[None], cache, blocks, seen=keys)
+            for query, blocks, keys in zip(queries, block_tables, seen, strict=True)
+        ]
+    )
 
 
 def _attend_alone(query: Tensor, cache: LayerCache, blocks: Tensor, *, seen: slice) -> Tensor:
