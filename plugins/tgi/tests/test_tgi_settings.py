@@ -6,6 +6,7 @@ import re
 import shlex
 from dataclasses import replace
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +60,7 @@ def test_every_portable_setting_is_known() -> None:
     assert [found.setting for found in plan.outcomes] == list(EngineSettings.model_fields)
 
 
+@hypothesis.settings(deadline=None)
 @given(SETTINGS)
 def test_every_setting_has_one_outcome_and_every_flag_stands_in_the_contract(settings: dict[str, object]) -> None:
     plan = compile_settings(settings, "3.3.7")

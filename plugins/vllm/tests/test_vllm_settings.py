@@ -291,5 +291,5 @@ def test_a_pinned_image_is_taken_and_said_not_to_have_been_run() -> None:
 
 
 def test_external_needs_an_address() -> None:
-    with pytest.raises(ConfigError, match="needs an address"):
+    with pytest.raises(ConfigError, match="needs the address"):
         get_backend("vllm", mode="external")

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from enginebay import hookimpl
 from enginebay.backend import Backend, BackendContext, BackendSpec
+from enginebay.backends.http_engine.address import check_address
 from enginebay.backends.http_engine.backend import HttpEngineBackend
 from enginebay.backends.launch import at_port, launched_server
-from enginebay.errors import ConfigError
 from enginebay.plugins import compile_plan
-from enginebay.wire.http_client import check_url
 from enginebay_llama_cpp import command
 from enginebay_llama_cpp.api import LlamaCppApi
 from enginebay_llama_cpp.capabilities import capabilities
@@ -36,9 +35,7 @@ def version(context: BackendContext) -> str | None:
 
 def check(context: BackendContext) -> None:
     if context.mode == "external":
-        if not context.url:
-            raise ConfigError("mode external needs the address of the server", path="url", expected="http://...")
-        check_url(context.url)
+        check_address(context)
         return
     command.check(context)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from enginebay.backend import Backend, BackendContext, BackendSpec, LaunchPlan
+from enginebay.backends.http_engine.address import check_address
 from enginebay.backends.http_engine.backend import HttpEngineBackend
 from enginebay.backends.http_engine.server import OwnedServer
 from enginebay.backends.in_process.backend import InProcessBackend
 from enginebay.backends.launch import at_port, launched_server
 from enginebay.errors import ConfigError
 from enginebay.hookspecs import hookimpl
-from enginebay.wire.http_client import check_url
 from enginebay_tensorrt_llm.api import TrtllmApi
 from enginebay_tensorrt_llm.capabilities import IN_PROCESS, capabilities
 from enginebay_tensorrt_llm.command import compile_settings, launch
@@ -50,9 +50,7 @@ def check(context: BackendContext) -> None:
     if options.tool_parser is not None and line == "1.2":
         raise ConfigError("trtllm-serve has --tool_parser from release 1.3 on", path="options.tool_parser")
     if mode == "external":
-        if not context.url:
-            raise ConfigError("mode external needs the address of the server", path="url", expected="http://...")
-        check_url(context.url)
+        check_address(context)
         return
     if options.api_key is not None and mode != "in_process":
         problem = "the server that is launched has no authentication: a key would protect nothing"

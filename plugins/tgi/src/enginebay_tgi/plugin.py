@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from enginebay.backend import BackendContext, BackendSpec
-from enginebay.errors import ConfigError
+from enginebay.backends.http_engine.address import check_address
 from enginebay.hookspecs import hookimpl
-from enginebay.wire.http_client import check_url
 from enginebay_tgi.backend import KIND, create
 from enginebay_tgi.capabilities import capabilities
 from enginebay_tgi.command import check_image, check_version, launch, version
@@ -37,9 +36,7 @@ def enginebay_backend() -> BackendSpec:
 
 def check(context: BackendContext) -> None:
     if context.mode == "external":
-        if not context.url:
-            raise ConfigError("an external TGI needs the address of its server", path="url", expected="http://...")
-        check_url(context.url)
+        check_address(context)
         return
     check_image(context)
     check_version(context)

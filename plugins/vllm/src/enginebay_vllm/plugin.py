@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from enginebay.backend import Backend, BackendContext, BackendSpec, LaunchPlan
+from enginebay.backends.http_engine.address import check_address
 from enginebay.backends.http_engine.backend import HttpEngineBackend
 from enginebay.backends.launch import at_port, launched_server
 from enginebay.backends.launch.second_model import fetch_models
-from enginebay.errors import ConfigError
 from enginebay.hookspecs import hookimpl
-from enginebay.wire.http_client import check_url
 from enginebay_vllm.api import VllmApi
 from enginebay_vllm.capabilities import capabilities
 from enginebay_vllm.command import API_KEY_VARIABLE, check_image, launch, release_of
@@ -47,9 +46,7 @@ def version(context: BackendContext) -> str | None:
 
 def check(context: BackendContext) -> None:
     if context.mode == "external":
-        if not context.url:
-            raise ConfigError("a running server needs an address", path="url", expected="http://...")
-        check_url(context.url)
+        check_address(context)
     if context.image is not None:
         check_image(context.image)
 
