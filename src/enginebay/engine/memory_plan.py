@@ -56,7 +56,14 @@ class MemoryBudget:
         share = None
         if (fraction := self._config.gpu_memory_fraction) is not None:
             share = MemoryShare(fraction, self._shareable_bytes, taken_bytes=weight_bytes + needed_bytes)
-        size = kv_cache_size(self._config, model, max_model_len=max_model_len, dtype=dtype, share=share, draft_block_bytes=draft_block_bytes)
+        size = kv_cache_size(
+            self._config,
+            model,
+            max_model_len=max_model_len,
+            dtype=dtype,
+            share=share,
+            draft_block_bytes=draft_block_bytes,
+        )
         plan = MemoryPlan(weight_bytes, size, needed_bytes)
         if plan.num_bytes > self._available_bytes:
             raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,6 +67,14 @@ class CausalLM:
         if len(hidden) == 0:
             return hidden.new_empty((0, self._vocab_size), dtype=torch.float32)
         return self.head.forward(self.norm.forward(hidden)).float()
+
+
+def load_model(
+    model_dir: Path, config: ModelConfig, layers: LayerFactory, *, dtype: torch.dtype, device: torch.device
+) -> tuple[CausalLM, int]:
+    """The model, and the bytes of its weights as they are read. Raises ModelError."""
+    with torch.inference_mode(), Checkpoint(model_dir, dtype=dtype, device=device) as weights:
+        return CausalLM(config, weights, layers=layers, dtype=dtype, device=device), weights.num_bytes
 
 
 class DecoderLayer:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from enginebay.engine.speculation.draft_model import DraftModelProposer
 from enginebay.engine.speculation.ngram import NgramProposer
+from enginebay.engine.speculation.proposer import Proposer
 from enginebay.engine.speculation.speculator import Speculator
 
 if TYPE_CHECKING:
@@ -18,10 +20,28 @@ ROW_COST_RATIO = 0.1
 def build_speculator(config: EngineConfig, runner: ModelRunner) -> Speculator | None:
     """None where nothing is to be drafted."""
     if config.speculative_ngram is not None:
-        return Speculator(
-            NgramProposer(),
-            max_num_tokens=config.speculative_ngram,
-            max_model_len=runner.max_model_len,
-            cost_ratio=ROW_COST_RATIO if config.speculative_adaptive else None,
-        )
-    return None
+        return _speculator(config, runner, NgramProposer(), config.speculative_ngram, cost_ratio=ROW_COST_RATIO)
+    if runner.draft is None or runner.draft_weights is None:
+        return None
+    model = runner.model_config
+    proposer = DraftModelProposer(
+        runner.draft,
+        vocab_size=model.vocab_size,
+        eos_token_ids=model.eos_token_ids,
+        device=runner.device,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        draws=not config.batch_invariant,
+    )
+    cost_ratio = ROW_COST_RATIO + runner.draft_weights.cost_ratio
+    return _speculator(config, runner, proposer, config.speculative_num_tokens, cost_ratio=cost_ratio)
+
+
+def _speculator(
+    config: EngineConfig, runner: ModelRunner, proposer: Proposer, max_num_tokens: int, *, cost_ratio: float
+) -> Speculator:
+    return Speculator(
+        proposer,
+        max_num_tokens=max_num_tokens,
+        max_model_len=runner.max_model_len,
+        cost_ratio=cost_ratio if config.speculative_adaptive else None,
+    )

@@ -1,0 +1,136 @@
+"""The weights of a draft: loaded before the KV cache is measured, which has what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from enginebay.engine.kernels import choose_layers
+from enginebay.engine.kv_cache import KvCacheSize, LayerCache, allocate_kv_cache, block_bytes
+from enginebay.engine.model import CausalLM, load_model
+from enginebay.engine.model_config import ModelConfig, read_model_config
+from enginebay.engine.speculation.draft_model import DraftModel
+from enginebay.engine.step_input import StepInputBuilder
+from enginebay.errors import ModelError
+
+if TYPE_CHECKING:
+    from enginebay.engine.settings import EngineConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DraftWeights:
+    """Of another model with a cache of its own, or of the model itself, which shares the one there is."""
+
+    name: str
+    model: CausalLM
+    config: ModelConfig
+    """num_layers are those that are computed."""
+    shares_cache: bool
+    num_bytes: int
+    """That no other model holds."""
+    cost_ratio: float
+    """Of a pass to one of the model: the weights that are read."""
+    dtype: torch.dtype
+    device: torch.device
+
+    def block_bytes(self, block_size: int) -> int:
+        return 0 if self.shares_cache else block_bytes(self.config, block_size=block_size, dtype=self.dtype)
+
+    def on_cache(self, size: KvCacheSize, *, caches: Many[LayerCache], step_inputs: StepInputBuilder) -> DraftModel:
+        """caches, step_inputs: those of the model itself."""
+        if self.shares_cache:
+            return DraftModel(self.model, caches[: self.config.num_layers], step_inputs, shares_cache=True)
+        own = allocate_kv_cache(self.config, size, dtype=self.dtype, device=self.device)
+        builder = StepInputBuilder(
+            block_size=size.block_size,
+            windows=dict.fromkeys(self.config.sliding_windows),
+            dtype=self.dtype,
+            device=self.device,
+        )
+        return DraftModel(self.model, own, builder, shares_cache=False)
+
+
+def load_draft(
+    config: EngineConfig, target: ModelConfig, model: CausalLM, *, max_model_len: int, dtype: torch.dtype,
+    device: torch.device,
+) -> DraftWeights | None:  # fmt: skip
+    """None where no model drafts. Raises ModelError."""
+    if config.speculative_draft_dir is not None:
+        directory = Path(config.speculative_draft_dir)
+        return _another(config, target, directory, max_model_len=max_model_len, dtype=dtype, device=device)
+    if config.speculative_self_draft == "int8":
+        return _in_int8(config, target, dtype=dtype, device=device)
+    if config.speculative_self_draft is not None:
+        return _first_layers(config.speculative_self_draft, target, model, dtype=dtype, device=device)
+    return None
+
+
+def _another(
+    config: EngineConfig, target: ModelConfig, directory: Path, *, max_model_len: int, dtype: torch.dtype,
+    device: torch.device,
+) -> DraftWeights:  # fmt: skip
+    own = read_model_config(directory)
+    if own.vocab_size != target.vocab_size:
+        raise ModelError(
+            f"speculative_draft_model {directory.name}: its vocabulary has {own.vocab_size} tokens, that of the model "
+            f"{target.vocab_size}; a draft model must have the same one"
+        )
+    if own.longest_context < max_model_len:
+        raise ModelError(
+            f"speculative_draft_model {directory.name}: its position embeddings reach {own.longest_context} tokens, "
+            f"and max_model_len is {max_model_len}; lower it"
+        )
+    layers = choose_layers(config.kernels, None, model=own, dtype=dtype, device=device)
+    model, _ = load_model(directory, own, layers, dtype=dtype, device=device)
+    return DraftWeights(
+        directory.name, model, own, shares_cache=False, num_bytes=layers.held.num_bytes,
+        cost_ratio=_num_read(own) / _num_read(target), dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+def _in_int8(config: EngineConfig, target: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> DraftWeights:
+    if config.quantization is not None:
+        raise ModelError(
+            f"speculative_self_draft int8: the model is in {config.quantization} itself, its int8 form is no cheaper; "
+            "leave out one of the two, or use first_layers:N"
+        )
+    layers = choose_layers(
+        config.kernels if config.kernels in ("native", "plain") else "auto", "int8", model=target, dtype=dtype,
+        device=device, batch_invariant=config.batch_invariant,
+    )  # fmt: skip
+    model, _ = load_model(Path(config.model_dir), target, layers, dtype=dtype, device=device)
+    return DraftWeights(
+        "int8", model, target, shares_cache=True, num_bytes=layers.held.num_bytes, cost_ratio=1 / dtype.itemsize,
+        dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+def _first_layers(
+    name: str, target: ModelConfig, model: CausalLM, *, dtype: torch.dtype, device: torch.device
+) -> DraftWeights:
+    number = name.removeprefix("first_layers:")
+    if number == name or not number.isdecimal() or not 1 <= int(number) < target.num_layers:
+        raise ModelError(
+            f"speculative_self_draft {name!r}: the model has {target.num_layers} layers; "
+            f"use int8, or first_layers:N with N from 1 to {target.num_layers - 1}"
+        )
+    cut = _cut_off(target, int(number))
+    return DraftWeights(
+        name, model.first_layers(cut.num_layers), cut, shares_cache=True, num_bytes=0,
+        cost_ratio=_num_read(cut) / _num_read(target), dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+def _cut_off(config: ModelConfig, num_layers: int) -> ModelConfig:
+    return replace(config, num_layers=num_layers, sliding_windows=config.sliding_windows[:num_layers])
+
+
+def _num_read(config: ModelConfig) -> int:
+    """Weights that one pass reads: every layer, and the head."""
+    attention = 2 * config.hidden_size * (config.num_heads + config.num_kv_heads) * config.head_dim
+    mlp = 3 * config.hidden_size * config.intermediate_size
+    return config.num_layers * (attention + mlp) + config.vocab_size * config.hidden_size
