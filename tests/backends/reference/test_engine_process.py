@@ -368,7 +368,7 @@ asyncio.run(main())
     ("settings", "cause"),
     [
         ({"model_dir": "/nowhere/model"}, "missing"),
-        ({"policy": "dynamic"}, "setting"),
+        ({"policy": "fastest"}, "setting"),
         ({"num_blocks": 2}, "KV cache"),
     ],
 )

@@ -194,6 +194,32 @@ def test_a_static_batch_has_no_prefix_cache() -> None:
 @pytest.mark.parametrize(
     ("settings", "options", "path"),
     [
+        ({}, {"num_blocks": 9, "kv_cache_bytes": 9}, "options.kv_cache_bytes"),
+        ({"gpu_memory_fraction": 0.5}, {"num_blocks": 9}, "engine.gpu_memory_fraction"),
+        ({"gpu_memory_fraction": 0.5}, {"kv_cache_bytes": 9}, "engine.gpu_memory_fraction"),
+    ],
+)
+def test_a_kv_cache_has_one_size(settings, options, path) -> None:
+    with pytest.raises(ConfigError, match="is given 2 sizes") as caught:
+        get_backend("reference", engine=settings, **options)
+    assert caught.value.path == path
+
+
+def test_a_fraction_of_memory_says_what_it_is_a_fraction_of(tmp_path) -> None:
+    assert "on the CPU, of what is available" in str(outcome(gpu_memory_fraction=0.5).becomes)
+    assert engine_config({"gpu_memory_fraction": 0.5}, ReferenceOptions(), tmp_path).gpu_memory_fraction == 0.5
+
+
+def test_a_dynamic_batch_may_grow_to_256_where_nothing_bounds_it(tmp_path) -> None:
+    options = ReferenceOptions(policy="dynamic", batch_rule="lesson")
+    config = engine_config({}, options, tmp_path)
+    assert (config.max_num_seqs, config.batch_rule) == (256, "lesson")
+    assert engine_config({"max_num_seqs": 7}, options, tmp_path).max_num_seqs == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "path"),
+    [
         ({"speculative_ngram": 4, "speculative_draft_model": "m"}, {}, "engine.speculative_draft_model"),
         ({"speculative_ngram": 4}, {"speculative_self_draft": "int8"}, "options.speculative_self_draft"),
         ({"speculative_ngram": 4}, {"policy": "static"}, "engine.speculative_ngram"),

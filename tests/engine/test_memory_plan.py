@@ -1,0 +1,127 @@
+"""What is added up before a model is loaded, and what is refused by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from runner_driving import BLOCK_SIZE, tiny_runner
+from tiny_models import FAMILIES, VOCAB_SIZE
+
+from enginebay.engine import memory_plan, model_runner
+from enginebay.engine.model_config import read_model_config
+from enginebay.engine.settings import EngineConfig
+from enginebay.engine.step_memory import step_bytes
+from enginebay.engine.weight_headers import expected_weight_bytes
+from enginebay.errors import ModelError
+
+BLOCK_BYTES = 2 * 3 * BLOCK_SIZE * 2 * 8 * 4
+"""Keys and values of 3 layers of 2 heads of 8 in float32."""
+CONTEXT_BLOCKS = 96 // BLOCK_SIZE
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def any_directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    FAMILIES[request.param].write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    FAMILIES["llama"].write(path)
+    return path
+
+
+def has_memory(monkeypatch: pytest.MonkeyPatch, *, available_bytes: int, shareable_bytes: int | None = None) -> None:
+    monkeypatch.setattr(memory_plan, "available_memory_bytes", lambda device: available_bytes)
+    monkeypatch.setattr(memory_plan, "shareable_memory_bytes", lambda device: shareable_bytes or available_bytes)
+
+
+def needed_bytes(directory: Path, **settings: object) -> int:
+    """By a step."""
+    config = EngineConfig(model_dir="", **settings)  # type: ignore[arg-type]
+    return step_bytes(config, read_model_config(directory), max_model_len=96, dtype=torch.float32)
+
+
+def weight_bytes(directory: Path, quantization: str | None = None) -> int:
+    model = read_model_config(directory)
+    return expected_weight_bytes(directory, model, dtype=torch.float32, quantization=quantization)
+
+
+# ---------------------------------------------------------------- weights and steps
+
+
+def test_the_headers_tell_what_the_weights_take_once_they_are_held(any_directory: Path) -> None:
+    runner = tiny_runner(any_directory, kernels="plain")
+    assert weight_bytes(any_directory) == runner.memory_use.weight_bytes
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int8_weight_only"])
+def test_quantised_weights_take_at_least_what_was_expected(any_directory: Path, quantization: str) -> None:
+    expected = weight_bytes(any_directory, quantization)
+    assert expected < weight_bytes(any_directory) / 2
+    assert expected <= tiny_runner(any_directory, quantization=quantization).memory_use.weight_bytes
+
+
+def test_a_step_is_activations_a_mask_and_logits(directory: Path) -> None:
+    activations = 32 * (3 * 48 + 2 * (6 + 2 * 2) * 8 + 3 * 80) * 4
+    mask = 32 * 96 * 4
+    logits = VOCAB_SIZE * 4 * 5
+    settings = {"max_num_batched_tokens": 32, "max_num_seqs": 8}
+    assert needed_bytes(directory, **settings) == activations + mask + 8 * logits
+    assert needed_bytes(directory, **settings, policy="naive") == activations + mask + logits
+    assert needed_bytes(directory, **settings, speculative_ngram=2) == activations + mask + 24 * logits
+    assert needed_bytes(directory, **settings, speculative_self_draft="int8") == activations + mask + 32 * logits
+
+
+# ---------------------------------------------------------------- refused before it is loaded
+
+
+def test_what_cannot_fit_is_refused_before_a_weight_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_runner, "load_model", None)
+    weights, step = weight_bytes(directory), needed_bytes(directory)
+    total = weights + 129 * BLOCK_BYTES + step
+    has_memory(monkeypatch, available_bytes=total - 1)
+    with pytest.raises(ModelError) as refused:
+        tiny_runner(directory)
+    message = str(refused.value)
+    assert f"weights {weights:,} bytes + KV cache 128 blocks of {BLOCK_SIZE} tokens" in message
+    assert f"one step of at most {step:,} bytes = {total:,} bytes, but only {total - 1:,} bytes are" in message
+
+
+def test_what_fits_exactly_is_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_memory(monkeypatch, available_bytes=weight_bytes(directory) + 129 * BLOCK_BYTES + needed_bytes(directory))
+    assert tiny_runner(directory, kernels="plain").num_blocks == 128
+
+
+# ---------------------------------------------------------------- the size of the KV cache
+
+
+def test_a_fraction_of_memory_is_for_weights_a_step_and_the_kv_cache_together(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = weight_bytes(directory) + needed_bytes(directory)
+    has_memory(monkeypatch, available_bytes=10**9, shareable_bytes=2 * (taken + 51 * BLOCK_BYTES) + 2)
+    runner = tiny_runner(directory, kernels="plain", num_blocks=None, gpu_memory_fraction=0.5)
+    assert runner.num_blocks == 50
+
+
+def test_a_fraction_that_leaves_too_little_is_refused_with_the_arithmetic(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = weight_bytes(directory) + needed_bytes(directory)
+    has_memory(monkeypatch, available_bytes=10**9, shareable_bytes=taken + CONTEXT_BLOCKS * BLOCK_BYTES)
+    with pytest.raises(ModelError, match=rf"gpu_memory_fraction 1 of .*leaves {CONTEXT_BLOCKS * BLOCK_BYTES:,} bytes"):
+        tiny_runner(directory, num_blocks=None, gpu_memory_fraction=1.0)
+    with pytest.raises(ModelError, match="leaves 0 bytes, which is 0 blocks; allow more"):
+        tiny_runner(directory, num_blocks=None, gpu_memory_fraction=0.0001)
+
+
+def test_one_source_decides_blocks_before_bytes_before_a_fraction(directory: Path) -> None:
+    settings = {"kv_cache_bytes": 41 * BLOCK_BYTES, "gpu_memory_fraction": 0.01}
+    assert tiny_runner(directory, num_blocks=30, **settings).num_blocks == 30
+    assert tiny_runner(directory, num_blocks=None, **settings).num_blocks == 40
+    assert tiny_runner(directory, num_blocks=None, max_num_seqs=3).num_blocks == 3 * CONTEXT_BLOCKS
