@@ -23,6 +23,8 @@ class QuantizedWeight(NamedTuple):
 def quantize_rows(rows: Tensor) -> QuantizedWeight:
     """Each row by its largest value. A row of zeros has the scale 0; one that is not finite has no finite scale."""
     exact = rows.float()
-    scales = exact.abs().amax(dim=-1) / LARGEST
-    values = exact / scales.where(scales > 0, 1.0)[..., None]
-    return QuantizedWeight(values.round().nan_to_num(0.0).clamp(-LARGEST, LARGEST).to(torch.int8), scales)
+    largest = exact.abs().amax(dim=-1)
+    # PyTorch makes a number over a tensor a multiplication by the reciprocal, which rounds once more than kernels.cpp.
+    factors = torch.full_like(largest, LARGEST) / largest.where(largest > 0, torch.inf)
+    values = (exact * factors[..., None]).round().nan_to_num(0.0).clamp(-LARGEST, LARGEST)
+    return QuantizedWeight(values.to(torch.int8), largest / LARGEST)
