@@ -1,4 +1,4 @@
-"""docs/techniques.md and its plot, out of the result that is kept; where there is none, the page says so.
+"""docs/techniques.md and its plot, out of the results that are kept; where there is none, the page says so.
 
 python benchmarks/techniques_page.py             # writes them
 python benchmarks/techniques_page.py --check     # exit code 1 where the page says something else than the result
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine_tables import ENGINE_TABLES
 from technique_tables import NOT_MEASURED, technique_block
 from techniques_plot import plot
 
@@ -47,10 +48,18 @@ def kept_result() -> dict[str, Any]:
 def with_figures(page: str, result: Mapping[str, Any]) -> str:
     def block(found: re.Match[str]) -> str:
         name = found["name"]
-        text = head(result) if name == "head" else technique_block(name, result)
+        text = engine_table(name) if name in ENGINE_TABLES else technique_block(name, result)
+        if name == "head":
+            text = head(result)
         return f"<!-- figures: {name} -->\n{text}\n<!-- end of figures -->"
 
     return BLOCK.sub(block, page)
+
+
+def engine_table(name: str) -> str:
+    """Out of a result file of its own."""
+    path = KEPT.with_name(f"{name}.json")
+    return ENGINE_TABLES[name](json.loads(path.read_text(encoding="utf-8"))) if path.exists() else NOT_MEASURED
 
 
 def head(result: Mapping[str, Any]) -> str:

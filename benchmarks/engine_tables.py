@@ -1,0 +1,67 @@
+"""Results of single questions about the engine, as Markdown: where a step's time goes, and two bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Result = Mapping[str, Any]
+
+
+def step_profile(result: Result) -> str:
+    lines = [
+        f"{_when_and_where(result)}, {result['users']} users:",
+        "",
+        "| engine | step | model | drawing tokens | scheduling and bookkeeping | between steps | at most | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        shares = (row["model_ratio"], row["sample_ratio"], row["rest_ratio"], row["between_ratio"])
+        cells = [
+            row["label"],
+            f"{row['step_ms']['median']:.1f} ms",
+            *(f"{share['median']:.1%}" for share in shares),
+            f"{result['most_rest_ratio']:.0%}",
+            "met" if row["is_met"] else "**missed**",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def memory_bound(result: Result) -> str:
+    return (
+        f"{_when_and_where(result)}: {result['decode_tokens_per_s']['median']:.1f} tokens/s while decoding, of "
+        f"{result['most_tokens_per_s']:.0f} that reading {result['read_bytes_per_token'] / 1e6:.0f} MB for each token "
+        f"at {result['read_bytes_per_s'] / 1e9:.1f} GB/s allows: {result['ratio']:.0%}. Wanted were "
+        f"{result['wanted_ratio']:.0%}: {'met' if result['is_met'] else '**missed**'}."
+    )
+
+
+def engine_vs_transformers(result: Result) -> str:
+    lines = [
+        f"On {result['environment']['cpu']}, {result['dtype']}, {result['num_input_tokens']} tokens in and "
+        f"{result['num_output_tokens']} out, prefill counted:",
+        "",
+        "| sequences | engine, tokens/s | transformers, tokens/s | ratio | at least | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for batch in result["batches"]:
+        speeds = batch["output_tokens_per_s"]
+        verdict = "met" if batch["meets_bar"] else "**missed**"
+        lines.append(
+            f"| {batch['batch_size']} | {speeds['enginebay']:.1f} | {speeds['transformers']:.1f} | "
+            f"{batch['ratio']:.2f}x | {batch['bar']}x | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def _when_and_where(result: Result) -> str:
+    return f"Measured {result['created_at'][:10]} on {result['environment']['cpu']}"
+
+
+ENGINE_TABLES: Mapping[str, Callable[[Result], str]] = {
+    "step_profile": step_profile,
+    "memory_bound": memory_bound,
+    "engine_vs_transformers": engine_vs_transformers,
+}
+"""By the name of the result file."""
