@@ -17,10 +17,14 @@ _order = attrgetter("order")
 class Scheduler:
     """Queue, slots and blocks. The policy decides who and how much; this sees to it that it can be done.
 
-    `waiting` and `running` are kept in order (priority, then arrival). Every running sequence owns blocks for all
-    the tokens it knows. When blocks run out, the last in order gives way: it loses its blocks and its progress and
-    goes back to where its order puts it, before everyone who came later. The first in order never gives way, and
-    every request fits in the pool alone (`limits.py`), so every admitted request ends.
+    `waiting` and `running` are kept in order (priority, then arrival). Priorities are strict: a smaller one goes first,
+    and who has a larger one waits for as long as others fill the engine; a deadline bounds that. Within one priority
+    nobody is overtaken, and nobody who runs is put back for someone who waits.
+
+    Every running sequence owns blocks for all the tokens it knows. When blocks run out, the last in order gives way: it
+    loses its blocks and its progress and goes back to where its order puts it, before everyone who came later. The
+    first in order never gives way, and every request fits in the pool alone (`limits.py`), so every admitted request
+    ends.
     """
 
     def __init__(
