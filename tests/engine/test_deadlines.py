@@ -6,7 +6,7 @@ import pytest
 from engine_fakes import EngineUnderTest, make_engine, make_request, prompt_of
 
 from enginebay.engine.deadlines import num_certain_tokens
-from enginebay.engine.step_times import NUM_SAMPLES_TO_TRUST
+from enginebay.engine.step_times import NUM_SAMPLES_TO_TRUST, STALE_AFTER_S
 from enginebay.errors import DeadlineExceeded
 
 
@@ -179,3 +179,14 @@ def test_a_request_that_has_ended_or_was_cancelled_is_not_ended_again():
     under_test.run()
     assert under_test.finish_reason("short") == "length"
     assert under_test.engine.counters.num_finished_by_reason == {"length": 2, "abort": 1}
+
+
+def test_refusals_end_when_the_measurements_are_old_though_nobody_was_computed_since():
+    under_test = warmed_up()
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded, match="cannot be met"):
+            under_test.engine.add(make_request("hurried", 8, 10, deadline_at=under_test.clock.instant + 5))
+    under_test.clock.instant += STALE_AFTER_S + 1
+    under_test.engine.add(make_request("hurried", 8, 10, deadline_at=under_test.clock.instant + 5))
+    under_test.step()
+    assert len(under_test.tokens("hurried")) == 1

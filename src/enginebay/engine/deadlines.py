@@ -40,12 +40,13 @@ class Deadlines:
         self._watched = rest
         return late
 
-    def note_step(self, step_s: float, plan: StepPlan, outputs: list[EngineOutput]) -> None:
+    def note_step(self, plan: StepPlan, outputs: list[EngineOutput], *, started_at: float, now: float) -> None:
         """A step was computed at the first try."""
         self._step_times.note(
-            step_s,
+            now - started_at,
             num_tokens=plan.num_computed_tokens,
             most_output_tokens=max((len(output.token_ids) for output in outputs), default=1),
+            now=now,
         )
 
     def next_at(self) -> float | None:
@@ -62,9 +63,9 @@ class Deadlines:
         left_s = deadline_at - now
         if left_s <= 0:
             return "the request's deadline passed before its output was complete"
-        if sequence.status is not SequenceStatus.WAITING or self._least_s(sequence, num_cached_tokens=0) <= left_s:
+        if sequence.status is not SequenceStatus.WAITING or self._least_s(sequence, now, num_cached_tokens=0) <= left_s:
             return None
-        least_s = self._least_s(sequence, num_cached_tokens=self._num_cached_tokens(sequence))
+        least_s = self._least_s(sequence, now, num_cached_tokens=self._num_cached_tokens(sequence))
         if least_s <= left_s:
             return None
         return (
@@ -72,12 +73,13 @@ class Deadlines:
             f"here, it would take {least_s:.3g} s; give it more time or ask for less"
         )
 
-    def _least_s(self, sequence: Sequence, *, num_cached_tokens: int) -> float:
+    def _least_s(self, sequence: Sequence, now: float, *, num_cached_tokens: int) -> float:
         room_for_output = self._limits.max_model_len - sequence.num_prompt_tokens
         return self._step_times.least_s(
             num_uncomputed_tokens=sequence.num_tokens - num_cached_tokens,
             num_output_tokens=min(num_certain_tokens(sequence.request), room_for_output) - sequence.num_output_tokens,
             most_step_tokens=self._most_step_tokens,
+            now=now,
         )
 
     def _num_cached_tokens(self, sequence: Sequence) -> int:

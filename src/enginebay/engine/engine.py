@@ -145,7 +145,7 @@ class Engine:
             outputs = self._update(plan, tried)
             self._ceiling.note_fine(plan)
         if is_first_try and not isinstance(tried, Exception):
-            self._deadlines.note_step(self._clock.now() - started_at, plan, outputs)
+            self._deadlines.note_step(plan, outputs, started_at=started_at, now=self._clock.now())
         self.scheduler.release_ended()
         self._meter.count_step(plan, started_at=started_at)
         return outputs

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 NUM_SAMPLES_TO_TRUST = 8
 """Steps of a size before it says anything: the first ones of a process are slow."""
+STALE_AFTER_S = 30.0
+"""What was not measured for so long is forgotten: who refuses by it would never measure again."""
 DRIFT = 0.02
+
+
+@dataclass(slots=True)
+class _Fastest:
+    """Of the steps of one size."""
+
+    step_s: float
+    s_per_token: float
+    noted_at: float
+    num_samples: int = 0
+
+    def note(self, step_s: float, *, num_tokens: int, now: float) -> None:
+        self.step_s = _drifted(self.step_s, step_s)
+        self.s_per_token = _drifted(self.s_per_token, step_s / num_tokens)
+        self.noted_at = now
+        self.num_samples += 1
+
+    def is_stale(self, now: float) -> bool:
+        return now - self.noted_at > STALE_AFTER_S
 
 
 class StepTimes:
@@ -18,41 +41,46 @@ class StepTimes:
     """
 
     def __init__(self) -> None:
-        self._fastest_s: dict[int, float] = {}
-        self._fastest_s_per_token: dict[int, float] = {}
-        self._num_samples: dict[int, int] = {}
+        self._by_size: dict[int, _Fastest] = {}
         self._most_output_tokens = 1
 
-    def note(self, step_s: float, *, num_tokens: int, most_output_tokens: int) -> None:
+    def note(self, step_s: float, *, num_tokens: int, most_output_tokens: int, now: float) -> None:
         """most_output_tokens: what the luckiest request of the step was given; more than 1 with speculation."""
         if num_tokens < 1:
             return
         size = num_tokens.bit_length() - 1
-        self._num_samples[size] = self._num_samples.get(size, 0) + 1
-        _drift(self._fastest_s, size, step_s)
-        _drift(self._fastest_s_per_token, size, step_s / num_tokens)
+        fastest = self._by_size.get(size)
+        if fastest is None or fastest.is_stale(now):
+            fastest = self._by_size[size] = _Fastest(step_s, step_s / num_tokens, noted_at=now)
+        fastest.note(step_s, num_tokens=num_tokens, now=now)
         self._most_output_tokens = max(self._most_output_tokens, most_output_tokens)
 
-    def least_step_s(self, num_tokens: int) -> float:
+    def least_step_s(self, num_tokens: int, now: float) -> float:
         """No step of so many tokens takes less, as far as was measured."""
-        trusted = [size for size, num_samples in self._num_samples.items() if num_samples >= NUM_SAMPLES_TO_TRUST]
-        return max((self._bound_s(num_tokens, size) for size in trusted), default=0.0)
+        trusted = (
+            (size, fastest)
+            for size, fastest in self._by_size.items()
+            if fastest.num_samples >= NUM_SAMPLES_TO_TRUST and not fastest.is_stale(now)
+        )
+        return max((_bound_s(num_tokens, size, fastest) for size, fastest in trusted), default=0.0)
 
-    def least_s(self, *, num_uncomputed_tokens: int, num_output_tokens: int, most_step_tokens: int) -> float:
+    def least_s(
+        self, *, num_uncomputed_tokens: int, num_output_tokens: int, most_step_tokens: int, now: float
+    ) -> float:
         """For a request that has the engine to itself; its first token comes with the last step of its prompt."""
         num_full_steps, num_left = divmod(num_uncomputed_tokens, most_step_tokens)
-        prompt_s = num_full_steps * self.least_step_s(most_step_tokens)
-        prompt_s += self.least_step_s(num_left) if num_left else 0.0
+        prompt_s = num_full_steps * self.least_step_s(most_step_tokens, now) if num_full_steps else 0.0
+        prompt_s += self.least_step_s(num_left, now) if num_left else 0.0
         num_decode_steps = -(-max(0, num_output_tokens - 1) // self._most_output_tokens)
-        return prompt_s + num_decode_steps * self.least_step_s(1)
-
-    def _bound_s(self, num_tokens: int, size: int) -> float:
-        """From steps of [2**size, 2**(size + 1)) tokens."""
-        if num_tokens >= 2 ** (size + 1):
-            return self._fastest_s[size]
-        return min(num_tokens, 2**size) * self._fastest_s_per_token[size]
+        return prompt_s + num_decode_steps * self.least_step_s(1, now)
 
 
-def _drift(values: dict[int, float], size: int, sample: float) -> None:
-    value = values.get(size, sample)
-    values[size] = min(sample, value + DRIFT * (sample - value))
+def _bound_s(num_tokens: int, size: int, fastest: _Fastest) -> float:
+    """From steps of [2**size, 2**(size + 1)) tokens."""
+    if num_tokens >= 2 ** (size + 1):
+        return fastest.step_s
+    return min(num_tokens, 2**size) * fastest.s_per_token
+
+
+def _drifted(value: float, sample: float) -> float:
+    return min(sample, value + DRIFT * (sample - value))
