@@ -138,6 +138,7 @@ async def rows_of(
         asked = dict(list(asked.items())[:NUM_QUICK_PROMPTS])
     before = [await contender.backend.stats() for contender in contenders]
     for round_number, (name, planned) in enumerate(asked.items()):
+        print(f"  {kind}: {name}, {round_number + 1} of {len(asked)}", flush=True)
         first = round_number % len(contenders)
         for contender in (*contenders[first:], *contenders[:first]):
             contender.answers.setdefault(kind, {})[name] = await answer(contender, planned)

@@ -78,11 +78,20 @@ def _speculation_cells(row: Row) -> tuple[str, ...]:
 
 
 def verdict_lines(name: str, groups: Mapping[str, Any]) -> list[str]:
-    claims = [claim for claim in CLAIMS if claim.technique == name]
+    """The lesson's claims, then what this project wants."""
+    claims = sorted((claim for claim in CLAIMS if claim.technique == name), key=lambda claim: claim.is_ours)
     if not claims:
         return []
-    head = ["| the lesson says | counted as holding from | here |", "|---|---|---|"]
-    return [*head, *(_line(claim.says, claim.bound, claim.verdict(groups)) for claim in claims)]
+    head = ["| who | says | counted as holding from | here |", "|---|---|---|---|"]
+    return [
+        *head,
+        *(
+            _line(
+                "this project wants" if claim.is_ours else "the lesson", claim.says, claim.bound, claim.verdict(groups)
+            )
+            for claim in claims
+        ),
+    ]
 
 
 def _line(*cells: str) -> str:

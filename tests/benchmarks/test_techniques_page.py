@@ -87,6 +87,13 @@ def test_memory_is_compared_the_other_way_round() -> None:
     assert MEMORY_CLAIM.verdict(found).startswith(f"{HOLDS}: 2.00x")
 
 
+def test_what_this_project_wants_is_met_to_the_last_digit_or_missed() -> None:
+    (wanted,) = (claim for claim in CLAIMS if claim.is_ours and claim.says.startswith("at least 2.5 times"))
+    for speed, word in ((25.0, "met"), (24.99, "**missed**")):
+        found = groups(prefix_cache=[row("no-prefix-cache", 10.0), row("prefix-cache", speed)])
+        assert wanted.verdict(found).split(":")[0] == word
+
+
 def test_a_table_has_every_row_and_failures_are_told() -> None:
     found = groups(policies=[row("naive", 10.0), row("static", 43.0)])
     found["policies"]["failures"] = [{"label": "continuous", "error": "EngineDied: gone"}]  # type: ignore[index]
