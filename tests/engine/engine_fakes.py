@@ -67,11 +67,15 @@ class FakeRunner:
     cells: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     plans: list[list[tuple[str, int, int, int, bool]]] = field(default_factory=list)
     fail_on_step: int | None = None
+    memory_tokens: int | None = None
+    """A step of more runs out of memory, and leaves no plan here."""
     histories: list[list[list[int]]] = field(default_factory=list)
     """For each that is sampled: what its newest token sees, and what each of its drafts does."""
 
     def forward(self, plan: StepPlan) -> StepLogits:
         self.clock.instant += self.step_s
+        if self.memory_tokens is not None and plan.num_computed_tokens > self.memory_tokens:
+            raise MemoryError("the fake runner has no more")
         self.plans.append(
             [(i.sequence.request.request_id, i.start, i.num_new_tokens, i.num_padding_tokens, i.is_idle)
              for i in plan.scheduled]

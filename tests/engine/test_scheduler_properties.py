@@ -60,14 +60,19 @@ engines = st.fixed_dictionaries(
         "block_size": st.sampled_from([2, 3]),
         "chunked_prefill": st.booleans(),
         "enable_prefix_caching": st.booleans(),
+        "memory_tokens": st.sampled_from([None, None, 1, 5, 12]),
     }
 )
 
 
 def build(choice: dict[str, object]) -> EngineUnderTest:
+    memory_tokens = choice["memory_tokens"]
+    choice = {name: value for name, value in choice.items() if name != "memory_tokens"}
     if not choice["chunked_prefill"]:
         choice = {**choice, "max_num_batched_tokens": 24 + int(str(choice["max_num_batched_tokens"]))}
-    return make_engine(max_model_len=MAX_MODEL_LEN, **choice)  # type: ignore[arg-type]
+    under_test = make_engine(max_model_len=MAX_MODEL_LEN, **choice)  # type: ignore[arg-type]
+    under_test.runner.memory_tokens = memory_tokens  # type: ignore[assignment]
+    return under_test
 
 
 def has_ended_already(request: EngineRequest) -> bool:
