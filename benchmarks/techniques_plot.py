@@ -32,7 +32,7 @@ def plot(result: Mapping[str, Any]) -> str:
         rows = result["groups"].get(name, {}).get("rows", [])
         bars = [(label, row["output_tokens_per_s"]["median"]) for label, row in _labelled(rows)]
         if bars:
-            parts += _group(title, bars, top)
+            parts += _group(title, bars, top, base=rows[0]["label"])
             top += TITLE_HEIGHT + ROW_HEIGHT * len(bars)
     body = "\n".join(parts)
     height = top + MARGIN
@@ -58,13 +58,14 @@ def _load(row: Mapping[str, Any]) -> str:
     return f"{row['users']} users"
 
 
-def _group(title: str, bars: list[tuple[str, float]], top: float) -> list[str]:
+def _group(title: str, bars: list[tuple[str, float]], top: float, *, base: str) -> list[str]:
+    """base: label of the setting that the others are looked at against; its bars are grey."""
     fastest = max(speed for _, speed in bars) or 1.0
     lines = [f'<text x="{MARGIN}" y="{top + 24:.0f}" fill="{INK}" font-weight="600">{escape(title)}</text>']
     for number, (label, speed) in enumerate(bars):
         y = top + TITLE_HEIGHT - 6 + number * ROW_HEIGHT
         width = (BAR_END - LABEL_WIDTH) * speed / fastest
-        color = BASE_COLOR if number == 0 else COLOR
+        color = BASE_COLOR if label.startswith(f"{base}, ") else COLOR
         lines += [
             f'<text x="{LABEL_WIDTH - 10}" y="{y + 13:.0f}" fill="{INK}" text-anchor="end">{escape(label)}</text>',
             f'<rect x="{LABEL_WIDTH}" y="{y:.0f}" width="{width:.1f}" height="17" rx="2" fill="{color}"/>',
