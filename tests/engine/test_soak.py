@@ -15,7 +15,7 @@ from enginebay.engine.factory import build_engine
 from enginebay.engine.settings import EngineConfig
 
 VOCAB_SIZE, MAX_MODEL_LEN, BLOCK_SIZE = 96, 64, 4
-MAX_GROWTH_BYTES = 24 * 2**20
+MAX_GROWTH_BYTES = 8 * 2**20
 EVERYTHING: dict[str, object] = {
     "policy": "dynamic",
     "max_num_seqs": 8,
