@@ -25,17 +25,20 @@ from engine_bars_page import KEPT, judged
 from enginebay.config.loader import load_config
 from enginebay.config.models import Config
 from enginebay.loadtest.environment import describe_environment
+from enginebay.models.sources import resolve_model
+from enginebay.plugins import find_backend
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "engine-bars.yaml"
 CHECKPOINT_VARIABLE = "SMOLLM2_W8A8"
-DEFAULT_CHECKPOINT = ROOT / "out" / "smollm2-135m-w8a8"
+W8A8_LABEL = "vllm-int8"
+MODEL = "smollm2-135m"
 
 
 def main() -> int:
     arguments = parsed(load_config(CONFIG))
-    demand_checkpoint(arguments)
-    os.environ[CHECKPOINT_VARIABLE] = str(arguments.w8a8.resolve())
+    if W8A8_LABEL in arguments.engines:
+        os.environ[CHECKPOINT_VARIABLE] = str(checkpoint(arguments.w8a8))
     os.chdir(ROOT)  # the config names virtual environments by their place here
     config = load_config(CONFIG)
     plan = uniform_plan(config, config.backend, num_requests=arguments.requests, users=arguments.users)
@@ -68,21 +71,26 @@ def parsed(config: Config) -> argparse.Namespace:
     parser.add_argument("--engines", nargs="*", choices=labels, default=labels, metavar="LABEL", help=", ".join(labels))
     parser.add_argument("--users", type=int, nargs="*", default=[], help="else those of the config")
     parser.add_argument("--requests", type=int, help="of each run, else as many as the config says")
-    parser.add_argument("--w8a8", type=Path, default=DEFAULT_CHECKPOINT, help="the model as W8A8, for vllm-int8")
+    parser.add_argument("--w8a8", type=Path, help="the model as W8A8, for vllm-int8; else it is converted")
     parser.add_argument("--out", type=Path, default=KEPT)
     return parser.parse_args()
 
 
-def demand_checkpoint(arguments: argparse.Namespace) -> None:
-    """Without it the entry would quietly be the model in 16 bits."""
-    config = arguments.w8a8 / "config.json"
-    if "vllm-int8" not in arguments.engines:
-        return
-    if not config.is_file() or "quantization_config" not in json.loads(config.read_text(encoding="utf-8")):
-        raise SystemExit(
-            f"{arguments.w8a8} holds no quantised checkpoint for vllm-int8: make one, name it with --w8a8, or measure "
-            "the others with --engines"
-        )
+def checkpoint(given: Path | None) -> Path:
+    """The model as W8A8, checked: with another one the entry would quietly be the model in 16 bits."""
+    directory = given or converted()
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if "quantization_config" not in config:
+        raise SystemExit(f"{directory} is no quantised checkpoint: name one with --w8a8, or leave out {W8A8_LABEL}")
+    return directory.resolve()
+
+
+def converted() -> Path:
+    """As `enginebay models convert smollm2-135m --to vllm` does it; made once."""
+    spec = find_backend("vllm")
+    if spec.convert is None:
+        raise SystemExit("the vllm plugin converts no models: name a W8A8 checkpoint with --w8a8")
+    return spec.convert(resolve_model(MODEL), weight_format=None, venv=None, progress=lambda progress: None)
 
 
 def tuning(config: Config, label: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import psutil
 from bench_runs import largest_child, resident_bytes, spread, tokenizer_of
 from technique_plans import prompts_of
 
+from enginebay import quantities
 from enginebay.backend import Backend
 from enginebay.cli.event_loop import new_event_loop
 from enginebay.clock import MonotonicClock
@@ -158,11 +159,17 @@ async def answer(contender: Contender, planned: PlannedRequest) -> Record:
 
 
 def drafts_between(before: EngineStats, after: EngineStats) -> dict[str, float]:
-    """Zeros where the engine counts no drafts."""
+    """Zeros where the engine counts none."""
+
+    def difference(quantity: quantities.Quantity) -> float:
+        name = quantity.prometheus_name
+        return after.extra.get(name, 0.0) - before.extra.get(name, 0.0)
+
     return {
-        "num_drafted": (after.spec_decode_drafted_tokens_total or 0) - (before.spec_decode_drafted_tokens_total or 0),
-        "num_accepted": (after.spec_decode_accepted_tokens_total or 0)
-        - (before.spec_decode_accepted_tokens_total or 0),
+        "num_steps": difference(quantities.ENGINE_STEPS),
+        "num_drafted": difference(quantities.ENGINE_DRAFTED_TOKENS),
+        "num_accepted": difference(quantities.ENGINE_ACCEPTED_TOKENS),
+        "draft_s": difference(quantities.ENGINE_DRAFT_SECONDS),
     }
 
 
@@ -191,6 +198,7 @@ def row_of(
         "ttft_p50_s": median([ttft_s(mine[name]) for name in used]),
         "tpot_p50_s": median([tpot_s(mine[name]) for name in used]),
         **drafts,
+        "tokens_per_step": sum(output_tokens(record) for record in mine.values()) / max(1, drafts["num_steps"]),
         "acceptance_ratio": drafts["num_accepted"] / drafts["num_drafted"] if drafts["num_drafted"] else None,
         "resident_bytes": resident_bytes(contender.pid),
         "effective_settings": dict(contender.backend.info.effective_settings),

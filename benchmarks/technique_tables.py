@@ -52,9 +52,10 @@ def _load_cells(row: Row) -> tuple[str, ...]:
 
 def speculation_table(rows: Sequence[Row]) -> list[str]:
     head = [
-        "| prompts | | output tokens/s (least to most) | against none, median of pairs | pairs | accepted | "
+        "| prompts | | output tokens/s (least to most) | against none, median of pairs | pairs | accepted "
+        "| tokens per step | "
         "same answers | TPOT p50 | weights | process | price per million tokens |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     return [*head, *(_line(*_speculation_cells(row)) for row in rows)]
 
@@ -69,6 +70,7 @@ def _speculation_cells(row: Row) -> tuple[str, ...]:
         "-" if row["ratio"] is None else f"{row['ratio']['median']:.2f}x",
         str(row["num_pairs"]),
         "-" if row["acceptance_ratio"] is None else f"{row['acceptance_ratio']:.0%}",
+        f"{row['tokens_per_step']:.2f}",
         "all" if not differing else f"**{len(differing)} differ**",
         milliseconds(row["tpot_p50_s"]),
         mebibytes(settings.get("weight_bytes")),

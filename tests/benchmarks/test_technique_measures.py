@@ -59,7 +59,7 @@ def answered(text: str, duration_s: float) -> Record:
 def contender(label: str, answers: dict[str, Record], **drafts: float) -> Contender:
     found = Contender(label, Told(), None)  # type: ignore[arg-type]
     found.answers["copy"] = answers
-    found.drafts["copy"] = {"num_drafted": 0, "num_accepted": 0, **drafts}
+    found.drafts["copy"] = {"num_steps": 4, "num_drafted": 0, "num_accepted": 0, "draft_s": 0.0, **drafts}
     return found
 
 
