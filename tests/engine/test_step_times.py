@@ -21,8 +21,8 @@ def measured(*steps: tuple[int, float], num_samples: int = NUM_SAMPLES_TO_TRUST)
 
 
 def least_s(times: StepTimes, num_prompt_tokens: int, num_output_tokens: int) -> float:
-    return times.least_s(
-        num_uncomputed_tokens=num_prompt_tokens, num_output_tokens=num_output_tokens, most_step_tokens=512, now=NOW
+    return times.least(NOW).request_s(
+        num_uncomputed_tokens=num_prompt_tokens, num_output_tokens=num_output_tokens, most_step_tokens=512
     )
 
 
@@ -40,9 +40,9 @@ def test_a_prompt_takes_its_steps_and_every_token_but_the_first_one_more():
 
 
 def test_a_larger_step_takes_no_less_and_no_more_for_each_token():
-    assert measured((8, 2.0)).least_step_s(100, NOW) == 2.0
-    assert measured((8, 2.0)).least_step_s(1, NOW) == 2.0 / 8
-    assert measured((512, 4.0), (8, 2.0)).least_step_s(256, NOW) == 2.0
+    assert measured((8, 2.0)).least(NOW).step_s(100) == 2.0
+    assert measured((8, 2.0)).least(NOW).step_s(1) == 2.0 / 8
+    assert measured((512, 4.0), (8, 2.0)).least(NOW).step_s(256) == 2.0
 
 
 def test_a_step_that_gave_a_request_several_tokens_shortens_every_output():
@@ -54,23 +54,23 @@ def test_a_step_that_gave_a_request_several_tokens_shortens_every_output():
 def test_a_value_goes_to_a_faster_step_at_once_and_to_slower_ones_slowly():
     times = measured((1, 1.0))
     times.note(0.4, num_tokens=1, most_output_tokens=1, now=NOW)
-    assert times.least_step_s(1, NOW) == 0.4
+    assert times.least(NOW).step_s(1) == 0.4
     times.note(10.4, num_tokens=1, most_output_tokens=1, now=NOW)
-    assert times.least_step_s(1, NOW) == pytest.approx(0.4 + DRIFT * 10)
+    assert times.least(NOW).step_s(1) == pytest.approx(0.4 + DRIFT * 10)
     for _ in range(1000):
         times.note(10.4, num_tokens=1, most_output_tokens=1, now=NOW)
-    assert times.least_step_s(1, NOW) == pytest.approx(10.4)
+    assert times.least(NOW).step_s(1) == pytest.approx(10.4)
 
 
 def test_what_was_not_measured_for_a_while_is_forgotten_so_that_nobody_is_refused_by_it_for_ever():
     times = measured((1, 5.0))
-    assert times.least_step_s(1, NOW + STALE_AFTER_S) == 5.0
-    assert times.least_step_s(1, NOW + STALE_AFTER_S + 1) == 0.0
+    assert times.least(NOW + STALE_AFTER_S).step_s(1) == 5.0
+    assert times.least(NOW + STALE_AFTER_S + 1).step_s(1) == 0.0
     later = NOW + STALE_AFTER_S + 2
     for _ in range(NUM_SAMPLES_TO_TRUST):
-        assert times.least_step_s(1, later) == 0.0
+        assert times.least(later).step_s(1) == 0.0
         times.note(7.0, num_tokens=1, most_output_tokens=1, now=later)
-    assert times.least_step_s(1, later) == 7.0
+    assert times.least(later).step_s(1) == 7.0
 
 
 @given(st.lists(st.integers(1, 2048), min_size=1, max_size=60), st.integers(1, 2048))
@@ -81,4 +81,4 @@ def test_a_model_with_a_fixed_cost_and_one_for_each_token_is_never_thought_slowe
         return 0.01 + 0.001 * num_tokens
 
     times = measured(*((size, true_s(size)) for size in sizes))
-    assert times.least_step_s(num_tokens, NOW) <= true_s(num_tokens) + 1e-12
+    assert times.least(NOW).step_s(num_tokens) <= true_s(num_tokens) + 1e-12

@@ -7,7 +7,7 @@ from enginebay.engine.plan import StepPlan
 from enginebay.engine.prefix_cache import PrefixCache
 from enginebay.engine.request import EngineOutput, EngineRequest
 from enginebay.engine.sequence import Sequence, SequenceStatus
-from enginebay.engine.step_times import StepTimes
+from enginebay.engine.step_times import LeastTimes, StepTimes
 
 
 class Deadlines:
@@ -28,12 +28,13 @@ class Deadlines:
         """Those who are late, or wait and will be, with what to tell them; they are watched no longer."""
         if not self._watched:
             return []
+        least = self._step_times.least(now)
         late: list[tuple[Sequence, str]] = []
         rest: list[Sequence] = []
         for sequence in self._watched:
             if sequence.status is SequenceStatus.FINISHED:
                 continue
-            if (problem := self.problem(sequence, now)) is not None:
+            if (problem := self._problem(sequence, now, least=least)) is not None:
                 late.append((sequence, problem))
             else:
                 rest.append(sequence)
@@ -55,17 +56,23 @@ class Deadlines:
         return min((deadline_at for deadline_at in watched if deadline_at is not None), default=None)
 
     def problem(self, sequence: Sequence, now: float) -> str | None:
-        """Why the deadline cannot be met; None while it may be. One that runs is only asked whether it is late: it
-        may end at any token, and has cost something."""
+        """Why the deadline cannot be met; None while it may be, and where there is none."""
+        return self._problem(sequence, now, least=self._step_times.least(now))
+
+    def _problem(self, sequence: Sequence, now: float, *, least: LeastTimes) -> str | None:
+        """One that runs is only asked whether it is late: it has cost something, and may end at any token."""
         deadline_at = sequence.request.deadline_at
         if deadline_at is None:
             return None
         left_s = deadline_at - now
         if left_s <= 0:
             return "the request's deadline passed before its output was complete"
-        if sequence.status is not SequenceStatus.WAITING or self._least_s(sequence, now, num_cached_tokens=0) <= left_s:
+        if (
+            sequence.status is not SequenceStatus.WAITING
+            or self._least_s(sequence, least, num_cached_tokens=0) <= left_s
+        ):
             return None
-        least_s = self._least_s(sequence, now, num_cached_tokens=self._num_cached_tokens(sequence))
+        least_s = self._least_s(sequence, least, num_cached_tokens=self._num_cached_tokens(sequence))
         if least_s <= left_s:
             return None
         return (
@@ -73,13 +80,12 @@ class Deadlines:
             f"here, it would take {least_s:.3g} s; give it more time or ask for less"
         )
 
-    def _least_s(self, sequence: Sequence, now: float, *, num_cached_tokens: int) -> float:
+    def _least_s(self, sequence: Sequence, least: LeastTimes, *, num_cached_tokens: int) -> float:
         room_for_output = self._limits.max_model_len - sequence.num_prompt_tokens
-        return self._step_times.least_s(
+        return least.request_s(
             num_uncomputed_tokens=sequence.num_tokens - num_cached_tokens,
             num_output_tokens=min(num_certain_tokens(sequence.request), room_for_output) - sequence.num_output_tokens,
             most_step_tokens=self._most_step_tokens,
-            now=now,
         )
 
     def _num_cached_tokens(self, sequence: Sequence) -> int:

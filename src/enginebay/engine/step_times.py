@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 NUM_SAMPLES_TO_TRUST = 8
@@ -55,24 +56,35 @@ class StepTimes:
         fastest.note(step_s, num_tokens=num_tokens, now=now)
         self._most_output_tokens = max(self._most_output_tokens, most_output_tokens)
 
-    def least_step_s(self, num_tokens: int, now: float) -> float:
-        """No step of so many tokens takes less, as far as was measured."""
-        trusted = (
-            (size, fastest)
+    def least(self, now: float) -> LeastTimes:
+        trusted = {
+            size: fastest
             for size, fastest in self._by_size.items()
             if fastest.num_samples >= NUM_SAMPLES_TO_TRUST and not fastest.is_stale(now)
-        )
-        return max((_bound_s(num_tokens, size, fastest) for size, fastest in trusted), default=0.0)
+        }
+        return LeastTimes(trusted, most_output_tokens=self._most_output_tokens)
 
-    def least_s(
-        self, *, num_uncomputed_tokens: int, num_output_tokens: int, most_step_tokens: int, now: float
-    ) -> float:
+
+class LeastTimes:
+    """What is known at one instant: many requests are held against it."""
+
+    def __init__(self, trusted: Mapping[int, _Fastest], *, most_output_tokens: int) -> None:
+        self._trusted, self._most_output_tokens = trusted, most_output_tokens
+        self._step_s: dict[int, float] = {0: 0.0}
+
+    def step_s(self, num_tokens: int) -> float:
+        """No step of so many tokens takes less, as far as was measured."""
+        if num_tokens not in self._step_s:
+            bounds = (_bound_s(num_tokens, size, fastest) for size, fastest in self._trusted.items())
+            self._step_s[num_tokens] = max(bounds, default=0.0)
+        return self._step_s[num_tokens]
+
+    def request_s(self, *, num_uncomputed_tokens: int, num_output_tokens: int, most_step_tokens: int) -> float:
         """For a request that has the engine to itself; its first token comes with the last step of its prompt."""
         num_full_steps, num_left = divmod(num_uncomputed_tokens, most_step_tokens)
-        prompt_s = num_full_steps * self.least_step_s(most_step_tokens, now) if num_full_steps else 0.0
-        prompt_s += self.least_step_s(num_left, now) if num_left else 0.0
+        prompt_s = num_full_steps * self.step_s(most_step_tokens) + self.step_s(num_left)
         num_decode_steps = -(-max(0, num_output_tokens - 1) // self._most_output_tokens)
-        return prompt_s + num_decode_steps * self.least_step_s(1, now)
+        return prompt_s + num_decode_steps * self.step_s(1)
 
 
 def _bound_s(num_tokens: int, size: int, fastest: _Fastest) -> float:
