@@ -112,10 +112,10 @@ class RmsNorm:
 
 class Linear:
     def __init__(self, affine: Affine) -> None:
-        self._weight, self._bias = affine
+        self.weight, self._bias = affine
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return functional.linear(hidden, self._weight, self._bias)
+        return functional.linear(hidden, self.weight, self._bias)
 
     def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
         return self.forward(hidden) + residual
@@ -123,11 +123,11 @@ class Linear:
 
 class GatedMlp:
     def __init__(self, gate_and_up: Layer, down: Layer, activation: Callable[[Tensor], Tensor]) -> None:
-        self._gate_and_up, self._down, self._activation = gate_and_up, down, activation
+        self.gate_and_up, self.down, self._activation = gate_and_up, down, activation
 
     def forward(self, hidden: Tensor) -> Tensor:
-        gate, up = self._gate_and_up.forward(hidden).chunk(2, dim=-1)
-        return self._down.forward(self._activation(gate) * up)
+        gate, up = self.gate_and_up.forward(hidden).chunk(2, dim=-1)
+        return self.down.forward(self._activation(gate) * up)
 
     def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
         return self.forward(hidden) + residual

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from enginebay.engine.attention import AttentionInput
 from enginebay.engine.kv_cache import LayerCache
-from enginebay.engine.layers import Affine, LayerFactory, ResidualLayer, joined
+from enginebay.engine.layers import Affine, Embedding, LayerFactory, ResidualLayer, joined
 from enginebay.engine.model_config import ModelConfig
 from enginebay.engine.rope import RotaryEmbedding
 from enginebay.engine.step_input import StepInput
@@ -32,7 +32,7 @@ class CausalLM:
     ) -> None:
         self._vocab_size = config.vocab_size
         weight = weights.take("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
-        self.embedding = layers.embedding(weight)
+        self.embedding: Embedding = layers.embedding(weight)
         self.layers = [DecoderLayer(config, weights, index, layers=layers) for index in range(config.num_layers)]
         self.norm = layers.rms_norm(weights.take("model.norm.weight", (config.hidden_size,)), config.rms_norm_eps)
         self.head = self._head(config, weights, layers, tied_weight=weight)

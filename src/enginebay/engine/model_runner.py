@@ -17,6 +17,7 @@ from enginebay.engine.model import CausalLM, load_model
 from enginebay.engine.model_config import ModelConfig, read_model_config
 from enginebay.engine.plan import StepPlan
 from enginebay.engine.settings import EngineConfig
+from enginebay.engine.smoothing import load_smoothed
 from enginebay.engine.speculation.draft_model import DraftModel
 from enginebay.engine.speculation.draft_weights import load_draft
 from enginebay.engine.step_input import StepInput, StepInputBuilder
@@ -85,7 +86,8 @@ class ModelRunner:
             Path(config.model_dir), self.model_config, dtype=self.dtype, quantization=config.quantization
         )
         self._memory_plan(budget, weight_bytes=expected_bytes)  # refuses what cannot fit before it is loaded
-        self.model, stored_bytes = load_model(
+        load = load_smoothed if config.quantization == "int8" and config.smooth_int8 else load_model
+        self.model, stored_bytes = load(
             Path(config.model_dir), self.model_config, layers, dtype=self.dtype, device=self.device
         )
         self.draft_weights = load_draft(

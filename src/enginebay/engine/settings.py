@@ -36,6 +36,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """native, packed, plain (PyTorch as everyone reads it), or auto: the fastest that this machine has."""
     quantization: str | None = None
     """int8, int8_weight_only, or None for the dtype."""
+    smooth_int8: bool = True
+    """With int8: balance the channels of activations and weights first, see `smoothing`."""
     batch_invariant: bool = False
     """A request's logits, to the bit, are those that it gets alone: whatever runs beside it, however it is chunked."""
     speculative_ngram: int | None = None

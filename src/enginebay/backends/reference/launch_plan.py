@@ -22,7 +22,7 @@ _TO_ENGINE = (
 
 _OPTIONS_TO_ENGINE = (
     "policy", "batch_rule", "device", "block_size", "num_blocks", "kv_cache_bytes", "static_batch_timeout_s",
-    "num_threads", "kernels", "batch_invariant", "speculative_self_draft", "speculative_num_tokens",
+    "num_threads", "kernels", "smooth_int8", "batch_invariant", "speculative_self_draft", "speculative_num_tokens",
     "speculative_adaptive",
 )  # fmt: skip
 

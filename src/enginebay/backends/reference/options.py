@@ -65,6 +65,11 @@ class ReferenceOptions(BaseModel):
         description="Draft as many tokens as a request's acceptance rate is worth, and none where that is too low; "
         "otherwise always the most.",
     )
+    smooth_int8: bool = Field(
+        True,
+        description="With quantization int8: balance the channels of activations and weights first (SmoothQuant). "
+        "It loads the model a second time.",
+    )
     start_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         300.0, description="How long loading the model may take."
     )
