@@ -22,7 +22,7 @@ from enginebay.backends.reference.engine_stream import EngineStream
 from enginebay.clock import MonotonicClock
 from enginebay.engine.request import EngineRequest
 from enginebay.engine.settings import EngineConfig
-from enginebay.errors import ContextTooLong, EngineDied, InvalidRequest, NotStarted, StartFailed
+from enginebay.errors import ContextTooLong, DeadlineExceeded, EngineDied, InvalidRequest, NotStarted, StartFailed
 from enginebay.types import HealthState
 
 
@@ -211,6 +211,21 @@ def test_a_static_batch_starts_by_its_timeout_without_another_message(model_dir:
             assert process.counters.batch_wait_s >= 0.1
 
     run(main)
+
+
+# ---------------------------------------------------------------- deadlines
+
+
+def test_a_deadline_is_on_the_clock_that_both_processes_share(shared: Shared):
+    async def main(process: EngineProcess) -> None:
+        before = process.counters.num_deadline_refused
+        in_time = make_request("in time", deadline_at=time.monotonic() + 600)
+        assert len(await tokens_of(process.submit(in_time))) == 8
+        with pytest.raises(DeadlineExceeded, match="passed"):
+            await tokens_of(process.submit(make_request("late", deadline_at=time.monotonic() - 1)))
+        assert process.counters.num_deadline_refused == before + 1
+
+    shared.run(main)
 
 
 # ---------------------------------------------------------------- cancelling
