@@ -67,6 +67,41 @@ def test_an_unsupported_setting_is_an_error_that_names_it_before_anything_starts
     assert outcome(**setting).why in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "told", "meant"),
+    [
+        ("int8", "mapped", "int8"),
+        ("int8_weight_only", "mapped", "int8_weight_only"),
+        ("w8a8_int8", "approximated", "int8"),
+        ("int8_per_channel_weight_only", "approximated", "int8_weight_only"),
+        ("W8A16", "approximated", "int8_weight_only"),
+        ("eetq", "approximated", "int8_weight_only"),
+    ],
+)
+def test_int8_is_known_by_the_names_of_other_engines(tmp_path, method, told, meant):
+    found = outcome(quantization=method)
+    assert found.outcome == told
+    assert "int8 by output channel" in found.becomes
+    assert bool(found.why) == (told == "approximated")
+    assert engine_config({"quantization": method}, ReferenceOptions(), tmp_path).quantization == meant
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ("compressed-tensors", "quantises while it loads"),
+        ("gptq_marlin", "quantises while it loads"),
+        ("fp8", "the nearest to fp8 is int8"),
+        ("int4", "the nearest to int4 is int8_weight_only"),
+    ],
+)
+def test_another_quantisation_is_refused_with_what_to_use(method, why):
+    found = outcome(quantization=method)
+    assert found.outcome == "unsupported"
+    assert why in found.why
+    assert "int8 or int8_weight_only" in found.why
+
+
 def test_remote_code_is_approximated_since_it_is_never_run():
     assert outcome(trust_remote_code=True).outcome == "approximated"
 
@@ -80,8 +115,11 @@ def test_options_and_settings_arrive_in_the_engine(tmp_path):
         kv_cache_bytes=1000,
         static_batch_timeout_s=0.5,
         num_threads=3,
+        kernels="plain",
+        smooth_int8=False,
     )
     settings = {
+        "quantization": "int8",
         "dtype": "float32",
         "max_num_seqs": 5,
         "max_model_len": 77,
@@ -103,6 +141,9 @@ def test_options_and_settings_arrive_in_the_engine(tmp_path):
         kv_cache_bytes=1000,
         static_batch_timeout_s=0.5,
         num_threads=3,
+        kernels="plain",
+        smooth_int8=False,
+        quantization="int8",
     )
 
 
