@@ -6,7 +6,9 @@ that a wrong block, a wrong position or a block given to two sequences shows at 
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -20,6 +22,7 @@ from enginebay.engine.prefix_cache import PrefixCache
 from enginebay.engine.request import EngineOutput, EngineRequest, PositionLogprobs
 from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.settings import EngineConfig
+from enginebay.engine.speculation.proposer import Draft, Wanted
 from enginebay.engine.speculation.speculator import Speculator
 from enginebay.engine.speculation.verification import verified
 
@@ -135,6 +138,31 @@ class FakeSampler:
 
     def prompt_logprobs(self, logits: StepLogits, plan: StepPlan) -> dict[int, list[PositionLogprobs]]:
         return {}
+
+
+@dataclass
+class Foresight:
+    """Drafts what the fake model will say; a token is wrong with probability `error_rate`."""
+
+    error_rate: float = 0.0
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    only: set[str] | None = None
+    """Request ids; None is everybody."""
+    lengths: list[int] = field(default_factory=list)
+
+    def propose(self, wanted: Many[Wanted]) -> list[Draft]:
+        return [Draft(self._proposed(one)) for one in wanted]
+
+    def _proposed(self, wanted: Wanted) -> list[int]:
+        assert wanted.sequence.num_uncomputed_tokens == 1
+        if self.only is not None and wanted.sequence.request.request_id not in self.only:
+            return []
+        history = list(wanted.sequence.token_ids)
+        for _ in range(wanted.num_tokens):
+            token = next_token(history)
+            history.append((token + 1) % VOCAB_SIZE if self.rng.random() < self.error_rate else token)
+        self.lengths.append(wanted.num_tokens)
+        return history[wanted.sequence.num_tokens :]
 
 
 @dataclass

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from engine_fakes import EOS, EngineUnderTest, make_engine, make_request, next_token, prompt_of, tokens_alone
+from engine_fakes import EOS, EngineUnderTest, Foresight, make_engine, make_request, next_token, prompt_of, tokens_alone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enginebay.engine.request import EngineRequest
+from enginebay.engine.speculation.speculator import Speculator
 from enginebay.errors import DeadlineExceeded
 
 MAX_MODEL_LEN = 24
@@ -60,12 +61,18 @@ engines = st.fixed_dictionaries(
         "block_size": st.sampled_from([2, 3]),
         "chunked_prefill": st.booleans(),
         "enable_prefix_caching": st.booleans(),
+        "speculation": st.sampled_from([None, None, 0.0, 0.3, 1.0]),  # how often a drafted token is wrong
         "memory_tokens": st.sampled_from([None, None, 1, 5, 12]),
     }
 )
 
 
 def build(choice: dict[str, object]) -> EngineUnderTest:
+    error_rate = choice.get("speculation")
+    choice = {name: value for name, value in choice.items() if name != "speculation"}
+    if isinstance(error_rate, float) and choice["policy"] != "static":
+        drafts = Speculator(Foresight(error_rate), max_num_tokens=3, max_model_len=MAX_MODEL_LEN, cost_ratio=None)
+        choice["speculator"] = drafts
     memory_tokens = choice["memory_tokens"]
     choice = {name: value for name, value in choice.items() if name != "memory_tokens"}
     if not choice["chunked_prefill"]:

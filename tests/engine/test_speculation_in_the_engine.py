@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
-from engine_fakes import VOCAB_SIZE, EngineUnderTest, make_engine, make_request, next_token, prompt_of, tokens_alone
+from engine_fakes import EngineUnderTest, Foresight, make_engine, make_request, prompt_of, tokens_alone
 
 from enginebay.engine.speculation.proposer import Draft, Proposer, Wanted
 from enginebay.engine.speculation.speculator import Speculator
 
 MAX_MODEL_LEN = 64
-
-
-@dataclass
-class Foresight:
-    """Drafts what the fake model will say; a token is wrong with probability `error_rate`."""
-
-    error_rate: float = 0.0
-    rng: random.Random = field(default_factory=lambda: random.Random(0))
-    only: set[str] | None = None
-    """Request ids; None is everybody."""
-    lengths: list[int] = field(default_factory=list)
-
-    def propose(self, wanted: Many[Wanted]) -> list[Draft]:
-        return [Draft(self._proposed(one)) for one in wanted]
-
-    def _proposed(self, wanted: Wanted) -> list[int]:
-        assert wanted.sequence.num_uncomputed_tokens == 1
-        if self.only is not None and wanted.sequence.request.request_id not in self.only:
-            return []
-        history = list(wanted.sequence.token_ids)
-        for _ in range(wanted.num_tokens):
-            token = next_token(history)
-            history.append((token + 1) % VOCAB_SIZE if self.rng.random() < self.error_rate else token)
-        self.lengths.append(wanted.num_tokens)
-        return history[wanted.sequence.num_tokens :]
 
 
 def speculating(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from runner_driving import random_tokens
-from tiny_models import FAMILIES, VOCAB_SIZE
+from tiny_models import FAMILIES, VOCAB_SIZE, TinyModel
 
 from enginebay.clock import MonotonicClock
 from enginebay.engine.engine import Engine
 from enginebay.engine.factory import build_engine
+from enginebay.engine.kernels.native.build import native_kernels
 from enginebay.engine.request import EngineRequest, PositionLogprobs
 from enginebay.engine.settings import EngineConfig
 
@@ -91,7 +93,37 @@ ENGINES: dict[str, dict[str, object]] = {
     "preempting": {"max_num_seqs": 8, "num_blocks": 40},
     "always the longest drafts": {"max_num_seqs": 6, "speculative_adaptive": False},
 }
-DRAFTS: dict[str, dict[str, object]] = {"ngram": {"speculative_ngram": 5}}
+ALWAYS: dict[str, object] = {"speculative_adaptive": False}
+DRAFTS: dict[str, dict[str, object]] = {
+    "ngram": {"speculative_ngram": 5},
+    "first layers": {"speculative_self_draft": "first_layers:2"},
+    "int8": {"speculative_self_draft": "int8"},
+}
+
+
+@pytest.fixture(scope="module")
+def draft_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model with the same vocabulary, which is often right: the same one with noise on its weights."""
+    directory = tmp_path_factory.mktemp("draft")
+    model = FAMILIES["llama"].write(directory)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * parameter.std() * 0.05)
+    model.save_pretrained(directory)
+    return directory
+
+
+def greedy_requests() -> list[EngineRequest]:
+    sampling: list[dict[str, object]] = [
+        {}, {"logit_bias": {7: 3.0}}, {"min_tokens": 9, "ignore_eos": False}, {"repetition_penalty": 1.1},
+    ]  # fmt: skip
+    return [request_of(index, **{"max_tokens": 30, **sampling[index % 4]}) for index in range(9)]
+
+
+@pytest.fixture(scope="module")
+def expected_greedy(model_dir: Path) -> dict[str, list[int]]:
+    return {name: ids for name, (ids, _) in run(engine_of(model_dir, max_num_seqs=6), greedy_requests()).items()}
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +156,57 @@ def test_a_text_that_repeats_itself_takes_fewer_steps_than_it_has_tokens(model_d
     assert counters.num_accepted_tokens + counters.num_steps == 60
 
 
+def native_kernels_or_skip() -> None:
+    kernels = native_kernels()
+    if kernels.operators is None:
+        pytest.skip(f"no native kernels: {kernels.why_not}")
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("draft", ["ngram", "first layers"])
+def test_in_bfloat16_the_native_kernels_give_the_logits_of_ordinary_decoding_to_the_last_bit(
+    draft: str, quantization: str | None, tmp_path: Path
+) -> None:
+    native_kernels_or_skip()
+    TinyModel("llama", {"head_dim": 16, "hidden_size": 96, "intermediate_size": 96}).write(tmp_path)
+    values: dict[str, object] = {"dtype": "bfloat16", "kernels": "native", "quantization": quantization}
+    fields: dict[str, object] = {"num_logprobs": 3, "max_tokens": 30, "logit_bias": {5: 25.0, 6: 25.0}}
+    requests = [request_of(index, **fields, temperature=0.7 * (index % 2)) for index in range(6)]
+    expected = run(engine_of(tmp_path, **values), requests)
+    engine = engine_of(tmp_path, **values, **ALWAYS, **DRAFTS[draft])
+    outputs = run(engine, requests if draft == "ngram" else requests[::2])
+    assert outputs == {request_id: expected[request_id] for request_id in outputs}
+    assert engine.counters.num_accepted_tokens > 0
+
+
 def test_sliding_windows_see_the_same_from_rows_of_drafts(windowed_dir: Path) -> None:
     requests = [request_of(index, max_tokens=50) for index in range(6)]
     expected = run(engine_of(windowed_dir), requests)
     engine = engine_of(windowed_dir, speculative_ngram=4)
     assert run(engine, requests) == expected
     assert engine.counters.num_accepted_tokens > 0
+
+
+@pytest.mark.parametrize("name", ["continuous", "chunked", "preempting"])
+@pytest.mark.parametrize("draft", ["first layers", "int8", "another model"])
+def test_draft_models_give_the_tokens_of_greedy_decoding(
+    draft: str, name: str, model_dir: Path, draft_dir: Path, expected_greedy: dict[str, list[int]]
+) -> None:
+    drafts = DRAFTS.get(draft, {"speculative_draft_dir": str(draft_dir)})
+    engine = engine_of(model_dir, **{"max_model_len": 80, **ALWAYS, **ENGINES[name], **drafts})
+    outputs = run(engine, greedy_requests())
+    assert {request_id: token_ids for request_id, (token_ids, _) in outputs.items()} == expected_greedy
+    counters = engine.counters
+    assert 0 < counters.num_accepted_tokens < counters.num_drafted_tokens
+    assert counters.num_preemptions > 0 or name != "preempting"
+
+
+def test_a_draft_model_that_equals_the_model_is_always_right(model_dir: Path) -> None:
+    """Of both caches: nothing of a rejected or a preempted past stands in the draft's."""
+    engine = engine_of(
+        model_dir, speculative_draft_dir=str(model_dir), **ALWAYS, max_num_seqs=8, num_blocks=48, max_model_len=80
+    )
+    run(engine, [request_of(index) for index in range(10)])
+    counters = engine.counters
+    assert counters.num_preemptions > 0
+    assert counters.num_accepted_tokens == counters.num_drafted_tokens > 100
