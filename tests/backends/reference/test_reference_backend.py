@@ -502,13 +502,15 @@ def test_the_effective_settings_are_those_the_engine_says_it_has():
         quantization="int8", weight_bytes=1, stored_weight_bytes=2, weight_layouts="linear, int8 1",
         kv_cache_allocated_bytes=1,
     )  # fmt: skip
-    asked = EngineConfig(model_dir="/weights", policy="static", dtype="bfloat16", max_num_seqs=5)
+    asked = EngineConfig(
+        model_dir="/weights", policy="static", dtype="bfloat16", max_num_seqs=5, quantization="int8"
+    )  # fmt: skip
     assert effective_settings(asked, ready) == {
         "policy": "static", "dtype": "float32", "device": "cpu", "kernels": "plain", "max_num_seqs": 4,
         "max_model_len": 64, "max_num_batched_tokens": 99, "chunked_prefill": True, "static_batch_timeout_s": 0.2,
         "enable_prefix_caching": False, "block_size": 8, "num_blocks": 7, "num_threads": 2, "torch_version": "2",
-        "architecture": "Tiny", "quantization": "int8", "weight_bytes": 1, "stored_weight_bytes": 2,
-        "weight_layouts": "linear, int8 1", "kv_cache_allocated_bytes": 1,
+        "architecture": "Tiny", "quantization": "int8", "smooth_int8": True, "batch_invariant": False,
+        "weight_bytes": 1, "stored_weight_bytes": 2, "weight_layouts": "linear, int8 1", "kv_cache_allocated_bytes": 1,
         "num_slots": 4,
     }  # fmt: skip
 

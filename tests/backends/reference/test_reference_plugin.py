@@ -102,6 +102,16 @@ def test_another_quantisation_is_refused_with_what_to_use(method, why):
     assert "int8 or int8_weight_only" in found.why
 
 
+@pytest.mark.parametrize(
+    ("kernels", "quantization"), [("packed", "int8"), ("packed", "w8a16"), ("native", "int8_weight_only")]
+)
+def test_kernels_that_no_machine_has_for_a_quantisation_are_refused_before_anything_starts(kernels, quantization):
+    with pytest.raises(ConfigError, match=f"kernels {kernels} have no int8") as caught:
+        get_backend("reference", kernels=kernels, engine={"quantization": quantization})
+    assert caught.value.path == "options.kernels"
+    get_backend("reference", kernels="plain", engine={"quantization": quantization})
+
+
 def test_remote_code_is_approximated_since_it_is_never_run():
     assert outcome(trust_remote_code=True).outcome == "approximated"
 

@@ -6,6 +6,7 @@ from enginebay.backend import Backend, BackendContext, BackendSpec
 from enginebay.backends.reference.capabilities import capabilities
 from enginebay.backends.reference.launch_plan import compile_settings
 from enginebay.backends.reference.options import ReferenceOptions
+from enginebay.backends.reference.quantization_names import engine_quantization
 from enginebay.errors import ConfigError, PluginError
 from enginebay.hookspecs import hookimpl
 
@@ -34,6 +35,7 @@ def _check(context: BackendContext) -> None:
         )
     _check_kv_cache_size(context)
     _check_speculation(context)
+    _check_kernels(context)
 
 
 def _check_kv_cache_size(context: BackendContext) -> None:
@@ -69,6 +71,20 @@ def _check_speculation(context: BackendContext) -> None:
             "the members of a static batch move on together, one token a step: they cannot speculate",
             path=paths[0],
             expected="another policy, or nothing that drafts",
+        )
+
+
+def _check_kernels(context: BackendContext) -> None:
+    """What no machine can have; what this one cannot have is found when the engine starts."""
+    kernels, quantization = context.options.kernels, context.settings.get("quantization")
+    if quantization is None or kernels in ("auto", "plain"):
+        return
+    meant = engine_quantization(quantization)
+    if kernels == "packed" or meant == "int8_weight_only":
+        raise ConfigError(
+            f"kernels {kernels} have no {meant}",
+            path="options.kernels",
+            expected="auto, native or plain" if meant == "int8" else "auto or plain",
         )
 
 
