@@ -10,8 +10,8 @@ from enginebay.engine.settings import EngineConfig
 TOLD = (
     "policy", "batch_rule", "dtype", "device", "kernels", "quantization", "smooth_int8", "batch_invariant",
     "max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching",
-    "static_batch_timeout_s", "block_size", "num_blocks", "gpu_memory_fraction", "num_threads", "torch_version", "architecture",
-    "weight_bytes", "stored_weight_bytes", "weight_layouts", "kv_cache_allocated_bytes",
+    "static_batch_timeout_s", "block_size", "num_blocks", "gpu_memory_fraction", "num_threads", "torch_version",
+    "architecture", "weight_bytes", "stored_weight_bytes", "weight_layouts", "kv_cache_allocated_bytes",
 )  # fmt: skip
 
 
