@@ -142,23 +142,31 @@ def random_composition(requests: Sequence[EngineRequest], *, seed: int) -> tuple
     chosen = rng.sample(requests, k=rng.randint(2, len(requests)))
     num_slots = rng.randint(2, 6)
     settings: dict[str, object] = {
-        "policy": ("continuous", "static", "continuous", "naive")[seed % 4],
+        "policy": ("continuous", "static", "dynamic", "naive")[seed % 4],
         "max_num_seqs": num_slots,
         "max_num_batched_tokens": rng.choice((num_slots, num_slots + 3, 17, 256)),
         "enable_prefix_caching": rng.random() < 0.6,
         "num_blocks": rng.choice((MAX_MODEL_LEN // BLOCK_SIZE, 24, 200)),
         "num_threads": 2 if seed % 8 == 1 else 1,  # two that fight for a busy core are many times slower than one
     }
+    if settings["policy"] != "static":
+        settings |= rng.choice(({}, {"speculative_ngram": 3}, {"speculative_self_draft": "first_layers:1"}))
     return chosen, Composition(settings, {request.request_id: rng.randint(0, 12) for request in chosen})
 
 
 def differences(given: Mapping[str, Given], alone: Mapping[str, Given]) -> list[str]:
     """Of each request that did not get, to the bit, what it gets alone."""
-    return [request_id for request_id, mine in given.items() if _compared(mine) != _compared(alone[request_id])]
+    return [request_id for request_id, mine in given.items() if not _is_same(mine, alone[request_id])]
 
 
-def _compared(given: Given) -> object:
-    return given.token_ids, given.logprobs, given.prompt_logprobs, given.logits
+def _is_same(given: Given, alone: Given) -> bool:
+    """Logits as far as they were looked at: a draft that was accepted has passed over a row."""
+    same_logits = all(alone.logits.get(num_tokens) == logits for num_tokens, logits in given.logits.items())
+    return same_logits and (given.token_ids, given.logprobs, given.prompt_logprobs) == (
+        alone.token_ids,
+        alone.logprobs,
+        alone.prompt_logprobs,
+    )
 
 
 def resumed(request: EngineRequest, token_ids: Sequence[int]) -> EngineRequest:

@@ -82,6 +82,14 @@ def test_a_request_gets_to_the_bit_what_it_gets_alone(model: Model, seed: int) -
         assert sum(mine.num_cached_tokens for mine in given.values()) > 0
 
 
+@pytest.mark.parametrize("drafts", [{"speculative_ngram": 3}, {"speculative_self_draft": "first_layers:2"}])
+def test_drafts_change_nothing_of_what_a_request_gets_alone(model: Model, drafts: dict[str, object]) -> None:
+    requests, composition = composed(model, seed=PREEMPTING_AND_CACHING, num_threads=1, speculative_adaptive=False)
+    settings = {**composition.settings, "speculative_ngram": None, "speculative_self_draft": None, **drafts}
+    given = given_by(model.directory, requests, replace(composition, settings=settings))
+    assert differences(given, model.alone) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first_seed", [10, 20, 30, 40])
 def test_forty_more_compositions_give_each_request_what_it_gets_alone(model: Model, first_seed: int) -> None:
@@ -98,7 +106,13 @@ def assert_same_as_alone(model: Model, *, seed: int) -> dict[str, Given]:
 
 def test_without_the_option_a_request_depends_on_its_chunks_and_neighbours(model: Model) -> None:
     """What the test above would miss if it compared nothing."""
-    requests, composition = composed(model, seed=PREEMPTING_AND_CACHING, batch_invariant=False)
+    requests, composition = composed(
+        model,
+        seed=PREEMPTING_AND_CACHING,
+        batch_invariant=False,
+        speculative_ngram=None,
+        speculative_self_draft=None,
+    )
     assert differences(given_by(model.directory, requests, composition), model.alone)
 
 
