@@ -185,9 +185,9 @@ def _row(runs: Sequence[Run], memory: Memory) -> Row:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
+        "median": round(statistics.median(values), 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
     }
 
 

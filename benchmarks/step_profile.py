@@ -2,9 +2,9 @@
 
     python benchmarks/step_profile.py [--users 32] [--repeats 3] [--out benchmarks/results/step_profile.json]
 
-Out of the engine's own counters, read before and after a load over HTTP: 128 tokens in, 64 out for each user. `between`
-is the time in which the engine had work and made no step: messages, and waiting for the processor. Exit code 1 if
-scheduling and bookkeeping take more than 8 % of the step.
+Out of the engine's own counters, read before and after a load over HTTP: 128 tokens in, 64 out for each user. The
+model's share has the preparation of its input in it. `between` is the time in which the engine had work and made no
+step: messages, and waiting for the processor. Exit code 1 if scheduling and bookkeeping take more than 8 % of the step.
 """
 
 from __future__ import annotations
