@@ -156,6 +156,19 @@ def test_a_text_that_repeats_itself_takes_fewer_steps_than_it_has_tokens(model_d
     assert counters.num_accepted_tokens + counters.num_steps == 60
 
 
+@pytest.mark.parametrize("draft", ["first layers", "another model"])
+def test_batch_invariant_requests_draw_the_same_tokens_with_the_drafts_of_a_model(
+    draft: str, model_dir: Path, draft_dir: Path
+) -> None:
+    """Which places are drafted depends on the batch: only drafts that leave every seed its tokens will do."""
+    requests = [request_of(index, temperature=0.8, max_tokens=16) for index in range(5)]
+    expected = run(engine_of(model_dir, batch_invariant=True), requests)
+    drafts = DRAFTS.get(draft, {"speculative_draft_dir": str(draft_dir)})
+    engine = engine_of(model_dir, batch_invariant=True, **ALWAYS, **drafts)
+    assert run(engine, requests) == expected
+    assert engine.counters.num_accepted_tokens > 0
+
+
 def native_kernels_or_skip() -> None:
     kernels = native_kernels()
     if kernels.operators is None:
