@@ -11,7 +11,7 @@ from runner_driving import new_sequence, random_tokens, tiny_runner, whole_promp
 from tiny_models import VOCAB_SIZE, TinyModel
 from torch import Tensor
 
-from enginebay.engine.attention import AttentionInput, DecodeGroup, PlainAttention
+from enginebay.engine.attention import AttentionInput, DecodeGroup, PagedRows, PlainAttention
 from enginebay.engine.kernels.int8 import PlainInt8Layers
 from enginebay.engine.kernels.native.build import native_kernels
 from enginebay.engine.kernels.native.layers import NativeLayers
@@ -214,8 +214,9 @@ def decode_step(spans: list[tuple[int, int]]) -> AttentionInput:
     table = torch.tensor(tables)
     slots = table.gather(1, (offsets // 4)[:, None])[:, 0] * 4 + offsets % 4
     mask = torch.where(is_seen, 0.0, float("-inf")).bfloat16()[:, None, None]
-    group = DecodeGroup(slice(0, len(spans)), table, mask, starts, begins.contiguous(), ends.contiguous())
-    return AttentionInput(slots, {None: [group]}, {None: []})
+    group = DecodeGroup(slice(0, len(spans)), table, mask)
+    paged = PagedRows(table, starts, torch.arange(len(spans)), begins.contiguous(), ends.contiguous())
+    return AttentionInput(slots, {None: [group]}, {None: []}, {None: paged})
 
 
 @pytest.mark.parametrize("head_dim", [16, 32, 64, 128, 256])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -22,11 +22,6 @@ class DecodeGroup:
     """(num_rows, max_blocks): the blocks that the row sees, filled up with any of its own."""
     mask: Tensor
     """(num_rows, 1, 1, max_blocks * block_size): 0 or -inf, added to the scores."""
-    starts: Tensor
-    """(num_rows,): position of the first slot of the row's blocks."""
-    begins: Tensor
-    ends: Tensor
-    """(num_rows,): the row sees positions [begins, ends)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +51,8 @@ class PagedRows:
 
 @dataclass(frozen=True, slots=True)
 class AttentionInput:
-    """What attention needs to know of a step; rows by the window of the layer (None: no window), in one of two forms:
-    decode groups and then prefill chunks, or `paged_rows`.
+    """What attention needs to know of a step, by the window of the layer (None: no window), in the form that the kernel
+    reads: decode groups and prefill chunks, in this order of rows, or `paged_rows`.
     """
 
     slot_mapping: Tensor
@@ -68,6 +63,9 @@ class AttentionInput:
 
 
 class AttentionKernel(Protocol):
+    reads_paged_rows: ClassVar[bool]
+    """What it finds in `AttentionInput`."""
+
     def attend(
         self,
         qkv: Tensor,
@@ -85,6 +83,8 @@ class AttentionKernel(Protocol):
 
 
 class PlainAttention:
+    reads_paged_rows: ClassVar[bool] = False
+
     def attend(
         self,
         qkv: Tensor,

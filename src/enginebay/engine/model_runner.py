@@ -117,7 +117,7 @@ class ModelRunner:
             windows=dict.fromkeys(self.model_config.sliding_windows),
             dtype=self.dtype,
             device=self.device,
-            rows_alone=config.batch_invariant,
+            reads_paged_rows=layers.attention_kernel().reads_paged_rows,
         )
         self.draft: DraftModel | None = None
         if self.draft_weights is not None:

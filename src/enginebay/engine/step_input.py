@@ -44,10 +44,10 @@ class StepInputBuilder:
         windows: Iterable[int | None],
         dtype: torch.dtype,
         device: torch.device,
-        rows_alone: bool = False,
+        reads_paged_rows: bool = False,
     ) -> None:
-        """rows_alone: rows of prompts and of decode steps are told to attention alike (`PagedRows`)."""
-        self._rows_alone = rows_alone
+        """reads_paged_rows: the form that the attention kernel reads, see `AttentionInput`."""
+        self._reads_paged_rows = reads_paged_rows
         self._block_size, self._windows = block_size, tuple(windows)
         self._dtype, self._device = dtype, device
 
@@ -75,12 +75,12 @@ class StepInputBuilder:
         )
 
     def _attention_input(self, decode: list[_Rows], chunks: list[_Rows]) -> AttentionInput:
-        groups = _grouped(decode, lambda row: max(row.end // self._block_size, MIN_GROUP_BLOCKS).bit_length())
         slot_mapping = self._indices(_joined(row.write_slots(self._block_size) for row in (*decode, *chunks)))
-        if self._rows_alone:
+        if self._reads_paged_rows:
             ordered = [*decode, *chunks]
             paged = {window: self._paged_rows(ordered, window) for window in self._windows}
             return AttentionInput(slot_mapping, paged_rows=paged)
+        groups = _grouped(decode, lambda row: max(row.end // self._block_size, MIN_GROUP_BLOCKS).bit_length())
         return AttentionInput(
             slot_mapping,
             decode_groups={window: [self._group(rows, window) for rows in groups] for window in self._windows},
@@ -131,9 +131,6 @@ class StepInputBuilder:
             rows=slice(rows[0].first_row, rows[-1].first_row + 1),
             block_table=self._indices(table),
             mask=self._mask(visible)[:, None, None, :],
-            starts=self._indices(starts),
-            begins=self._indices([first_visible(row.start, window) for row in rows]),
-            ends=self._indices(current + 1),
         )
 
     def _chunk(self, row: _Rows, window: int | None) -> PrefillChunk:

@@ -48,8 +48,8 @@ class ReferenceOptions(BaseModel):
     batch_invariant: bool = Field(
         False,
         description="Give a request, to the bit, what it gets alone: whatever runs beside it, however its prompt is "
-        "cut up, and when it goes on in another engine (resume_token_ids). Prompts take longer; without the AMX "
-        "kernels everything does, as rows are then multiplied one by one.",
+        "cut up, and when it goes on in another engine (resume_token_ids). The native kernels do so anyway; without "
+        "them everything takes longer, as rows are then multiplied one by one.",
     )
     speculative_self_draft: str | None = Field(
         None,

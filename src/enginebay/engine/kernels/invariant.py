@@ -6,13 +6,13 @@ every row is computed as if it were alone, with the shapes that a row alone has;
 recomputation and decode are one function of the tokens before and the position.
 
 The price: each row reads all weights. A decode step for n sequences costs what n steps for one would, and a prompt of
-n tokens as much as n decode steps. The native kernels compute rows alone anyway, and pay with attention only.
+n tokens as much as n decode steps. The native kernels compute rows alone anyway and pay nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -90,7 +90,9 @@ class InvariantEmbedding:
 
 
 class RowAttention:
-    """Of a step that is told as `PagedRows`: its rows are gathered and attended to one by one."""
+    """Gathers the keys of each row alone."""
+
+    reads_paged_rows: ClassVar[bool] = True
 
     def attend(
         self,

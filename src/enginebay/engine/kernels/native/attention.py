@@ -1,20 +1,25 @@
-"""Attention on the native kernels: decode rows read keys and values where they lie, nothing is gathered or masked."""
+"""Attention on the native kernels: every row reads keys and values where they lie, nothing is gathered or masked.
+
+A row depends on no row beside it: prompts, pieces of prompts, decoding and the verification of drafts are one
+function of the tokens up to a position, to the last bit.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from enginebay.engine.attention import AttentionInput, DecodeGroup, prefill
+from enginebay.engine.attention import AttentionInput
 from enginebay.engine.kv_cache import LayerCache
 
 
 class NativeAttention:
+    reads_paged_rows: ClassVar[bool] = True
+
     def __init__(self, operators: Any) -> None:
         self._rotate_and_store = operators.rotate_and_store
-        self._paged_decode, self._paged_attention = operators.paged_decode, operators.paged_attention
+        self._paged_attention = operators.paged_attention
 
     def attend(
         self,
@@ -26,28 +31,18 @@ class NativeAttention:
         step: AttentionInput,
         window: int | None,
     ) -> Tensor:
-        num_kv_heads = cache.keys.shape[2]
+        num_kv_heads, head_dim = cache.keys.shape[2:]
         qkv = qkv.contiguous()
         self._rotate_and_store(qkv, *angles, cache.keys, cache.values, step.slot_mapping, num_heads, num_kv_heads)
-        queries, keys, values = qkv.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
-        if (rows := step.paged_rows.get(window)) is not None:
-            return self._paged_attention(
-                queries,
-                cache.keys,
-                cache.values,
-                rows.block_tables,
-                rows.starts,
-                rows.sequence_of,
-                rows.begins,
-                rows.ends,
-                queries.shape[2] ** -0.5,
-            )
-        parts = [self._decode(queries[group.rows], cache, group) for group in step.decode_groups[window]]
-        parts += [prefill(queries, keys, values, cache, chunk) for chunk in step.prefill_chunks[window]]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _decode(self, queries: Tensor, cache: LayerCache, group: DecodeGroup) -> Tensor:
-        scale = queries.shape[2] ** -0.5
-        return self._paged_decode(
-            queries, cache.keys, cache.values, group.block_table, group.starts, group.begins, group.ends, scale
+        rows = step.paged_rows[window]
+        return self._paged_attention(
+            qkv[:, :num_heads],
+            cache.keys,
+            cache.values,
+            rows.block_tables,
+            rows.starts,
+            rows.sequence_of,
+            rows.begins,
+            rows.ends,
+            head_dim**-0.5,
         )

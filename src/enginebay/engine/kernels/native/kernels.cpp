@@ -656,13 +656,6 @@ at::Tensor paged_attention(const at::Tensor& queries, const at::Tensor& keys, co
   return result;
 }
 
-at::Tensor paged_decode(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
-                        const at::Tensor& block_table, const at::Tensor& starts, const at::Tensor& begins,
-                        const at::Tensor& ends, double scale) {
-  const at::Tensor sequence_of = at::arange(queries.size(0), starts.options());
-  return paged_attention(queries, keys, values, block_table, starts, sequence_of, begins, ends, scale);
-}
-
 }  // namespace
 
 TORCH_LIBRARY(enginebay, library) {
@@ -684,6 +677,4 @@ TORCH_LIBRARY(enginebay, library) {
               &rotate_and_store);
   library.def("paged_attention(Tensor queries, Tensor keys, Tensor values, Tensor block_tables, Tensor starts, Tensor sequence_of, Tensor begins, Tensor ends, float scale) -> Tensor",
               &paged_attention);
-  library.def("paged_decode(Tensor queries, Tensor keys, Tensor values, Tensor block_table, Tensor starts, Tensor begins, Tensor ends, float scale) -> Tensor",
-              &paged_decode);
 }
