@@ -14,6 +14,7 @@ from typing import TypeVar
 from enginebay import __version__
 from enginebay.backend import BackendContext
 from enginebay.backends.reference.capabilities import capabilities
+from enginebay.backends.reference.draft_vocabulary import check_draft_vocabulary
 from enginebay.backends.reference.effective_settings import effective_settings
 from enginebay.backends.reference.engine_port import MakeProcess, ProcessPort
 from enginebay.backends.reference.engine_requests import engine_request, refuse_impossible
@@ -209,7 +210,10 @@ class ReferenceBackend:
         revision = settings.get("revision")
         model_dir = self._resolved(self._context.model, revision=None if revision is None else str(revision))
         tokenizer_dir = self._second_model("tokenizer")
-        return model_dir, tokenizer_dir or model_dir, self._second_model("speculative_draft_model")
+        draft_dir = self._second_model("speculative_draft_model")
+        if draft_dir is not None:
+            check_draft_vocabulary(model_dir, draft_dir)
+        return model_dir, tokenizer_dir or model_dir, draft_dir
 
     def _second_model(self, setting: str) -> Path | None:
         """A directory that a setting names; None where it is not set."""
