@@ -15,6 +15,7 @@ from enginebay.engine.factory import build_engine
 from enginebay.engine.kernels.native.build import native_kernels
 from enginebay.engine.request import EngineRequest, PositionLogprobs
 from enginebay.engine.settings import EngineConfig
+from enginebay.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +224,8 @@ def test_a_draft_model_that_equals_the_model_is_always_right(model_dir: Path) ->
     counters = engine.counters
     assert counters.num_preemptions > 0
     assert counters.num_accepted_tokens == counters.num_drafted_tokens > 100
+
+
+def test_static_batches_refuse_to_speculate(model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="static batches cannot speculate"):
+        engine_of(model_dir, policy="static", speculative_ngram=4)

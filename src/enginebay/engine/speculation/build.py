@@ -8,6 +8,7 @@ from enginebay.engine.speculation.draft_model import DraftModelProposer
 from enginebay.engine.speculation.ngram import NgramProposer
 from enginebay.engine.speculation.proposer import Proposer
 from enginebay.engine.speculation.speculator import Speculator
+from enginebay.errors import ConfigError
 
 if TYPE_CHECKING:
     from enginebay.engine.model_runner import ModelRunner
@@ -18,7 +19,9 @@ ROW_COST_RATIO = 0.1
 
 
 def build_speculator(config: EngineConfig, runner: ModelRunner) -> Speculator | None:
-    """None where nothing is to be drafted."""
+    """None where nothing is to be drafted. Raises ConfigError under static batching: its members move on together."""
+    if config.policy == "static" and (config.speculative_ngram is not None or runner.draft is not None):
+        raise ConfigError("static batches cannot speculate", path="policy", expected="continuous, dynamic or naive")
     if config.speculative_ngram is not None:
         return _speculator(config, runner, NgramProposer(), config.speculative_ngram, cost_ratio=ROW_COST_RATIO)
     if runner.draft is None or runner.draft_weights is None:
