@@ -398,6 +398,32 @@ at::Tensor rms_norm(const at::Tensor& hidden, const at::Tensor& weight, double e
 
 // ---------------------------------------------------------------- attention
 
+// 16 rows of 16 floats as 16 columns: the row that was i begins at to + i * stride.
+void transpose(const float (*from)[TILE], float* to, int64_t stride) {
+  __m512 a[TILE], b[TILE];
+  for (int64_t i = 0; i < TILE; ++i) a[i] = _mm512_load_ps(from[i]);
+  for (int64_t i = 0; i < TILE; i += 2) {  // pairs of rows, then fours, within quarters of a register
+    b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+  }
+  for (int64_t i = 0; i < TILE; i += 4) {
+    for (int64_t half = 0; half < 2; ++half) {
+      const __m512d low = _mm512_castps_pd(b[i + half]), high = _mm512_castps_pd(b[i + 2 + half]);
+      a[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      a[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  }
+  for (int64_t i = 0; i < 4; ++i) {  // then the quarters
+    const __m512 left = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), right = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+    const __m512 left_odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
+    const __m512 right_odd = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+    _mm512_storeu_ps(to + i * stride, _mm512_shuffle_f32x4(left, right, 0x88));
+    _mm512_storeu_ps(to + (4 + i) * stride, _mm512_shuffle_f32x4(left_odd, right_odd, 0x88));
+    _mm512_storeu_ps(to + (8 + i) * stride, _mm512_shuffle_f32x4(left, right, 0xdd));
+    _mm512_storeu_ps(to + (12 + i) * stride, _mm512_shuffle_f32x4(left_odd, right_odd, 0xdd));
+  }
+}
+
 // In place: turns the queries and keys of (rows, heads, head_dim) by their angles, then writes keys and values into
 // their slots. Halves are paired as in the Hugging Face layout. cos, sin: (rows, head_dim).
 void rotate_and_store(at::Tensor qkv, const at::Tensor& cos, const at::Tensor& sin, at::Tensor keys, at::Tensor values,
@@ -455,7 +481,7 @@ struct QueryTile {
   static constexpr int64_t DIMS = 4 * TILE;  // of values, in the four sums
   int64_t head_dim, step;                    // step: dimensions in a tile of keys
   std::vector<at::BFloat16> queries, gathered, weights, value_tiles, zeros;
-  std::vector<float> scores_of_keys, scores, totals;
+  std::vector<float> scores, totals;           // (16 queries, keys)
   std::vector<const at::BFloat16*> values_of;  // each key; of zeros where it is not seen
 
   explicit QueryTile(int64_t head_dim)
@@ -472,14 +498,13 @@ struct QueryTile {
 
   void attend(const std::vector<Query>& together, const Context& context, float scale) {
     const int64_t num_keys = (context.num_keys() + 2 * TILE - 1) / (2 * TILE) * 2 * TILE;
-    if (static_cast<int64_t>(scores.size()) < num_keys) {
-      scores.resize(num_keys);
-      scores_of_keys.resize(num_keys * TILE);
+    if (static_cast<int64_t>(scores.size()) < num_keys * TILE) {
+      scores.resize(num_keys * TILE);
       weights.resize(num_keys * TILE);
     }
     find_values(num_keys, context);
     pack_queries(together);
-    for (int64_t key = 0; key < context.num_keys(); key += TILE) score(key, context);
+    for (int64_t key = 0; key < context.num_keys(); key += TILE) score(key, num_keys, context);
     for (size_t query = 0; query < together.size(); ++query) {
       weigh(query, num_keys, together[query].begin - context.start, together[query].end - context.start, scale);
     }
@@ -510,7 +535,7 @@ struct QueryTile {
   }
 
   // 16 keys from `key` on, a multiple of 16; those that are not seen are masked later.
-  void score(int64_t key, const Context& context) {
+  void score(int64_t key, int64_t num_keys, const Context& context) {
     const at::BFloat16* keys = gathered.data();
     int64_t stride = head_dim;
     if (context.block_size % TILE == 0) {
@@ -525,7 +550,9 @@ struct QueryTile {
       _tile_loadd(7, queries.data() + dim * TILE, TILE_BYTES);
       _tile_dpbf16ps(5, 6, 7);
     }
-    _tile_stored(5, scores_of_keys.data() + key * TILE, TILE_BYTES);
+    alignas(64) float of_keys[TILE][TILE];
+    _tile_stored(5, of_keys, TILE_BYTES);
+    transpose(of_keys, scores.data() + key, num_keys);
   }
 
   void gather_keys(int64_t key, const Context& context) {
@@ -539,20 +566,18 @@ struct QueryTile {
   // Softmax of one query over the keys [first, last): weights as bfloat16, relative to the largest, zero elsewhere, and
   // the sum of what they were rounded to.
   void weigh(int64_t query, int64_t num_keys, int64_t first, int64_t last, float scale) {
-    const __m512i every_16th = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    float* own = scores.data() + query * num_keys;
     at::BFloat16* w = weights.data() + query * num_keys;
     __m512 top = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
     for (int64_t key = 0; key < last; key += LANES) {
-      const __m512 raw = _mm512_i32gather_ps(every_16th, scores_of_keys.data() + key * TILE + query, 4);
       const __mmask16 seen = lanes(last - key) & ~lanes(first - key);
-      const __m512 score = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), seen, raw, _mm512_set1_ps(scale));
+      const __m512 score = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, _mm512_loadu_ps(own + key));
       top = _mm512_max_ps(top, score);
-      _mm512_storeu_ps(scores.data() + key, score);
     }
-    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(top));
+    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(top)), factor = _mm512_set1_ps(scale);
     for (int64_t key = 0; key < last; key += LANES) {
       const __mmask16 seen = lanes(last - key) & ~lanes(first - key);
-      const __m512 distance = _mm512_sub_ps(_mm512_loadu_ps(scores.data() + key), largest);
+      const __m512 distance = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(own + key), largest), factor);
       store_bf16(w + key, _mm512_maskz_mov_ps(seen, exp512(distance)));
       total = _mm512_add_ps(total, load_bf16(w + key));
     }
