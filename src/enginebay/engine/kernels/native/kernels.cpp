@@ -414,7 +414,8 @@ void transpose(const float (*from)[TILE], float* to, int64_t stride) {
     }
   }
   for (int64_t i = 0; i < 4; ++i) {  // then the quarters
-    const __m512 left = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), right = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+    const __m512 left = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88);
+    const __m512 right = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
     const __m512 left_odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
     const __m512 right_odd = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
     _mm512_storeu_ps(to + i * stride, _mm512_shuffle_f32x4(left, right, 0x88));
@@ -504,7 +505,11 @@ struct QueryTile {
     }
     find_values(num_keys, context);
     pack_queries(together);
-    for (int64_t key = 0; key < context.num_keys(); key += TILE) score(key, num_keys, context);
+    for (int64_t key = 0; key < context.num_keys(); key += TILE) {
+      alignas(64) float of_keys[TILE][TILE];
+      score(key, context, of_keys);
+      spread(of_keys, together.size(), scores.data() + key, num_keys);
+    }
     for (size_t query = 0; query < together.size(); ++query) {
       weigh(query, num_keys, together[query].begin - context.start, together[query].end - context.start, scale);
     }
@@ -535,7 +540,7 @@ struct QueryTile {
   }
 
   // 16 keys from `key` on, a multiple of 16; those that are not seen are masked later.
-  void score(int64_t key, int64_t num_keys, const Context& context) {
+  void score(int64_t key, const Context& context, float (*of_keys)[TILE]) {
     const at::BFloat16* keys = gathered.data();
     int64_t stride = head_dim;
     if (context.block_size % TILE == 0) {
@@ -550,9 +555,17 @@ struct QueryTile {
       _tile_loadd(7, queries.data() + dim * TILE, TILE_BYTES);
       _tile_dpbf16ps(5, 6, 7);
     }
-    alignas(64) float of_keys[TILE][TILE];
     _tile_stored(5, of_keys, TILE_BYTES);
-    transpose(of_keys, scores.data() + key, num_keys);
+  }
+
+  // From rows of keys to rows of queries.
+  static void spread(const float (*of_keys)[TILE], size_t num_queries, float* to, int64_t stride) {
+    constexpr size_t FEW = 6;  // columns that are gathered sooner than all are transposed
+    if (num_queries > FEW) return transpose(of_keys, to, stride);
+    const __m512i column = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    for (size_t query = 0; query < num_queries; ++query) {
+      _mm512_storeu_ps(to + query * stride, _mm512_i32gather_ps(column, of_keys[0] + query, 4));
+    }
   }
 
   void gather_keys(int64_t key, const Context& context) {
@@ -671,8 +684,9 @@ at::Tensor paged_attention(const at::Tensor& queries, const at::Tensor& keys, co
         context.begin = std::min(context.begin, begin[row]);
         context.end = std::max(context.end, end[row]);
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-          together.push_back({bf16(queries) + row * queries.stride(0) + head * head_dim,
-                              result.data_ptr<at::BFloat16>() + (row * num_heads + head) * head_dim, begin[row], end[row]});
+          const at::BFloat16* query = bf16(queries) + row * queries.stride(0) + head * head_dim;
+          at::BFloat16* to = result.data_ptr<at::BFloat16>() + (row * num_heads + head) * head_dim;
+          together.push_back({query, to, begin[row], end[row]});
         }
       }
       tile.attend(together, context, static_cast<float>(scale));
