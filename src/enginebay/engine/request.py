@@ -33,7 +33,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     resume_token_ids: list[int] = []
     """Already delivered: they count toward max_tokens, penalties and position."""
     arrived_at: float = 0.0
-    """Of the monotonic clock that all processes of the machine share, as deadline_at; 0 is when the engine hears of it."""
+    """Of the monotonic clock that all processes of a machine share, as deadline_at; 0: when the engine hears of it."""
     deadline_at: float | None = None
     """For the complete output: a request that cannot make it is refused, one that is late is ended."""
     has_stop_strings: bool = False
