@@ -92,6 +92,32 @@ def test_what_cannot_fit_is_refused_before_a_weight_is_read(directory: Path, mon
     assert f"one step of at most {step:,} bytes = {total:,} bytes, but only {total - 1:,} bytes are" in message
 
 
+@pytest.mark.parametrize("draft", [{"speculative_draft_dir": "itself"}, {"speculative_self_draft": "int8"}])
+def test_a_draft_model_is_in_the_sum_before_it_is_loaded(
+    directory: Path, draft: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_runner, "load_model", None)
+    draft_bytes = weight_bytes(directory, "int8" if "speculative_self_draft" in draft else None)
+    settings = {key: str(directory) if value == "itself" else value for key, value in draft.items()}
+    has_memory(monkeypatch, available_bytes=weight_bytes(directory) + draft_bytes + 129 * BLOCK_BYTES)
+    with pytest.raises(ModelError, match=f"weights {weight_bytes(directory) + draft_bytes:,} bytes"):
+        tiny_runner(directory, **settings)
+
+
+def test_smoothing_needs_the_memory_of_the_unquantised_weights_for_a_while(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where these alone are more than int8 weights, KV cache and a step together."""
+    settings = {"quantization": "int8", "num_blocks": CONTEXT_BLOCKS, "max_num_seqs": 1, "max_num_batched_tokens": 1}
+    has_memory(monkeypatch, available_bytes=weight_bytes(directory) - 1)
+    tiny_runner(directory, **settings, smooth_int8=False)
+    monkeypatch.setattr(model_runner, "load_smoothed", None)
+    with pytest.raises(ModelError) as refused:
+        tiny_runner(directory, **settings)
+    assert f"read once in float32, which takes {weight_bytes(directory):,} bytes" in str(refused.value)
+    assert "smooth_int8: false" in str(refused.value)
+
+
 def test_what_fits_exactly_is_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     has_memory(monkeypatch, available_bytes=weight_bytes(directory) + 129 * BLOCK_BYTES + needed_bytes(directory))
     assert tiny_runner(directory, kernels="plain").num_blocks == 128

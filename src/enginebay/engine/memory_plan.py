@@ -72,3 +72,12 @@ class MemoryBudget:
                 "max_num_seqs or max_num_batched_tokens, or take int8 weights (quantization)"
             )
         return plan
+
+    def check_smoothing(self, num_bytes: int) -> None:
+        """num_bytes: of the weights in the dtype, which smoothing holds before they are int8. Raises ModelError."""
+        if num_bytes > self._available_bytes:
+            raise ModelError(
+                "the model does not fit into memory: to smooth its int8 weights it is read once in "
+                f"{self._config.dtype}, which takes {num_bytes:,} bytes, but only {self._available_bytes:,} bytes are "
+                "available; do without smoothing (smooth_int8: false)"
+            )

@@ -48,6 +48,11 @@ class CausalLM:
             weights.take_copy_of("lm_head.weight", tied_weight)
         return self.embedding.head()
 
+    @property
+    def reads_paged_rows(self) -> bool:
+        """The form of `AttentionInput` that its layers read."""
+        return self.layers[0].attention.kernel.reads_paged_rows
+
     def first_layers(self, num_layers: int) -> CausalLM:
         """The same model, cut off behind its first layers; the weights are shared."""
         cut = copy(self)
@@ -115,7 +120,7 @@ class Attention:
         self.qkv = layers.linear(joined(*parts))
         output_shape = (config.hidden_size, queries)
         self.output = layers.linear(take_affine(weights, f"{prefix}.o_proj", output_shape, bias=config.output_bias))
-        self._kernel = layers.attention_kernel()
+        self.kernel = layers.attention_kernel()
         self.query_norm = self.key_norm = None
         if config.qk_norm:
             eps = config.rms_norm_eps
@@ -127,7 +132,7 @@ class Attention:
     ) -> Tensor:
         """(num_rows, num_heads * head_dim)"""
         qkv = self.qkv.forward(hidden).view(hidden.shape[0], -1, self.head_dim)
-        return self._kernel.attend(
+        return self.kernel.attend(
             self._normed(qkv), angles, num_heads=self.num_heads, cache=cache, step=step, window=self.window
         )
 

@@ -19,7 +19,7 @@ from enginebay.engine.plan import StepPlan
 from enginebay.engine.settings import EngineConfig
 from enginebay.engine.smoothing import load_smoothed
 from enginebay.engine.speculation.draft_model import DraftModel
-from enginebay.engine.speculation.draft_weights import load_draft
+from enginebay.engine.speculation.draft_weights import expected_draft_bytes, load_draft
 from enginebay.engine.step_input import StepInput, StepInputBuilder
 from enginebay.engine.weight_headers import expected_weight_bytes
 from enginebay.errors import ModelError
@@ -82,11 +82,8 @@ class ModelRunner:
         self.kernels = layers.name
         """The form of the layers that was chosen."""
         budget = MemoryBudget(config, self.device)
-        expected_bytes = expected_weight_bytes(
-            Path(config.model_dir), self.model_config, dtype=self.dtype, quantization=config.quantization
-        )
-        self._memory_plan(budget, weight_bytes=expected_bytes)  # refuses what cannot fit before it is loaded
-        load = load_smoothed if config.quantization == "int8" and config.smooth_int8 else load_model
+        self._refuse_what_cannot_fit(config, budget)
+        load = load_smoothed if _is_smoothed(config) else load_model
         self.model, stored_bytes = load(
             Path(config.model_dir), self.model_config, layers, dtype=self.dtype, device=self.device
         )
@@ -117,11 +114,20 @@ class ModelRunner:
             windows=dict.fromkeys(self.model_config.sliding_windows),
             dtype=self.dtype,
             device=self.device,
-            reads_paged_rows=layers.attention_kernel().reads_paged_rows,
+            reads_paged_rows=self.model.reads_paged_rows,
         )
         self.draft: DraftModel | None = None
         if self.draft_weights is not None:
-            self.draft = self.draft_weights.on_cache(size, caches=self.caches, step_inputs=self._step_inputs)
+            self.draft = self.draft_weights.on_cache(size, caches=self.caches)
+
+    def _refuse_what_cannot_fit(self, config: EngineConfig, budget: MemoryBudget) -> None:
+        """Before a weight is read."""
+        directory, model, dtype = Path(config.model_dir), self.model_config, self.dtype
+        num_bytes = expected_weight_bytes(directory, model, dtype=dtype, quantization=config.quantization)
+        num_draft_bytes = expected_draft_bytes(config, model, dtype=dtype)
+        self._memory_plan(budget, weight_bytes=num_bytes + num_draft_bytes)
+        if _is_smoothed(config):
+            budget.check_smoothing(expected_weight_bytes(directory, model, dtype=dtype, quantization=None))
 
     def _memory_plan(self, budget: MemoryBudget, *, weight_bytes: int, draft_block_bytes: int = 0) -> MemoryPlan:
         return budget.plan(
@@ -165,6 +171,10 @@ class ModelRunner:
     def device_memory_bytes(self) -> int | None:
         """Memory of the accelerator in use; None on the CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def _is_smoothed(config: EngineConfig) -> bool:
+    return config.quantization == "int8" and config.smooth_int8
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -17,6 +17,9 @@ from enginebay.errors import ConfigError, ModelError
 KERNELS = ("auto", "native", "packed", "plain")
 """auto: the fastest that this machine has."""
 
+MOST_HEADS_OF_A_KEY = 16
+"""Of the native attention: the queries that meet one key head stand in one tile."""
+
 
 def choose_layers(
     kernels: str,
@@ -82,5 +85,7 @@ def _native(model: ModelConfig, *, dtype: torch.dtype, device: torch.device, is_
         return "they compute in bfloat16 on the CPU"
     if model.head_dim % 16 or model.head_dim > 256:
         return f"heads of {model.head_dim} are not a multiple of 16 up to 256"
+    if (num_together := model.num_heads // model.num_kv_heads) > MOST_HEADS_OF_A_KEY:
+        return f"{num_together} heads share a key head, they compute at most {MOST_HEADS_OF_A_KEY}"
     found = native_kernels()
     return found.why_not if found.operators is None else NativeLayers(found.operators, is_int8=is_int8)

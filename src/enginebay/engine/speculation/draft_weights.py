@@ -15,6 +15,7 @@ from enginebay.engine.model import CausalLM, load_model
 from enginebay.engine.model_config import ModelConfig, read_model_config
 from enginebay.engine.speculation.draft_model import DraftModel
 from enginebay.engine.step_input import StepInputBuilder
+from enginebay.engine.weight_headers import expected_weight_bytes
 from enginebay.errors import ModelError
 
 if TYPE_CHECKING:
@@ -40,18 +41,20 @@ class DraftWeights:
     def block_bytes(self, block_size: int) -> int:
         return 0 if self.shares_cache else block_bytes(self.config, block_size=block_size, dtype=self.dtype)
 
-    def on_cache(self, size: KvCacheSize, *, caches: Many[LayerCache], step_inputs: StepInputBuilder) -> DraftModel:
-        """caches, step_inputs: those of the model itself."""
+    def on_cache(self, size: KvCacheSize, *, caches: Many[LayerCache]) -> DraftModel:
+        """caches: those of the model itself."""
         if self.shares_cache:
-            return DraftModel(self.model, caches[: self.config.num_layers], step_inputs, shares_cache=True)
-        own = allocate_kv_cache(self.config, size, dtype=self.dtype, device=self.device)
-        builder = StepInputBuilder(
+            caches = caches[: self.config.num_layers]
+        else:
+            caches = allocate_kv_cache(self.config, size, dtype=self.dtype, device=self.device)
+        step_inputs = StepInputBuilder(
             block_size=size.block_size,
             windows=dict.fromkeys(self.config.sliding_windows),
             dtype=self.dtype,
             device=self.device,
+            reads_paged_rows=self.model.reads_paged_rows,
         )
-        return DraftModel(self.model, own, builder, shares_cache=False)
+        return DraftModel(self.model, caches, step_inputs, shares_cache=self.shares_cache)
 
 
 def load_draft(
@@ -67,6 +70,16 @@ def load_draft(
     if config.speculative_self_draft is not None:
         return _first_layers(config.speculative_self_draft, target, model, dtype=dtype, device=device)
     return None
+
+
+def expected_draft_bytes(config: EngineConfig, target: ModelConfig, *, dtype: torch.dtype) -> int:
+    """Of the weights that `load_draft` would load, from the headers of their files. Raises ModelError."""
+    if config.speculative_draft_dir is not None:
+        directory = Path(config.speculative_draft_dir)
+        return expected_weight_bytes(directory, read_model_config(directory), dtype=dtype, quantization=None)
+    if config.speculative_self_draft == "int8":
+        return expected_weight_bytes(Path(config.model_dir), target, dtype=dtype, quantization="int8")
+    return 0
 
 
 def _another(
