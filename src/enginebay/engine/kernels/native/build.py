@@ -1,16 +1,21 @@
-"""Compiles `kernels.cpp` with PyTorch's extension builder and keeps the library beside the models."""
+"""Compiles `kernels.cpp` against the PyTorch that runs, and keeps the library beside the models.
+
+Two calls of the compiler do it. PyTorch's own builder would need ninja, and loads what it built before that has its
+place: of two engines that start together, the later one would load the same operators twice.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+import shlex
 import shutil
+import subprocess
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -18,7 +23,7 @@ import torch
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
 NEEDED_FEATURES = frozenset({"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512vl"})
-COMPILERS = ("g++", "c++")
+COMPILER_VARIABLE, COMPILERS = "CXX", ("c++", "g++")
 DIRECTORY_VARIABLE = "ENGINEBAY_HOME"
 
 _log = logging.getLogger(__name__)
@@ -35,13 +40,13 @@ class NativeKernels:
 @cache
 def native_kernels() -> NativeKernels:
     """Compiled if they have to be. Raises nothing, not even for a compiler that fails: there are other kernels."""
-    if (missing := _what_is_missing()) is not None:
+    if (missing := _what_this_machine_lacks()) is not None:
         return NativeKernels(None, missing)
-    library = _library()
     try:
+        library = _library()
         if not library.exists():
             _compile(library)
-    except (OSError, RuntimeError, SubprocessError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         return _failed(f"they cannot be compiled: {_told(error)}")
     try:
         torch.ops.load_library(str(library))
@@ -66,19 +71,12 @@ def _told(error: Exception) -> str:
     return " / ".join(named or lines[:1] or [type(error).__name__])
 
 
-def _what_is_missing() -> str | None:
+def _what_this_machine_lacks() -> str | None:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return "they are for x86-64 CPUs under Linux"
     if missing := NEEDED_FEATURES - _cpu_features():
         return f"this CPU lacks {', '.join(sorted(missing))}"
-    if not _library().exists() and (missing_tools := _missing_tools()):
-        return f"{' and '.join(missing_tools)} must be installed to compile them"
     return None
-
-
-def _missing_tools() -> list[str]:
-    tools = [] if any(map(shutil.which, COMPILERS)) else ["a C++ compiler"]
-    return tools if shutil.which("ninja") else [*tools, "ninja"]
 
 
 def _cpu_features() -> frozenset[str]:
@@ -103,23 +101,21 @@ def _library() -> Path:
 
 def _home() -> Path:
     home = os.environ.get(DIRECTORY_VARIABLE)
-    return Path(home) if home else Path.home() / ".cache" / "enginebay"
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "enginebay"
+
+
+# ---------------------------------------------------------------- compiling
 
 
 def _compile(library: Path) -> None:
-    """Into a folder of this process, then renamed: two engines that start together do not disturb each other."""
-    from torch.utils.cpp_extension import load
+    """Into a folder of this process, then renamed: two engines that start together do not disturb each other.
 
+    Raises RuntimeError with what the compiler says, OSError where the folder cannot be written.
+    """
     folder = library.parent.with_name(f"{library.parent.name}.{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        load(
-            name=library.stem,
-            sources=[str(SOURCE)],
-            extra_cflags=list(FLAGS),
-            build_directory=str(folder),
-            is_python_module=False,
-        )
+        _build(folder / library.name)
         try:
             folder.rename(library.parent)
         except OSError:
@@ -127,3 +123,31 @@ def _compile(library: Path) -> None:
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _build(library: Path) -> None:
+    """OpenMP is not linked: PyTorch has loaded it already, and its threads are the ones to use."""
+    compiler, torch_folder, compiled = _compiler(), Path(torch.__file__).parent, library.with_suffix(".o")
+    include = torch_folder / "include"
+    folders = [f"-isystem{folder}" for folder in (include, include / "torch" / "csrc" / "api" / "include")]
+    strings = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    _run(*compiler, *FLAGS, "-fPIC", strings, *folders, "-c", str(SOURCE), "-o", str(compiled))
+    libraries = (f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10")
+    _run(*compiler, "-shared", str(compiled), *libraries, "-o", str(library))
+    compiled.unlink()
+
+
+def _compiler() -> list[str]:
+    """The command; CXX may give more than a name."""
+    if given := shlex.split(os.environ.get(COMPILER_VARIABLE, "")):
+        return given
+    for name in COMPILERS:
+        if (found := shutil.which(name)) is not None:
+            return [found]
+    raise RuntimeError(f"a C++ compiler must be installed ({' or '.join(COMPILERS)}), or named by {COMPILER_VARIABLE}")
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip() or f"{command[0]} ended with exit code {done.returncode}")
