@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runner_driving import new_sequence, random_tokens, tiny_runner, whole_prompt_logits
-from tiny_models import VOCAB_SIZE, TinyModel
 from torch import Tensor
 
 from enginebay.engine.attention import AttentionInput, DecodeGroup, PagedRows, PlainAttention
@@ -242,30 +239,36 @@ def test_decode_attention_is_the_plain_one(
     assert torch.equal(of_native.values, of_plain.values)
 
 
-# ---------------------------------------------------------------- whole models
-
-
 @pytest.mark.parametrize(
-    ("family", "settings"),
+    ("broken", "message"),
     [
-        ("llama", {"head_dim": 16}),
-        ("llama", {"head_dim": 64, "tie_word_embeddings": True}),
-        ("llama", {"head_dim": 16, "attention_bias": True, "mlp_bias": True}),
-        ("mistral", {"head_dim": 16, "sliding_window": 20}),
-        ("qwen3", {"head_dim": 16}),
+        ({"slots": [12 * 4]}, "slot 48 is outside"),
+        ({"slots": [-1]}, "slot -1 is outside"),
+        ({"blocks": [[3, 12, 1]]}, "names a block outside"),
+        ({"blocks": [[3, -1, 1]]}, "names a block outside"),
+        ({"begins": [0], "ends": [13]}, "which its blocks do not hold"),
+        ({"begins": [5], "ends": [5]}, "which its blocks do not hold"),
+        ({"sequence_of": [1]}, "which its blocks do not hold"),
     ],
 )
-def test_a_native_model_is_as_close_to_float32_as_the_plain_one(
-    family: str, settings: dict[str, object], tmp_path: Path
+def test_what_points_outside_the_cache_is_an_error_and_touches_no_memory(
+    broken: dict[str, list[int]], message: str
 ) -> None:
-    """Prompt, chunks, and decode steps; in int8 as close as the plain int8 model."""
-    TinyModel(family, settings).write(tmp_path)
-    sequence = new_sequence(random_tokens(40, vocab_size=VOCAB_SIZE, seed=0), range(1, 40))
-    exact = whole_prompt_logits(tiny_runner(tmp_path), sequence)
-    for quantization in (None, "int8"):
-        error: dict[str, float] = {}
-        for kernels in ("plain", "native"):
-            runner = tiny_runner(tmp_path, dtype="bfloat16", kernels=kernels, quantization=quantization)
-            assert runner.kernels == kernels
-            error[kernels] = float((whole_prompt_logits(runner, sequence, [21, 1, 1, 1]) - exact).abs().mean())
-        assert 0 < error["native"] < 1.3 * error["plain"]
+    told = {"slots": [13], "blocks": [[3, 7, 1]], "begins": [0], "ends": [6], "sequence_of": [0], **broken}
+    given = {name: torch.tensor(values) for name, values in told.items()}
+    paged = PagedRows(given["blocks"], torch.tensor([0]), given["sequence_of"], given["begins"], given["ends"])
+    step = AttentionInput(given["slots"], paged_rows={None: paged})
+    turned = torch.ones(1, 1, 16, dtype=torch.bfloat16)
+    cache, _ = caches(num_kv_heads=2, head_dim=16)
+    with pytest.raises(RuntimeError, match=message):
+        native().attention_kernel().attend(
+            random(1, 10, 16, seed=5), (turned, turned), num_heads=6, cache=cache, step=step, window=None
+        )
+
+
+def test_sizes_that_do_not_belong_together_are_an_error() -> None:
+    linear = native().linear(affine(48, 64, bias=False))
+    with pytest.raises(RuntimeError, match="a product of 130 inputs"):
+        linear.forward(random(3, 130, seed=1))
+    with pytest.raises(RuntimeError):
+        linear.forward_added(random(3, 64, seed=1), random(2, 48, seed=2))

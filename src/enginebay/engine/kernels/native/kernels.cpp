@@ -18,6 +18,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 namespace {
@@ -168,7 +169,7 @@ template <Type type>
 struct Rows {
   using input = typename Element<type>::input;
   int64_t count, row_elements;
-  std::vector<char> storage;
+  std::unique_ptr<char[]> storage;
   input* data;
   std::vector<float> scales;
 
@@ -176,8 +177,9 @@ struct Rows {
     constexpr int64_t T = Element<type>::inputs_per_tile;
     row_elements = (num_inputs + T - 1) / T * T;
     const int64_t padded = (num_rows + TILE - 1) / TILE * TILE;
-    storage.resize(padded * row_elements * sizeof(input) + 64);
-    data = reinterpret_cast<input*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) & ~uintptr_t(63));
+    storage.reset(new char[padded * row_elements * sizeof(input) + 64]);
+    data = reinterpret_cast<input*>((reinterpret_cast<uintptr_t>(storage.get()) + 63) & ~uintptr_t(63));
+    std::memset(data + num_rows * row_elements, 0, (padded - num_rows) * row_elements * sizeof(input));
     if (type == Type::int8) scales.resize(padded);
     auto fill = [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
@@ -186,6 +188,7 @@ struct Rows {
         } else {
           std::memcpy(data + row * row_elements, from + row * stride, num_inputs * sizeof(input));
         }
+        std::memset(data + row * row_elements + num_inputs, 0, (row_elements - num_inputs) * sizeof(input));
       }
     };
     if (num_rows * num_inputs < 1 << 15) {
@@ -277,11 +280,30 @@ void linear_into(const Rows<type>& rows, const at::Tensor& packed, const float* 
 
 const at::BFloat16* bf16(const at::Tensor& tensor) { return tensor.data_ptr<at::BFloat16>(); }
 
+bool is_rows(const at::Tensor& tensor) {
+  return tensor.dim() == 2 && tensor.stride(1) == 1 && tensor.scalar_type() == at::kBFloat16;
+}
+
+// Sizes under which a product would read or write beside its tensors are an error.
+template <Type type>
+void check_product(int64_t num_inputs, const at::Tensor& packed, const at::Tensor& scales, int64_t num_columns) {
+  constexpr int64_t T = Element<type>::inputs_per_tile;
+  TORCH_CHECK(packed.dim() == 4 && packed.size(0) % 2 == 0 && packed.size(1) == (num_inputs + T - 1) / T &&
+                  num_columns <= packed.size(0) * TILE,
+              "a product of ", num_inputs, " inputs and ", num_columns, " columns with tiles of ", packed.sizes());
+  TORCH_CHECK(type == Type::bf16 || scales.numel() == packed.size(0) * TILE, "a scale for each column of the tiles");
+}
+
+void check_residual(const std::optional<at::Tensor>& residual, int64_t num_rows, int64_t num_columns) {
+  TORCH_CHECK(!residual || (is_rows(*residual) && residual->size(0) == num_rows && residual->size(1) == num_columns));
+}
+
 template <Type type>
 at::Tensor linear(const at::Tensor& hidden, const at::Tensor& packed, const at::Tensor& scales, int64_t num_columns,
                   const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual) {
-  TORCH_CHECK(hidden.dim() == 2 && hidden.stride(1) == 1 && hidden.scalar_type() == at::kBFloat16);
-  TORCH_CHECK(!residual || (residual->dim() == 2 && residual->stride(1) == 1));
+  TORCH_CHECK(is_rows(hidden) && (!bias || bias->numel() == num_columns));
+  check_product<type>(hidden.size(1), packed, scales, num_columns);
+  check_residual(residual, hidden.size(0), num_columns);
   at::Tensor result = at::empty({hidden.size(0), num_columns}, hidden.options());
   const Rows<type> rows(bf16(hidden), hidden.size(0), hidden.size(1), hidden.stride(0));
   const Output out{result.data_ptr<at::BFloat16>(), bias ? bf16(*bias) : nullptr, residual ? bf16(*residual) : nullptr,
@@ -295,8 +317,11 @@ template <Type type>
 at::Tensor gated_mlp(const at::Tensor& hidden, const at::Tensor& gate_up, const at::Tensor& gate_up_scales,
                      const at::Tensor& down, const at::Tensor& down_scales, int64_t inner_size,
                      const std::optional<at::Tensor>& residual) {
-  TORCH_CHECK(hidden.dim() == 2 && hidden.stride(1) == 1 && hidden.scalar_type() == at::kBFloat16);
+  TORCH_CHECK(is_rows(hidden));
   const int64_t num_rows = hidden.size(0), num_columns = hidden.size(1);
+  check_product<type>(num_columns, gate_up, gate_up_scales, 2 * inner_size);
+  check_product<type>(inner_size, down, down_scales, num_columns);
+  check_residual(residual, num_rows, num_columns);
   at::Tensor inner = at::empty({num_rows, inner_size}, hidden.options());
   at::BFloat16* inner_data = inner.data_ptr<at::BFloat16>();
   const Rows<type> rows(bf16(hidden), num_rows, num_columns, hidden.stride(0));
@@ -425,12 +450,22 @@ void transpose(const float (*from)[TILE], float* to, int64_t stride) {
   }
 }
 
+// (blocks, block_size, num_kv_heads, head_dim) each; returns how many slots they have.
+int64_t check_cache(const at::Tensor& keys, const at::Tensor& values, int64_t num_kv_heads, int64_t head_dim) {
+  TORCH_CHECK(keys.dim() == 4 && keys.is_contiguous() && values.is_contiguous() && keys.sizes() == values.sizes() &&
+              keys.size(2) == num_kv_heads && keys.size(3) == head_dim);
+  return keys.size(0) * keys.size(1);
+}
+
 // In place: turns the queries and keys of (rows, heads, head_dim) by their angles, then writes keys and values into
 // their slots. Halves are paired as in the Hugging Face layout. cos, sin: (rows, head_dim).
 void rotate_and_store(at::Tensor qkv, const at::Tensor& cos, const at::Tensor& sin, at::Tensor keys, at::Tensor values,
                       const at::Tensor& slots, int64_t num_heads, int64_t num_kv_heads) {
   const int64_t head_dim = qkv.size(2), half = head_dim / 2, num_rows = qkv.size(0);
-  TORCH_CHECK(qkv.is_contiguous() && cos.is_contiguous() && sin.is_contiguous() && head_dim % 2 == 0);
+  TORCH_CHECK(qkv.is_contiguous() && qkv.size(1) == num_heads + 2 * num_kv_heads && head_dim % 2 == 0);
+  TORCH_CHECK(cos.is_contiguous() && sin.is_contiguous() && cos.numel() == num_rows * head_dim &&
+              sin.numel() == cos.numel() && slots.numel() == num_rows);
+  const int64_t num_slots = check_cache(keys, values, num_kv_heads, head_dim);
   at::BFloat16* data = qkv.data_ptr<at::BFloat16>();
   const int64_t* slot_of = slots.data_ptr<int64_t>();
   const int64_t row_size = qkv.size(1) * head_dim, slot_size = num_kv_heads * head_dim;
@@ -449,6 +484,7 @@ void rotate_and_store(at::Tensor qkv, const at::Tensor& cos, const at::Tensor& s
           store_bf16(x + half + i, high, mask);
         }
       }
+      TORCH_CHECK(slot_of[row] >= 0 && slot_of[row] < num_slots, "slot ", slot_of[row], " is outside the KV cache");
       const at::BFloat16* key = data + row * row_size + num_heads * head_dim;
       std::memcpy(keys.data_ptr<at::BFloat16>() + slot_of[row] * slot_size, key, slot_size * 2);
       std::memcpy(values.data_ptr<at::BFloat16>() + slot_of[row] * slot_size, key + slot_size, slot_size * 2);
@@ -649,6 +685,27 @@ struct QueryTile {
   }
 };
 
+// Rows see nothing outside the blocks of their sequence, and blocks are those of the cache: else an error.
+void check_rows(int64_t num_rows, int64_t num_blocks, int64_t block_size, const at::Tensor& block_tables,
+                const at::Tensor& starts, const at::Tensor& sequence_of, const at::Tensor& begins,
+                const at::Tensor& ends) {
+  TORCH_CHECK(block_tables.dim() == 2 && block_tables.is_contiguous() && starts.numel() == block_tables.size(0) &&
+              sequence_of.numel() == num_rows && begins.numel() == num_rows && ends.numel() == num_rows);
+  const int64_t* block = block_tables.data_ptr<int64_t>();
+  bool is_inside = true;
+  for (int64_t i = 0; i < block_tables.numel(); ++i) is_inside &= block[i] >= 0 && block[i] < num_blocks;
+  TORCH_CHECK(is_inside, "a block table names a block outside the KV cache");
+  const int64_t *sequence = sequence_of.data_ptr<int64_t>(), *start = starts.data_ptr<int64_t>();
+  const int64_t *begin = begins.data_ptr<int64_t>(), *end = ends.data_ptr<int64_t>();
+  const int64_t num_sequences = starts.numel(), num_slots = block_tables.size(1) * block_size;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const int64_t of = sequence[row];
+    TORCH_CHECK(of >= 0 && of < num_sequences && start[of] <= begin[row] && begin[row] < end[row] &&
+                    end[row] <= start[of] + num_slots,
+                "a row sees positions [", begin[row], ", ", end[row], "), which its blocks do not hold");
+  }
+}
+
 // Each row against the keys in the blocks of its sequence, softmax in float32.
 // queries: (rows, num_heads, head_dim), rows may be strided; keys, values: (blocks, block_size, num_kv_heads, head_dim).
 // block_tables: (sequences, n) of the blocks from position starts[sequence] on. sequence_of: (rows,), rows of one
@@ -660,6 +717,8 @@ at::Tensor paged_attention(const at::Tensor& queries, const at::Tensor& keys, co
   const int64_t block_size = keys.size(1), num_kv_heads = keys.size(2), group = num_heads / num_kv_heads;
   TORCH_CHECK(head_dim % LANES == 0 && head_dim <= 256 && queries.stride(2) == 1 && queries.stride(1) == head_dim);
   TORCH_CHECK(group <= TILE, "more than 16 heads share a key head");
+  check_cache(keys, values, num_kv_heads, head_dim);
+  check_rows(num_rows, keys.size(0), block_size, block_tables, starts, sequence_of, begins, ends);
   at::Tensor result = at::empty({num_rows, num_heads * head_dim}, queries.options());
   const int64_t *sequence = sequence_of.data_ptr<int64_t>(), *start = starts.data_ptr<int64_t>();
   const int64_t *begin = begins.data_ptr<int64_t>(), *end = ends.data_ptr<int64_t>();
@@ -669,11 +728,14 @@ at::Tensor paged_attention(const at::Tensor& queries, const at::Tensor& keys, co
     if (!is_next) first_rows.push_back(row);
   }
   first_rows.push_back(num_rows);
-  at::parallel_for(0, (first_rows.size() - 1) * num_kv_heads, 1, [&](int64_t first, int64_t last) {
+  const int64_t num_items = (first_rows.size() - 1) * num_kv_heads;
+  at::parallel_for(0, num_items, 1, [&](int64_t first, int64_t last) {
     QueryTile tile(head_dim);
     const Tiles tiles(tile.tiles());
     std::vector<Query> together;
-    for (int64_t item = first; item < last; ++item) {
+    for (int64_t turn = first; turn < last; ++turn) {
+      // Later rows see more keys: they take turns with the early ones, so that every thread has as much to do.
+      const int64_t item = turn % 2 ? num_items - 1 - turn / 2 : turn / 2;
       const int64_t first_row = first_rows[item / num_kv_heads], last_row = first_rows[item / num_kv_heads + 1];
       const int64_t kv_head = item % num_kv_heads, of = sequence[first_row];
       Context context{bf16(keys) + kv_head * head_dim, bf16(values) + kv_head * head_dim,
