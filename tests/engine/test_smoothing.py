@@ -9,6 +9,8 @@ import torch
 from runner_driving import new_sequence, random_tokens, tiny_runner, whole_prompt_logits
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES, VOCAB_SIZE
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
 
 from enginebay.engine.layers import PlainLayers
@@ -98,3 +100,21 @@ def test_each_tensor_is_told_by_its_name() -> None:
     for name in ("self_attn.q_proj.bias", "self_attn.o_proj.weight", "mlp.down_proj.bias", "self_attn.q_norm.weight"):
         assert read_by(f"model.layers.0.{name}", is_tied=True) is None
         assert made_by(f"model.layers.0.{name}") is None
+
+
+def test_a_tokenizer_of_another_vocabulary_or_of_none_does_not_matter(tmp_path: Path) -> None:
+    FAMILIES["llama"].write(tmp_path)
+    config = read_model_config(tmp_path)
+    alone = find_factors(tmp_path, config, dtype=torch.float32, device=CPU)
+    beyond = Tokenizer(WordLevel({"[UNK]": VOCAB_SIZE + 1}, unk_token="[UNK]"))
+    beyond.enable_padding(length=700, pad_id=VOCAB_SIZE + 1)
+    beyond.save(str(tmp_path / "tokenizer.json"))
+    found = find_factors(tmp_path, config, dtype=torch.float32, device=CPU)
+    assert all(torch.equal(found[name], alone[name]) for name in alone)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    FAMILIES["llama"].write(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UnsupportedModel, match=r"tokenizer\.json cannot be read"):
+        find_factors(tmp_path, read_model_config(tmp_path), dtype=torch.float32, device=CPU)

@@ -22,6 +22,7 @@ from enginebay.engine.model import CausalLM, load_model
 from enginebay.engine.model_config import ModelConfig
 from enginebay.engine.step_input import StepInput
 from enginebay.engine.weights import Checkpoint
+from enginebay.errors import UnsupportedModel
 
 MOST_TOKENS = 512
 TEXT = Path(__file__).with_name("smoothing_text.txt")
@@ -37,7 +38,8 @@ def find_factors(
     token_ids = _token_ids(model_dir, config)
     observed = _observe(model)
     with torch.inference_mode():
-        model.logits(model.forward(_step(token_ids, config, device=device), _caches(config, token_ids, dtype, device)))
+        hidden = model.forward(_step(token_ids, config, device=device), _caches(config, token_ids, dtype, device))
+        observed["head"].note(model.norm.forward(hidden))  # its logits are of no use to anyone
     return {name: seen.factors() for name, seen in observed.items()}
 
 
@@ -132,8 +134,11 @@ class Observed:
         self._layer = layer
         self._largest = layer.weight.new_zeros(layer.weight.shape[1], dtype=torch.float32)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def note(self, hidden: Tensor) -> None:
         self._largest = torch.maximum(self._largest, hidden.abs().amax(dim=0).float())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.note(hidden)
         return self._layer.forward(hidden)
 
     def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
@@ -154,7 +159,7 @@ def _observe(model: CausalLM) -> dict[str, Observed]:
         layer.attention.qkv = found[f"{index}.qkv"] = _observed(layer.attention.qkv)
         mlp.gate_and_up = found[f"{index}.gate_up"] = _observed(mlp.gate_and_up)
         mlp.down = found[f"{index}.down"] = _observed(mlp.down)
-    model.head = found["head"] = _observed(model.head)
+    found["head"] = _observed(model.head)
     return found
 
 
@@ -167,14 +172,24 @@ def _observed(layer: object) -> Observed:
 
 
 def _token_ids(model_dir: Path, config: ModelConfig) -> list[int]:
-    """Of the text; of nothing but chance where the directory has no tokenizer."""
+    """Of the text; of nothing but chance where the directory has no tokenizer, or one of another vocabulary."""
     num_tokens = min(MOST_TOKENS, config.max_model_len)
     path = model_dir / "tokenizer.json"
-    if not path.is_file():
-        generator = torch.Generator().manual_seed(0)
-        return torch.randint(0, config.vocab_size, (num_tokens,), generator=generator).tolist()
-    token_ids = Tokenizer.from_file(str(path)).encode(TEXT.read_text(encoding="utf-8")).ids
-    return [token_id for token_id in token_ids if token_id < config.vocab_size][:num_tokens]
+    encoded = _encoded(path) if path.is_file() else []
+    if known := [token_id for token_id in encoded if token_id < config.vocab_size]:
+        return known[:num_tokens]
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, config.vocab_size, (num_tokens,), generator=generator).tolist()
+
+
+def _encoded(path: Path) -> list[int]:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise UnsupportedModel(f"{path} cannot be read: {error}") from error
+    tokenizer.no_truncation()  # a tokenizer.json may carry both of a training run
+    tokenizer.no_padding()
+    return tokenizer.encode(TEXT.read_text(encoding="utf-8")).ids
 
 
 def _step(token_ids: list[int], config: ModelConfig, *, device: torch.device) -> StepInput:
