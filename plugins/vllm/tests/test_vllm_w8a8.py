@@ -21,6 +21,8 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir()
     (directory / "config.json").write_text('{"model_type": "llama", "tie_word_embeddings": true}')
     (directory / "tokenizer.json").write_text("{}")
+    (directory / "chat_template.jinja").write_text("{{ messages }}")
+    (directory / "tokenizer.model").write_bytes(b"pieces")
     generator = torch.Generator().manual_seed(0)
     tensors = {
         "model.embed_tokens.weight": torch.randn(8, 4, generator=generator).bfloat16(),
@@ -57,7 +59,8 @@ def test_the_config_says_how_it_is_quantised_and_the_tokenizer_comes_along(sourc
     assert (quantization["quant_method"], quantization["format"]) == ("compressed-tensors", "int-quantized")
     assert quantization["ignore"] == ["lm_head"]
     assert quantization["config_groups"]["group_0"]["input_activations"]["dynamic"] is True
-    assert (directory / "tokenizer.json").is_file()
+    for name in ("tokenizer.json", "tokenizer.model", "chat_template.jinja"):
+        assert (directory / name).read_bytes() == (source / name).read_bytes()
     assert made_of(source) == directory
 
 

@@ -25,6 +25,8 @@ WEIGHT_FORMAT = "w8a8"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LARGEST = 127
 _INDEX = "model.safetensors.index.json"
+BESIDE_THE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt", "LICENSE*")
+"""Configuration, tokenizer and chat template, in all their forms."""
 
 
 def convert(source: Path, *, weight_format: str | None, venv: str | None, progress: ProgressCallback) -> Path:
@@ -74,7 +76,7 @@ def _write(source: Path, directory: Path, progress: ProgressCallback) -> None:
         (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     config["quantization_config"] = quantization_config()
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for path in source.glob("*.json"):
+    for path in {path for form in BESIDE_THE_WEIGHTS for path in source.glob(form)}:
         if path.name not in ("config.json", _INDEX, MANIFEST):
             shutil.copy(path, directory)
 
