@@ -1,4 +1,4 @@
-"""Results of single questions about the engine, as Markdown: where a step's time goes, and two bounds."""
+"""Results of single questions about the engine, as Markdown: a step's time, two bounds, the quality of int8."""
 
 from __future__ import annotations
 
@@ -37,6 +37,40 @@ def memory_bound(result: Result) -> str:
     )
 
 
+MOST_PERPLEXITY_RATIO = 1.02
+
+
+def quantization_quality(result: Result) -> str:
+    """Of each form its weights and its perplexity; of each pair how far apart they are."""
+    text = result["text"]
+    forms = {form["form"]: form for form in result["forms"]}
+    head = [
+        f"On {result['environment']['cpu']}; {text['num_windows']} windows of {text['window_tokens']} tokens of "
+        f"{text['source']}, and {result['pairs'][0]['num_greedy_answers']} greedy answers:",
+        "",
+        "| form | kernels | weights | perplexity | against | perplexity ratio (95 %) | same best token "
+        "| answers that part | at most 1.02 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *(_quality_line(pair, forms[pair["second"]]) for pair in result["pairs"])])
+
+
+def _quality_line(pair: Result, form: Result) -> str:
+    low, high = pair["perplexity_ratio_low"], pair["perplexity_ratio_high"]
+    cells = [
+        form["form"],
+        form["kernels"],
+        f"{form['weight_bytes'] / 2**20:,.0f} MiB",
+        f"{form['perplexity']:.2f}",
+        pair["first"],
+        f"{pair['perplexity_ratio']:.4f} ({low:.4f} to {high:.4f})",
+        f"{pair['equal_best_token_ratio']:.1%}",
+        f"{pair['greedy_answers_that_part']} of {pair['num_greedy_answers']}",
+        "met" if pair["perplexity_ratio"] <= MOST_PERPLEXITY_RATIO else "**missed**",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
 def engine_vs_transformers(result: Result) -> str:
     lines = [
         f"On {result['environment']['cpu']}, {result['dtype']}, {result['num_input_tokens']} tokens in and "
@@ -63,5 +97,6 @@ ENGINE_TABLES: Mapping[str, Callable[[Result], str]] = {
     "step_profile": step_profile,
     "memory_bound": memory_bound,
     "engine_vs_transformers": engine_vs_transformers,
+    "quantization_quality": quantization_quality,
 }
 """By the name of the result file."""

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from engine_tables import ENGINE_TABLES  # noqa: E402
+from engine_tables import ENGINE_TABLES, quantization_quality  # noqa: E402
 from technique_claims import CLAIMS, HOLDS, NOT_HERE, NOT_MEASURED  # noqa: E402
 from technique_tables import technique_block  # noqa: E402
 from techniques_page import BLOCK, KEPT, PAGE, PLOT, kept_result, with_figures  # noqa: E402
@@ -109,3 +109,17 @@ def test_the_plot_has_a_bar_for_each_row_and_the_longest_for_the_fastest() -> No
     assert "static &amp; co, 16 users" in drawn
     assert 'width="480.0"' in drawn
     assert 'width="120.0"' in drawn
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.02, "| met |"), (1.0201, "| **missed** |")])
+def test_quality_is_told_by_pair_and_held_to_its_bound(ratio: float, verdict: str) -> None:
+    form = {"form": "int8", "kernels": "native", "weight_bytes": 129 * 2**20, "perplexity": 12.345}
+    pair = {
+        "first": "bfloat16", "second": "int8", "perplexity_ratio": ratio, "perplexity_ratio_low": 1.01,
+        "perplexity_ratio_high": 1.03, "equal_best_token_ratio": 0.951, "greedy_answers_that_part": 20,
+        "num_greedy_answers": 50,
+    }  # fmt: skip
+    text = {"source": "some text", "num_windows": 40, "window_tokens": 512}
+    told = quantization_quality({"environment": {"cpu": "a CPU"}, "text": text, "forms": [form], "pairs": [pair]})
+    line = f"| int8 | native | 129 MiB | 12.35 | bfloat16 | {ratio:.4f} (1.0100 to 1.0300) | 95.1% | 20 of 50 {verdict}"
+    assert told.splitlines()[-1] == line
