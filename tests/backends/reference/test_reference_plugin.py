@@ -112,6 +112,11 @@ def test_kernels_that_no_machine_has_for_a_quantisation_are_refused_before_anyth
     get_backend("reference", kernels="plain", engine={"quantization": quantization})
 
 
+def test_a_quantisation_that_is_not_known_is_refused_by_name_whatever_the_kernels():
+    with pytest.raises(ConfigError, match="fp8"):
+        get_backend("reference", kernels="native", engine={"quantization": "fp8"})
+
+
 def test_remote_code_is_approximated_since_it_is_never_run():
     assert outcome(trust_remote_code=True).outcome == "approximated"
 
@@ -295,3 +300,34 @@ def test_what_drafts_is_part_of_the_configuration_of_the_engine(tmp_path):
     assert (config.speculative_ngram, config.speculative_adaptive) == (6, False)
     config = engine_config({}, ReferenceOptions(speculative_num_tokens=3), tmp_path, draft_dir=tmp_path / "draft")
     assert (config.speculative_draft_dir, config.speculative_num_tokens) == (str(tmp_path / "draft"), 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "expected"),
+    [
+        ({}, {"batch_rule": "lesson"}, "policy: dynamic"),
+        ({}, {"policy": "dynamic", "static_batch_timeout_s": 1.0}, "policy: static"),
+        ({"quantization": "int8_weight_only"}, {"smooth_int8": False}, "quantization: int8"),
+        ({"speculative_ngram": 4}, {"speculative_num_tokens": 8}, "a draft model"),
+        ({}, {"speculative_adaptive": False}, "something that drafts"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(settings, options, expected):
+    with pytest.raises(ConfigError, match=f"nothing reads.*{expected}") as caught:
+        get_backend("reference", engine=settings, options=options)
+    assert caught.value.path in {f"options.{name}" for name in options}
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, {"policy": "dynamic", "batch_rule": "lesson"}),
+        ({}, {"policy": "static", "static_batch_timeout_s": 1.0}),
+        ({"quantization": "w8a8"}, {"smooth_int8": False}),
+        ({}, {"speculative_self_draft": "int8", "speculative_num_tokens": 8, "speculative_adaptive": False}),
+        ({"speculative_ngram": 4}, {"speculative_adaptive": False}),
+        ({}, {"batch_rule": "follow_queue", "speculative_num_tokens": 4}),  # as if they were left out
+    ],
+)
+def test_an_option_beside_what_reads_it_is_taken(settings, options):
+    get_backend("reference", engine=settings, options=options)

@@ -6,7 +6,7 @@ from enginebay.backend import Backend, BackendContext, BackendSpec
 from enginebay.backends.reference.capabilities import capabilities
 from enginebay.backends.reference.launch_plan import compile_settings
 from enginebay.backends.reference.options import ReferenceOptions
-from enginebay.backends.reference.quantization_names import engine_quantization
+from enginebay.backends.reference.quantization_names import engine_quantization, is_known
 from enginebay.errors import ConfigError, PluginError
 from enginebay.hookspecs import hookimpl
 
@@ -36,6 +36,7 @@ def _check(context: BackendContext) -> None:
     _check_kv_cache_size(context)
     _check_speculation(context)
     _check_kernels(context)
+    _check_idle_options(context)
 
 
 def _check_kv_cache_size(context: BackendContext) -> None:
@@ -76,16 +77,39 @@ def _check_speculation(context: BackendContext) -> None:
 
 def _check_kernels(context: BackendContext) -> None:
     """What no machine can have; what this one cannot have is found when the engine starts."""
-    kernels, quantization = context.options.kernels, context.settings.get("quantization")
-    if quantization is None or kernels in ("auto", "plain"):
+    kernels, meant = context.options.kernels, _quantization(context)
+    if meant is None or kernels in ("auto", "plain"):
         return
-    meant = engine_quantization(quantization)
     if kernels == "packed" or meant == "int8_weight_only":
         raise ConfigError(
             f"kernels {kernels} have no {meant}",
             path="options.kernels",
             expected="auto, native or plain" if meant == "int8" else "auto or plain",
         )
+
+
+def _check_idle_options(context: BackendContext) -> None:
+    """An option that nothing reads in this combination was meant for another one."""
+    options, settings = context.options, context.settings
+    has_draft_model = bool(settings.get("speculative_draft_model") or options.speculative_self_draft)
+    readers = {
+        "batch_rule": (options.policy == "dynamic", "policy: dynamic"),
+        "static_batch_timeout_s": (options.policy == "static", "policy: static"),
+        "smooth_int8": (_quantization(context) == "int8", "engine.quantization: int8"),
+        "speculative_num_tokens": (has_draft_model, "a draft model, or speculative_self_draft"),
+        "speculative_adaptive": (has_draft_model or bool(settings.get("speculative_ngram")), "something that drafts"),
+    }
+    for name, (is_read, reader) in readers.items():
+        if not is_read and getattr(options, name) != type(options).model_fields[name].default:
+            raise ConfigError(
+                f"nothing reads {name} here", path=f"options.{name}", expected=f"{reader} beside it, or leave it out"
+            )
+
+
+def _quantization(context: BackendContext) -> str | None:
+    """In the engine's own word; None where there is none, or one that is refused by its name."""
+    value = context.settings.get("quantization")
+    return engine_quantization(value) if is_known(value) else None
 
 
 def _create(context: BackendContext) -> Backend:

@@ -39,6 +39,11 @@ def engine_quantization(value: object) -> str:
     return method if method in MEANINGS else BY_OTHER_NAMES[method][0]
 
 
+def is_known(value: object) -> bool:
+    """Whether it is a value that `quantization_outcome` takes."""
+    return str(value) in MEANINGS or str(value) in BY_OTHER_NAMES
+
+
 def _why_not(method: str) -> str:
     known = " or ".join(MEANINGS)
     if any(method.startswith(form) for form in _OF_CHECKPOINTS):
