@@ -149,3 +149,26 @@ def test_without_the_setting_and_in_static_batches_everything_is_computed(settin
     counters = run(under_test, with_prefix("first", 1), with_prefix("second", 1))
     assert under_test.outputs["second"][0].num_cached_tokens == 0
     assert counters.num_prefix_queried_tokens == 0
+
+
+def test_those_whose_prefix_is_known_all_come_in_with_one_step() -> None:
+    """Their prompts would take eight steps; what is left of them to compute fits in one."""
+    under_test = make_engine(block_size=4, max_num_seqs=8, max_num_batched_tokens=16, num_blocks=200)
+    run(under_test, with_prefix("first", 1))
+    for index in range(8):
+        under_test.engine.add(with_prefix(f"r{index}", index + 1, index + 2))
+    under_test.step()
+    assert under_test.engine.counters.num_running == 8
+    assert all(len(under_test.tokens(f"r{index}")) == 1 for index in range(8))
+
+
+def test_an_output_that_is_resumed_is_no_part_of_the_prompt_that_was_found() -> None:
+    under_test = make_engine(block_size=4)
+    first = make_request("first", 6, 20)
+    run(under_test, first)
+    rest = make_request("rest", prompt_token_ids=first.prompt_token_ids, max_tokens=20,
+                        resume_token_ids=under_test.tokens("first")[:14])  # fmt: skip
+    counters = run(under_test, rest)
+    assert under_test.outputs["rest"][0].num_cached_tokens == 6, "no more than the prompt has tokens"
+    assert counters.num_prefix_hit_tokens == 16
+    assert under_test.tokens("rest") == under_test.tokens("first")[14:]

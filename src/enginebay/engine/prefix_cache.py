@@ -67,6 +67,8 @@ class PrefixCache:
     def learn(self, sequence: Sequence) -> None:
         """Keep the blocks that the sequence has filled. A prefix that stands in another block already stays there."""
         num_full = sequence.num_computed_tokens // self._block_size
+        if num_full == sequence.num_learnt_blocks:
+            return
         names = self._names(sequence, num_full)
         for index in range(sequence.num_learnt_blocks, num_full):
             block = sequence.block_table[index]

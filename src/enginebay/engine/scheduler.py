@@ -122,16 +122,21 @@ class Scheduler:
                 plan.preempted.append(self._preempt_last())
 
     def _admit(self, plan: StepPlan, now: float) -> None:
-        """In order and without overtaking: one that does not fit keeps those behind it waiting."""
-        for sequence in self.policy.admissible(self.waiting, self.running, now):
-            if not self._place(sequence):
-                break
-            self.waiting.remove(sequence)
-            insort(self.running, sequence, key=_order)
-            sequence.status = SequenceStatus.RUNNING
-            if sequence.admitted_at is None:
-                sequence.admitted_at = now
-                plan.admitted.append(sequence)
+        """In order and without overtaking: one that does not fit keeps those behind it waiting.
+
+        The policy counts every token of those who wait; a prefix that turns out to be known leaves room in the step for
+        more of them, so it is asked until nobody else may come.
+        """
+        while admissible := self.policy.admissible(self.waiting, self.running, now):
+            for sequence in admissible:
+                if not self._place(sequence):
+                    return
+                self.waiting.remove(sequence)
+                insort(self.running, sequence, key=_order)
+                sequence.status = SequenceStatus.RUNNING
+                if sequence.admitted_at is None:
+                    sequence.admitted_at = now
+                    plan.admitted.append(sequence)
 
     def _place(self, sequence: Sequence) -> bool:
         """Give it the blocks of its known prefix and free ones for the rest; false where too few are free."""
@@ -146,8 +151,8 @@ class Scheduler:
         sequence.num_draft_computed_tokens = 0
         sequence.num_learnt_blocks = len(known)
         if self.prefix_cache is not None and sequence.admitted_at is None:
-            sequence.num_cached_tokens = sequence.num_computed_tokens
-            self.prefix_cache.count(sequence, sequence.num_cached_tokens)
+            sequence.num_cached_tokens = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+            self.prefix_cache.count(sequence, sequence.num_computed_tokens)
         return True
 
     def _preempt_last(self) -> Sequence:
