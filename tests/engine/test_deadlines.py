@@ -190,3 +190,14 @@ def test_refusals_end_when_the_measurements_are_old_though_nobody_was_computed_s
     under_test.engine.add(make_request("hurried", 8, 10, deadline_at=under_test.clock.instant + 5))
     under_test.step()
     assert len(under_test.tokens("hurried")) == 1
+
+
+def test_a_prompt_is_not_thought_as_slow_as_the_decoding_of_many():
+    """Of steps in which many are sampled nothing follows about a prompt of as many tokens, which is sampled once."""
+    under_test = make_engine(max_num_seqs=8, max_num_batched_tokens=64, num_blocks=200)
+    for index in range(8):
+        under_test.engine.add(make_request(f"r{index}", 1, NUM_SAMPLES_TO_TRUST + 1))
+    under_test.run()
+    under_test.engine.add(make_request("prompt", 8, 1, deadline_at=under_test.clock.instant + 0.5))
+    with pytest.raises(DeadlineExceeded):
+        under_test.engine.add(make_request("long prompt", 60, 1, deadline_at=under_test.clock.instant + 0.5))

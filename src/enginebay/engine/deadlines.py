@@ -9,6 +9,10 @@ from enginebay.engine.request import EngineOutput, EngineRequest
 from enginebay.engine.sequence import Sequence, SequenceStatus
 from enginebay.engine.step_times import LeastTimes, StepTimes
 
+SAMPLED_ROW_TOKENS = 4
+"""A row that is sampled costs more than a token of a prompt: it looks back at a whole context, and has logits. All
+but one in a step count as so many tokens more, lest prompts be thought as slow as the decoding of many."""
+
 
 class Deadlines:
     """Looks at the sequences that have a deadline. It covers the whole output, which may end early: what counts as
@@ -43,9 +47,10 @@ class Deadlines:
 
     def note_step(self, plan: StepPlan, outputs: list[EngineOutput], *, started_at: float, now: float) -> None:
         """A step was computed at the first try."""
+        num_sampled_rows = sum(1 + len(item.draft_token_ids) for item in plan.sampled)
         self._step_times.note(
             now - started_at,
-            num_tokens=plan.num_computed_tokens,
+            num_tokens=plan.num_computed_tokens + SAMPLED_ROW_TOKENS * max(0, num_sampled_rows - 1),
             most_output_tokens=max((len(output.token_ids) for output in outputs), default=1),
             now=now,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,60 +10,79 @@ NUM_SAMPLES_TO_TRUST = 8
 """Steps of a size before it says anything: the first ones of a process are slow."""
 STALE_AFTER_S = 30.0
 """What was not measured for so long is forgotten: who refuses by it would never measure again."""
-DRIFT = 0.02
 
 
 @dataclass(slots=True)
 class _Fastest:
     """Of the steps of one size."""
 
-    step_s: float
-    s_per_token: float
-    noted_at: float
+    step_s: float = math.inf
+    s_per_token: float = math.inf
+    noted_at: float = -math.inf
     num_samples: int = 0
 
     def note(self, step_s: float, *, num_tokens: int, now: float) -> None:
-        self.step_s = _drifted(self.step_s, step_s)
-        self.s_per_token = _drifted(self.s_per_token, step_s / num_tokens)
+        self.step_s = min(self.step_s, step_s)
+        self.s_per_token = min(self.s_per_token, step_s / num_tokens)
         self.noted_at = now
         self.num_samples += 1
 
     def is_stale(self, now: float) -> bool:
         return now - self.noted_at > STALE_AFTER_S
 
+    def joined(self, earlier: _Fastest) -> _Fastest:
+        return _Fastest(
+            min(self.step_s, earlier.step_s),
+            min(self.s_per_token, earlier.s_per_token),
+            max(self.noted_at, earlier.noted_at),
+            self.num_samples + earlier.num_samples,
+        )
+
 
 class StepTimes:
-    """The fastest steps of each size (by powers of two of their tokens), smoothed.
+    """The fastest steps of each size (by powers of two of their tokens) within this half minute and the one before.
 
-    A value moves to a faster sample at once, and to slower ones by 2 % of the difference: it follows a machine that has
-    become slower within some hundred steps, and never one slow step.
+    No number of slow steps says that a fast one is not possible; a machine that has become slower is believed when the
+    fast ones are forgotten.
 
     Sizes speak for each other by two rules that hold for every model: a step of more tokens takes no less time, and
     no more time for each token. Nothing that was measured says nothing: the bound is then 0.
     """
 
     def __init__(self) -> None:
-        self._by_size: dict[int, _Fastest] = {}
+        self._latest: dict[int, _Fastest] = {}
+        self._before: dict[int, _Fastest] = {}
+        self._since = -math.inf
+        """When the latest half minute began."""
         self._most_output_tokens = 1
 
     def note(self, step_s: float, *, num_tokens: int, most_output_tokens: int, now: float) -> None:
         """most_output_tokens: what the luckiest request of the step was given; more than 1 with speculation."""
         if num_tokens < 1:
             return
-        size = num_tokens.bit_length() - 1
-        fastest = self._by_size.get(size)
-        if fastest is None or fastest.is_stale(now):
-            fastest = self._by_size[size] = _Fastest(step_s, step_s / num_tokens, noted_at=now)
+        self._turn(now)
+        fastest = self._latest.setdefault(num_tokens.bit_length() - 1, _Fastest())
         fastest.note(step_s, num_tokens=num_tokens, now=now)
         self._most_output_tokens = max(self._most_output_tokens, most_output_tokens)
 
     def least(self, now: float) -> LeastTimes:
+        self._turn(now)
+        nothing = _Fastest()
+        known = {
+            size: self._latest.get(size, nothing).joined(self._before.get(size, nothing))
+            for size in self._latest.keys() | self._before.keys()
+        }
         trusted = {
             size: fastest
-            for size, fastest in self._by_size.items()
+            for size, fastest in known.items()
             if fastest.num_samples >= NUM_SAMPLES_TO_TRUST and not fastest.is_stale(now)
         }
         return LeastTimes(trusted, most_output_tokens=self._most_output_tokens)
+
+    def _turn(self, now: float) -> None:
+        if now - self._since > STALE_AFTER_S:
+            self._before = {size: fastest for size, fastest in self._latest.items() if not fastest.is_stale(now)}
+            self._latest, self._since = {}, now
 
 
 class LeastTimes:
@@ -92,7 +112,3 @@ def _bound_s(num_tokens: int, size: int, fastest: _Fastest) -> float:
     if num_tokens >= 2 ** (size + 1):
         return fastest.step_s
     return min(num_tokens, 2**size) * fastest.s_per_token
-
-
-def _drifted(value: float, sample: float) -> float:
-    return min(sample, value + DRIFT * (sample - value))
