@@ -71,7 +71,7 @@ def build(choice: dict[str, object]) -> EngineUnderTest:
     error_rate = choice.get("speculation")
     choice = {name: value for name, value in choice.items() if name != "speculation"}
     if isinstance(error_rate, float) and choice["policy"] != "static":
-        drafts = Speculator(Foresight(error_rate), max_num_tokens=3, max_model_len=MAX_MODEL_LEN, cost_ratio=None)
+        drafts = Speculator(Foresight(error_rate), max_num_tokens=3, max_model_len=MAX_MODEL_LEN, cost=None)
         choice["speculator"] = drafts
     memory_tokens = choice["memory_tokens"]
     choice = {name: value for name, value in choice.items() if name != "memory_tokens"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 from engine_fakes import EngineUnderTest, Foresight, make_engine, make_request, prompt_of, tokens_alone
 
+from enginebay.engine.speculation.draft_length import DraftCost
 from enginebay.engine.speculation.proposer import Draft, Proposer, Wanted
 from enginebay.engine.speculation.speculator import Speculator
 
@@ -15,9 +16,9 @@ MAX_MODEL_LEN = 64
 
 
 def speculating(
-    proposer: Proposer, *, num_tokens: int = 4, cost_ratio: float | None = None, **settings: object
+    proposer: Proposer, *, num_tokens: int = 4, cost: DraftCost | None = None, **settings: object
 ) -> EngineUnderTest:
-    speculator = Speculator(proposer, max_num_tokens=num_tokens, max_model_len=MAX_MODEL_LEN, cost_ratio=cost_ratio)
+    speculator = Speculator(proposer, max_num_tokens=num_tokens, max_model_len=MAX_MODEL_LEN, cost=cost)
     return make_engine(max_model_len=MAX_MODEL_LEN, speculator=speculator, **settings)  # type: ignore[arg-type]
 
 
@@ -162,7 +163,22 @@ def test_a_proposer_that_fails_costs_the_requests_of_its_step_and_no_others() ->
 
 def test_drafts_that_never_fit_are_given_up_and_tried_again_now_and_then() -> None:
     proposer = Foresight(error_rate=1.0)
-    under_test = speculating(proposer, cost_ratio=0.1, num_blocks=200)
+    under_test = speculating(proposer, cost=DraftCost(0.1), num_blocks=200)
     expect_tokens_alone(under_test, *(make_request(f"r{index}", 5, 50) for index in range(4)))
     assert len(proposer.lengths) < 4 * 14
     assert proposer.lengths[-1] == 1
+
+
+def num_drafted(num_requests: int) -> int:
+    """Of drafts of which two in three tokens are right, with as many requests at once."""
+    under_test = speculating(
+        Foresight(error_rate=0.33), cost=DraftCost(0.1), num_blocks=700, max_num_seqs=num_requests,
+        max_num_batched_tokens=512,
+    )  # fmt: skip
+    expect_tokens_alone(under_test, *(make_request(f"r{index}", 5, 40) for index in range(num_requests)))
+    return under_test.engine.counters.num_drafted_tokens
+
+
+def test_the_more_requests_share_a_step_the_less_each_of_them_drafts() -> None:
+    """One more row is cheap beside the weights that one request has to itself, and not beside the rows of many."""
+    assert num_drafted(32) / 32 < num_drafted(1) / 3

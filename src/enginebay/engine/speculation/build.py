@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from enginebay.engine.speculation.draft_length import DraftCost
 from enginebay.engine.speculation.draft_model import DraftModelProposer
 from enginebay.engine.speculation.ngram import NgramProposer
 from enginebay.engine.speculation.proposer import Proposer
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from enginebay.engine.settings import EngineConfig
 
 ROW_COST_RATIO = 0.1
-"""What one more row in a step is taken to cost, as a share of a step: weights are read once for all of them."""
+"""What one more row is taken to add to a step of one row, see `DraftCost`."""
 
 
 def build_speculator(config: EngineConfig, runner: ModelRunner) -> Speculator | None:
@@ -23,7 +24,7 @@ def build_speculator(config: EngineConfig, runner: ModelRunner) -> Speculator | 
     if config.policy == "static" and (config.speculative_ngram is not None or runner.draft is not None):
         raise ConfigError("static batches cannot speculate", path="policy", expected="continuous, dynamic or naive")
     if config.speculative_ngram is not None:
-        return _speculator(config, runner, NgramProposer(), config.speculative_ngram, cost_ratio=ROW_COST_RATIO)
+        return _speculator(config, runner, NgramProposer(), config.speculative_ngram, cost=DraftCost(ROW_COST_RATIO))
     if runner.draft is None or runner.draft_weights is None:
         return None
     model = runner.model_config
@@ -35,16 +36,16 @@ def build_speculator(config: EngineConfig, runner: ModelRunner) -> Speculator | 
         max_num_batched_tokens=config.max_num_batched_tokens,
         draws=not config.batch_invariant,
     )
-    cost_ratio = ROW_COST_RATIO + runner.draft_weights.cost_ratio
-    return _speculator(config, runner, proposer, config.speculative_num_tokens, cost_ratio=cost_ratio)
+    cost = DraftCost(ROW_COST_RATIO, proposal_ratio=runner.draft_weights.cost_ratio)
+    return _speculator(config, runner, proposer, config.speculative_num_tokens, cost=cost)
 
 
 def _speculator(
-    config: EngineConfig, runner: ModelRunner, proposer: Proposer, max_num_tokens: int, *, cost_ratio: float
+    config: EngineConfig, runner: ModelRunner, proposer: Proposer, max_num_tokens: int, *, cost: DraftCost
 ) -> Speculator:
     return Speculator(
         proposer,
         max_num_tokens=max_num_tokens,
         max_model_len=runner.max_model_len,
-        cost_ratio=cost_ratio if config.speculative_adaptive else None,
+        cost=cost if config.speculative_adaptive else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enginebay.engine.plan import ScheduledSequence, StepPlan
 from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.sequence import Sequence
-from enginebay.engine.speculation.draft_length import DraftLength
+from enginebay.engine.speculation.draft_length import DraftCost, DraftLength
 from enginebay.engine.speculation.proposer import Proposer, Wanted
 
 
@@ -19,20 +19,19 @@ class Speculator:
     Requests with penalties do not speculate: what is penalised at a draft would depend on the drafts before it.
     """
 
-    def __init__(
-        self, proposer: Proposer, *, max_num_tokens: int, max_model_len: int, cost_ratio: float | None
-    ) -> None:
-        """cost_ratio: see `DraftLength`; None drafts max_num_tokens always."""
+    def __init__(self, proposer: Proposer, *, max_num_tokens: int, max_model_len: int, cost: DraftCost | None) -> None:
+        """cost: None drafts max_num_tokens always."""
         self._proposer = proposer
         self._max_num_tokens, self._max_model_len = max_num_tokens, max_model_len
-        self._cost_ratio = cost_ratio
+        self._cost = cost
 
     def draft(self, plan: StepPlan, scheduler: Scheduler) -> None:
         num_spare_tokens = scheduler.num_spare_tokens(plan)
+        cost_ratio = None if self._cost is None else self._cost.ratio(len(plan.sampled))
         drafting: list[ScheduledSequence] = []
         wanted: list[Wanted] = []
         for item in plan.scheduled:
-            num_tokens = min(self._num_tokens(item), num_spare_tokens)
+            num_tokens = min(self._num_tokens(item, cost_ratio), num_spare_tokens)
             if num_tokens > 0 and (num_tokens := scheduler.cover_drafts(item.sequence, num_tokens)):
                 drafting.append(item)
                 wanted.append(Wanted(item.sequence, num_tokens))
@@ -50,17 +49,17 @@ class Speculator:
         if sequence.draft_length is not None:
             sequence.draft_length.note(len(item.draft_token_ids), num_accepted)
 
-    def _num_tokens(self, item: ScheduledSequence) -> int:
+    def _num_tokens(self, item: ScheduledSequence, cost_ratio: float | None) -> int:
         sequence = item.sequence
         if not item.samples or item.num_new_tokens != 1 or not sequence.num_output_tokens:
             return 0
         if sequence.request.is_penalised or (room := self._room(sequence)) <= 0:
             return 0
-        if self._cost_ratio is None:
+        if cost_ratio is None:
             return min(self._max_num_tokens, room)
         if sequence.draft_length is None:
-            sequence.draft_length = DraftLength(max_num_tokens=self._max_num_tokens, cost_ratio=self._cost_ratio)
-        return min(sequence.draft_length.next(), room)
+            sequence.draft_length = DraftLength(max_num_tokens=self._max_num_tokens)
+        return min(sequence.draft_length.next(cost_ratio), room)
 
     def _room(self, sequence: Sequence) -> int:
         """A step gives one token more than it drafts."""
