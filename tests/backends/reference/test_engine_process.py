@@ -204,6 +204,16 @@ def test_a_value_that_the_engine_cannot_read_is_refused_and_costs_no_other_reque
     shared.run(main)
 
 
+@pytest.mark.parametrize("field", ["request_id", "cache_salt"])
+def test_a_text_that_is_no_unicode_is_named(shared: Shared, field: str):
+    async def main(process: EngineProcess) -> None:
+        with pytest.raises(InvalidRequest, match=f"{field} is no valid Unicode") as caught:
+            process.submit(make_request(**{"request_id": "wrong", field: "a\ud800"}))  # type: ignore[arg-type]
+        assert caught.value.field == field
+
+    shared.run(main)
+
+
 def test_a_static_batch_starts_by_its_timeout_without_another_message(model_dir: Path):
     async def main() -> None:
         async with started(model_dir, policy="static", max_num_seqs=4, static_batch_timeout_s=0.1) as process:

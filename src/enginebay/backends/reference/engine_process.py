@@ -226,8 +226,9 @@ def _checked_frame(request: EngineRequest) -> bytes:
     try:
         frame = encode(Submit(request))
         decode_to_engine(frame)
-    except UnicodeEncodeError as error:  # its one text
-        raise InvalidRequest(f"request_id is no valid Unicode: {error}", field="request_id") from error
+    except UnicodeEncodeError as error:
+        field = "request_id" if error.object == request.request_id else "cache_salt"
+        raise InvalidRequest(f"{field} is no valid Unicode: {error}", field=field) from error
     except (msgspec.MsgspecError, TypeError, OverflowError) as error:
         raise InvalidRequest(f"the request cannot be sent to the engine: {error}") from error
     return frame
