@@ -7,8 +7,9 @@ import torch
 from engine_fakes import EngineUnderTest, FakeRunner, TickingClock, make_engine, make_request, tokens_alone
 
 from enginebay.engine.logits import StepLogits
-from enginebay.engine.plan import StepPlan
-from enginebay.engine.step_ceiling import NUM_FINE_STEPS_TO_RISE, is_out_of_memory
+from enginebay.engine.plan import ScheduledSequence, StepPlan
+from enginebay.engine.sequence import Sequence
+from enginebay.engine.step_ceiling import NUM_FINE_STEPS_TO_RISE, cut, is_out_of_memory
 
 MAX_MODEL_LEN = 64
 
@@ -103,3 +104,10 @@ def test_the_allocators_errors_are_recognised_and_no_others():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_a_draft_that_is_stripped_leaves_nothing_in_the_cache_of_the_draft():
+    sequence = Sequence(make_request("a", 5, 9), arrived_at=0.0)
+    sequence.num_draft_computed_tokens = 8
+    cut(StepPlan([ScheduledSequence(sequence, 5, 4, samples=True, draft_token_ids=[1, 2, 3])]), 1)
+    assert sequence.num_draft_computed_tokens == 5, "what stands behind it was computed from drafts"

@@ -20,7 +20,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int = 2048
     chunked_prefill: bool = True
     enable_prefix_caching: bool = True
-    """Under the continuous and the naive policy; static batching computes in place what it has already."""
+    """Not under the static policy, which computes in place what it has already."""
     block_size: int = 16
     num_blocks: int | None = None
     """KV blocks without the scratch block. Give one of this and the two below: the first that is given decides."""

@@ -68,6 +68,7 @@ def _strip(item: ScheduledSequence) -> None:
     item.num_padding_tokens = 0
     item.num_new_tokens -= len(item.draft_token_ids)
     item.draft_token_ids, item.draft_probabilities = [], None
+    item.sequence.num_draft_computed_tokens = min(item.sequence.num_draft_computed_tokens, item.start)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -52,13 +52,18 @@ def _num_accepted(target: Tensor, drafts: Many[DrawnDraft], first_rows: Many[int
     rows = [first + index for first, draft in zip(first_rows, drafts, strict=True) for index in range(_length(draft))]
     places = torch.tensor(rows, device=target.device)
     token_ids = torch.tensor([token_id for draft in drafts for token_id in draft.token_ids], device=target.device)
-    draft = torch.cat([draft.probabilities for draft in drafts]).gather(1, token_ids[:, None])[:, 0]
-    kept = (noise[places] * draft < target[places, token_ids]).tolist()
+    proposed = torch.cat([_of_its_tokens(draft, target.device) for draft in drafts])
+    kept = (noise[places] * proposed < target[places, token_ids]).tolist()
     numbers: list[int] = []
     for one in drafts:
         own, kept = kept[: _length(one)], kept[_length(one) :]
         numbers.append(own.index(False) if False in own else len(own))
     return numbers
+
+
+def _of_its_tokens(draft: DrawnDraft, device: torch.device) -> Tensor:
+    """(num_drafts,): q of each token that was drawn."""
+    return draft.probabilities.gather(1, torch.tensor(draft.token_ids, device=device)[:, None])[:, 0]
 
 
 def _subtract(row: Tensor, draft: Tensor) -> None:

@@ -100,6 +100,9 @@ class Verifier:
 
 
 def _taken(logits: Tensor, rows: list[int]) -> Tensor:
+    """Rows that stand together are not copied."""
+    if rows == list(range(rows[0], rows[-1] + 1)):
+        return logits[rows[0] : rows[-1] + 1]
     return logits.index_select(0, torch.tensor(rows, device=logits.device))
 
 
