@@ -177,7 +177,7 @@ def native_kernels_or_skip() -> None:
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
-@pytest.mark.parametrize("draft", ["ngram", "first layers"])
+@pytest.mark.parametrize("draft", ["ngram", "first layers", "another model"])
 def test_in_bfloat16_the_native_kernels_give_the_logits_of_ordinary_decoding_to_the_last_bit(
     draft: str, quantization: str | None, tmp_path: Path
 ) -> None:
@@ -187,7 +187,8 @@ def test_in_bfloat16_the_native_kernels_give_the_logits_of_ordinary_decoding_to_
     fields: dict[str, object] = {"num_logprobs": 3, "max_tokens": 30, "logit_bias": {5: 25.0, 6: 25.0}}
     requests = [request_of(index, **fields, temperature=0.7 * (index % 2)) for index in range(6)]
     expected = run(engine_of(tmp_path, **values), requests)
-    engine = engine_of(tmp_path, **values, **ALWAYS, **DRAFTS[draft])
+    drafts = DRAFTS.get(draft, {"speculative_draft_dir": str(tmp_path)})
+    engine = engine_of(tmp_path, **values, **ALWAYS, **drafts)
     outputs = run(engine, requests if draft == "ngram" else requests[::2])
     assert outputs == {request_id: expected[request_id] for request_id in outputs}
     assert engine.counters.num_accepted_tokens > 0
