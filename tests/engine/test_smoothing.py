@@ -16,7 +16,8 @@ from torch import Tensor
 from enginebay.engine.layers import PlainLayers
 from enginebay.engine.model import CausalLM, load_model
 from enginebay.engine.model_config import read_model_config
-from enginebay.engine.smoothing import _caches, _step, find_factors, load_smoothed, made_by, read_by
+from enginebay.engine.smoothing import load_smoothed, made_by, read_by
+from enginebay.engine.smoothing_factors import _caches, _step, find_factors
 from enginebay.errors import UnsupportedModel
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def logits(model: CausalLM, directory: Path) -> Tensor:
     config = read_model_config(directory)
     token_ids = random_tokens(20, vocab_size=VOCAB_SIZE, seed=1)
     with torch.inference_mode():
-        caches = _caches(config, token_ids, torch.float32, CPU)
+        caches = _caches(config, token_ids, CPU)
         return model.logits(model.forward(_step(token_ids, config, device=CPU), caches))
 
 
@@ -61,6 +62,19 @@ def test_factors_are_powers_of_two_and_larger_where_activations_are(tmp_path: Pa
     for name in ("0.qkv", "2.gate_up", "head"):
         large = factors[name][[3, 11, 30]]
         assert large.min() > factors[name].median()
+
+
+def test_factors_of_weights_in_16_bits_are_found_in_float32(tmp_path: Path) -> None:
+    """Sums in 16 bits depend on the number of threads, and with them the integers of two engines with one setting."""
+    FAMILIES["llama, attention and mlp biases"].write(tmp_path)
+    add_large_channels(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    config = read_model_config(tmp_path)
+    narrow, wide = (
+        find_factors(tmp_path, config, dtype=dtype, device=CPU) for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert all(torch.equal(narrow[name], wide[name]) for name in wide)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama, tied embeddings"])

@@ -112,10 +112,10 @@ class RmsNorm:
 
 class Linear:
     def __init__(self, affine: Affine) -> None:
-        self.weight, self._bias = affine
+        self.weight, self.bias = affine
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return functional.linear(hidden, self.weight, self._bias)
+        return functional.linear(hidden, self.weight, self.bias)
 
     def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
         return self.forward(hidden) + residual
