@@ -54,13 +54,22 @@ def test_no_number_of_slow_steps_hides_a_fast_one_until_it_is_forgotten():
     times = measured((1, 1.0))
     times.note(0.4, num_tokens=1, most_output_tokens=1, now=NOW)
     assert times.least(NOW).step_s(1) == 0.4
-    for second in range(29):
+    for second in range(int(STALE_AFTER_S / 2)):
         for _ in range(100):
             times.note(10.0, num_tokens=1, most_output_tokens=1, now=NOW + second)
         assert times.least(NOW + second).step_s(1) == 0.4
-    for second in range(29, 3 * int(STALE_AFTER_S)):
+    for second in range(int(STALE_AFTER_S / 2), int(STALE_AFTER_S) + 5):
         times.note(10.0, num_tokens=1, most_output_tokens=1, now=NOW + second)
-    assert times.least(NOW + 3 * STALE_AFTER_S).step_s(1) == 10.0
+    assert times.least(NOW + STALE_AFTER_S + 5).step_s(1) == 10.0
+
+
+def test_steps_that_are_rare_are_trusted_when_there_were_enough_of_them():
+    times, now = StepTimes(), NOW
+    for _ in range(NUM_SAMPLES_TO_TRUST):
+        assert times.least(now).step_s(512) == 0.0
+        now += STALE_AFTER_S * 0.4
+        times.note(3.0, num_tokens=512, most_output_tokens=1, now=now)
+    assert times.least(now).step_s(512) == 3.0
 
 
 def test_what_was_not_measured_for_a_while_is_forgotten_so_that_nobody_is_refused_by_it_for_ever():

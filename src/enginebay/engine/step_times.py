@@ -20,6 +20,7 @@ class _Fastest:
     s_per_token: float = math.inf
     noted_at: float = -math.inf
     num_samples: int = 0
+    """Those before are counted too, as far as they were not forgotten: prompts of one size may be rare."""
 
     def note(self, step_s: float, *, num_tokens: int, now: float) -> None:
         self.step_s = min(self.step_s, step_s)
@@ -31,16 +32,12 @@ class _Fastest:
         return now - self.noted_at > STALE_AFTER_S
 
     def joined(self, earlier: _Fastest) -> _Fastest:
-        return _Fastest(
-            min(self.step_s, earlier.step_s),
-            min(self.s_per_token, earlier.s_per_token),
-            max(self.noted_at, earlier.noted_at),
-            self.num_samples + earlier.num_samples,
-        )
+        step_s, s_per_token = min(self.step_s, earlier.step_s), min(self.s_per_token, earlier.s_per_token)
+        return _Fastest(step_s, s_per_token, self.noted_at, self.num_samples)
 
 
 class StepTimes:
-    """The fastest steps of each size (by powers of two of their tokens) within this half minute and the one before.
+    """The fastest steps of each size (by powers of two of their tokens), of this half of STALE_AFTER_S and the last.
 
     No number of slow steps says that a fast one is not possible; a machine that has become slower is believed when the
     fast ones are forgotten.
@@ -53,7 +50,7 @@ class StepTimes:
         self._latest: dict[int, _Fastest] = {}
         self._before: dict[int, _Fastest] = {}
         self._since = -math.inf
-        """When the latest half minute began."""
+        """When the latest half began."""
         self._most_output_tokens = 1
 
     def note(self, step_s: float, *, num_tokens: int, most_output_tokens: int, now: float) -> None:
@@ -61,28 +58,24 @@ class StepTimes:
         if num_tokens < 1:
             return
         self._turn(now)
-        fastest = self._latest.setdefault(num_tokens.bit_length() - 1, _Fastest())
-        fastest.note(step_s, num_tokens=num_tokens, now=now)
+        size = num_tokens.bit_length() - 1
+        if size not in self._latest:
+            self._latest[size] = _Fastest(num_samples=self._before[size].num_samples if size in self._before else 0)
+        self._latest[size].note(step_s, num_tokens=num_tokens, now=now)
         self._most_output_tokens = max(self._most_output_tokens, most_output_tokens)
 
     def least(self, now: float) -> LeastTimes:
         self._turn(now)
-        nothing = _Fastest()
-        known = {
-            size: self._latest.get(size, nothing).joined(self._before.get(size, nothing))
-            for size in self._latest.keys() | self._before.keys()
-        }
-        trusted = {
-            size: fastest
-            for size, fastest in known.items()
-            if fastest.num_samples >= NUM_SAMPLES_TO_TRUST and not fastest.is_stale(now)
-        }
+        known = dict(self._before)
+        for size, fastest in self._latest.items():
+            known[size] = fastest.joined(known[size]) if size in known else fastest
+        trusted = {size: fastest for size, fastest in known.items() if fastest.num_samples >= NUM_SAMPLES_TO_TRUST}
         return LeastTimes(trusted, most_output_tokens=self._most_output_tokens)
 
     def _turn(self, now: float) -> None:
-        if now - self._since > STALE_AFTER_S:
-            self._before = {size: fastest for size, fastest in self._latest.items() if not fastest.is_stale(now)}
-            self._latest, self._since = {}, now
+        if now - self._since > STALE_AFTER_S / 2:
+            self._before, self._latest, self._since = self._before | self._latest, {}, now
+        self._before = {size: fastest for size, fastest in self._before.items() if not fastest.is_stale(now)}
 
 
 class LeastTimes:
