@@ -62,8 +62,8 @@ class ReferenceOptions(BaseModel):
     )
     speculative_adaptive: bool = Field(
         True,
-        description="Draft as many tokens as a request's acceptance rate is worth, and none where that is too low; "
-        "otherwise always the most.",
+        description="Draft as many tokens as a request's acceptance rate is worth beside the others in its step, and "
+        "none where that is too low; otherwise always the most.",
     )
     smooth_int8: bool = Field(
         True,
