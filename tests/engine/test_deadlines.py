@@ -38,6 +38,7 @@ def test_a_deadline_that_has_passed_is_refused_and_leaves_nothing():
 def test_before_anything_was_measured_nobody_is_refused_for_what_is_to_come():
     under_test = make_engine()
     under_test.engine.add(make_request("hurried", 8, 10, deadline_at=under_test.clock.instant + 0.001))
+    assert under_test.engine.counters.num_waiting == 1
     under_test.engine.cancel("hurried")
 
 

@@ -330,4 +330,4 @@ def test_an_option_that_nothing_reads_is_refused(settings, options, expected):
     ],
 )
 def test_an_option_beside_what_reads_it_is_taken(settings, options):
-    get_backend("reference", engine=settings, options=options)
+    assert get_backend("reference", engine=settings, options=options).info.kind == "reference"
