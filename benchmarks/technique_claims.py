@@ -97,6 +97,16 @@ def draft_ratio(label: str, prompts: str) -> Callable[[Groups], float | None]:
     return ratio
 
 
+def faster_by_drafts(label: str, prompts: str, *, how: str) -> Claim:
+    return Claim(
+        technique="speculation",
+        says=f"speculation: 2 to 3 times faster ({how})",
+        at_least=2,
+        measure=draft_ratio(label, prompts),
+        what="the output tokens per second without speculation",
+    )
+
+
 def speed(found: Row | None) -> float | None:
     if found is None or found["output_tokens_per_s"] is None:
         return None
@@ -133,34 +143,10 @@ CLAIMS = (
         what="of all token positions of this load were not computed",
         unit="%",
     ),
-    Claim(
-        technique="speculation",
-        says="speculation: 2 to 3 times faster (prompt lookup, answers copied from the prompt)",
-        at_least=2,
-        measure=draft_ratio("ngram", "copy"),
-        what="the output tokens per second without speculation",
-    ),
-    Claim(
-        technique="speculation",
-        says="speculation: 2 to 3 times faster (prompt lookup, answers not copied)",
-        at_least=2,
-        measure=draft_ratio("ngram", "free"),
-        what="the output tokens per second without speculation",
-    ),
-    Claim(
-        technique="speculation",
-        says="speculation: 2 to 3 times faster (a draft of the model's own first layers, answers not copied)",
-        at_least=2,
-        measure=draft_ratio("first-layers", "free"),
-        what="the output tokens per second without speculation",
-    ),
-    Claim(
-        technique="speculation",
-        says="speculation: 2 to 3 times faster (a draft by the model's int8 form, answers not copied)",
-        at_least=2,
-        measure=draft_ratio("int8-self-draft", "free"),
-        what="the output tokens per second without speculation",
-    ),
+    faster_by_drafts("ngram", "copy", how="prompt lookup, answers copied from the prompt"),
+    faster_by_drafts("ngram", "free", how="prompt lookup, answers not copied"),
+    faster_by_drafts("first-layers", "free", how="a draft of the model's own first layers, answers not copied"),
+    faster_by_drafts("int8-self-draft", "free", how="a draft by the model's int8 form, answers not copied"),
     Claim(
         technique="precision",
         says="int8: half the memory",
