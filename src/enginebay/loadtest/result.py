@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from enginebay.errors import LoadTestError
+from enginebay.loadtest.client_health import ClientHealth
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.metrics import Metrics, ServiceLevels
@@ -61,6 +62,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     gpu_memory_used_bytes: tuple[int, ...] = ()
     """Of each GPU of the load test's machine when the run ended and its engine was up, by whoever used it."""
+    client: ClientHealth = ClientHealth()
+    """How the load test's own processes fared in it."""
 
     @property
     def key(self) -> RunKey:
