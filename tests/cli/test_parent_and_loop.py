@@ -50,7 +50,7 @@ def test_commands_run_on_the_loop_of_python_where_uvloop_is_not_installed(monkey
 
 
 def test_serve_and_bench_import_without_uvloop() -> None:
-    script = "import sys; sys.modules['uvloop'] = None; import enginebay.cli.serve, enginebay.cli.bench"
+    script = "import sys; sys.modules['uvloop'] = None; import enginebay.cli.serve, enginebay.cli.bench.command"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

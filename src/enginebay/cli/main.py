@@ -33,7 +33,7 @@ _COMMANDS = {
     "init": ("init:init", "Write a commented config for what this machine has."),
     "serve": ("serve:serve", "Serve a backend through the OpenAI API."),
     "generate": ("generate:generate", "Generate one answer and stream it to the terminal."),
-    "bench": ("bench:bench", "Measure backends under identical load."),
+    "bench": ("bench.command:bench", "Measure backends under identical load."),
     "compare": ("compare:compare", "Compare two results of bench."),
     "plan": ("plan:plan", "Show what each setting becomes for a backend, and the command that would start it."),
     "backends": ("backends:backends", "List the installed backends."),

@@ -1,0 +1,1 @@
+"""`enginebay bench`: one file for each thing that its flags ask for."""
