@@ -44,6 +44,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     num_retokenized_tokens: int | None = None
     """Our own count of the text that came back, beside the engine's."""
     text: str = ""
+    token_ids: list[int] | None = None
+    """Of the output, where the engine tells them with every piece of text."""
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     error_class: str | None = None

@@ -133,6 +133,7 @@ def make_record(
         num_cached_tokens=usage.num_cached_tokens if usage else None,
         num_discarded_tokens=usage.num_discarded_tokens if usage else None,
         text="".join(chunk.text for chunk in chunks),
+        token_ids=_token_ids(chunks),
         finish_reason=last.finish_reason.value if last and last.finish_reason else None,
         stop_reason=last.stop_reason if last else None,
         error_class=error[0] if error else None,
@@ -162,6 +163,12 @@ def _told_tokens(chunk: GenerationChunk) -> int | None:
     if chunk.num_tokens is not None:
         return chunk.num_tokens
     return None if chunk.token_ids is None else len(chunk.token_ids)
+
+
+def _token_ids(chunks: Sequence[GenerationChunk]) -> list[int] | None:
+    if any(chunk.token_ids is None and chunk.text for chunk in chunks):
+        return None
+    return [token_id for chunk in chunks for token_id in chunk.token_ids or ()] or None
 
 
 def _has_content(chunk: GenerationChunk) -> bool:
