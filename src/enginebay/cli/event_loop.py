@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
+from enginebay.event_loop import new_event_loop
 
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed, else the one of Python."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+__all__ = ["new_event_loop"]

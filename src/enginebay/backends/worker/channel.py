@@ -70,6 +70,11 @@ class ChildChannel:
         except (BrokenPipeError, ConnectionResetError):
             self.is_closed = True
 
+    def release(self) -> socket.socket:
+        """The socket itself, for a child that waits with an event loop (`ParentChannel` serves either end)."""
+        self._poll.unregister(self._connection)
+        return self._connection
+
     def _read(self) -> bytes:
         try:
             data = self._connection.recv(_READ_BYTES)
