@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from enginebay.clock import Clock
+from enginebay.recognition import Recognition
 from enginebay.types import (
     BackendInfo,
     Capabilities,
@@ -213,6 +214,8 @@ class BackendSpec:
     interpreter. One that is not taken is refused."""
     convert: ConvertModel | None = None
     """`enginebay models convert --to KIND`; an engine that needs it does the same by itself when it starts."""
+    recognition: Recognition | None = None
+    """How a running server of this kind is told from others; None for one that cannot be."""
     evidence: str = "unverified"
     """What this adapter was checked against, in words: shown by `enginebay backends`."""
 

@@ -15,6 +15,7 @@ from enginebay_llama_cpp import command
 from enginebay_llama_cpp.api import LlamaCppApi
 from enginebay_llama_cpp.capabilities import capabilities
 from enginebay_llama_cpp.options import LlamaCppOptions
+from enginebay_llama_cpp.recognise import RECOGNITION
 from enginebay_llama_cpp.settings import compile_settings
 
 _BUILD = re.compile(r"b\d+")
@@ -70,6 +71,7 @@ SPEC = BackendSpec(
     version=version,
     launch=command.complete,
     check=check,
+    recognition=RECOGNITION,
     evidence="ran real (llama-server of commit 0c1e57098, built here for AVX2, mode managed; 2026-11-22, 2-core x86-64 "
     "CPU; on a busy machine a request cancelled before its first token may hold its slot beyond 10 s); "
     "did not run: docker, external, GPUs, release b11434 itself",

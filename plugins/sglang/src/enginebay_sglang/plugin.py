@@ -16,6 +16,7 @@ from enginebay_sglang import command
 from enginebay_sglang.api import SglangApi
 from enginebay_sglang.capabilities import capabilities
 from enginebay_sglang.options import SglangOptions
+from enginebay_sglang.recognise import RECOGNITION
 from enginebay_sglang.served import served_names
 from enginebay_sglang.settings import NEWEST_VERSION, compile_settings
 
@@ -69,5 +70,6 @@ SPEC = BackendSpec(
     version=version,
     launch=command.complete,
     check=check,
+    recognition=RECOGNITION,
     evidence="contract checked (0.5.23): against a simulator; has not run on a GPU",
 )

@@ -16,6 +16,7 @@ from enginebay_tensorrt_llm.api import TrtllmApi
 from enginebay_tensorrt_llm.capabilities import IN_PROCESS, capabilities
 from enginebay_tensorrt_llm.command import compile_settings, launch
 from enginebay_tensorrt_llm.options import TensorrtLlmOptions
+from enginebay_tensorrt_llm.recognise import RECOGNITION
 from enginebay_tensorrt_llm.releases import NEWEST_STABLE, demand_pinned, line_of, version_of
 from enginebay_tensorrt_llm.triton_api import TritonApi
 from enginebay_tensorrt_llm.triton_backend import TritonBackend
@@ -38,6 +39,7 @@ def enginebay_backend() -> BackendSpec:
         launch=launch,
         check=check,
         in_process_takes=("venv", "environment"),
+        recognition=RECOGNITION,
         evidence=EVIDENCE,
     )
 

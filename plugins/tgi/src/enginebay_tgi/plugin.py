@@ -9,6 +9,7 @@ from enginebay_tgi.backend import KIND, create
 from enginebay_tgi.capabilities import capabilities
 from enginebay_tgi.command import check_image, check_version, launch, version
 from enginebay_tgi.options import TgiOptions
+from enginebay_tgi.recognise import RECOGNITION
 from enginebay_tgi.settings import compile_settings
 
 EVIDENCE = (
@@ -30,6 +31,7 @@ def enginebay_backend() -> BackendSpec:
         version=version,
         launch=launch,
         check=check,
+        recognition=RECOGNITION,
         evidence=EVIDENCE,
     )
 

@@ -14,6 +14,7 @@ from enginebay_vllm.api import VllmApi
 from enginebay_vllm.capabilities import capabilities
 from enginebay_vllm.command import API_KEY_VARIABLE, check_image, launch, release_of
 from enginebay_vllm.options import VllmOptions
+from enginebay_vllm.recognise import RECOGNITION
 from enginebay_vllm.settings import NEWEST_VERSION, compile_settings
 from enginebay_vllm.w8a8 import convert
 
@@ -37,6 +38,7 @@ def enginebay_backend() -> BackendSpec:
         check=check,
         in_process_takes=("venv", "environment"),
         convert=convert,
+        recognition=RECOGNITION,
         evidence=EVIDENCE,
     )
 

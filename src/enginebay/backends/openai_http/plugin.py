@@ -7,6 +7,7 @@ from enginebay.backends.openai_http.backend import OpenAIHttpBackend
 from enginebay.backends.openai_http.options import OpenAIHttpOptions
 from enginebay.errors import ConfigError
 from enginebay.hookspecs import hookimpl
+from enginebay.recognition import Answers, Recognition, owner_evidence
 from enginebay.types import Capabilities
 from enginebay.wire.http_client import check_url
 from enginebay.wire.openai_dialects import DIALECTS, ENGINEBAY
@@ -22,6 +23,7 @@ def enginebay_backend() -> BackendSpec:
         create=create,
         modes=("external",),
         check=check,
+        recognition=Recognition(evidence=is_our_server),
         evidence="ran real: against the server of this package (0.1.0; 2026-11-22; 2-core x86-64 CPU); "
         "other servers by their contracts",
     )
@@ -30,6 +32,11 @@ def enginebay_backend() -> BackendSpec:
 def capabilities(version: str | None, options: OpenAIHttpOptions) -> Capabilities:
     """The most that may be found: which dialect `auto` is, only the server knows."""
     return ENGINEBAY.capabilities if options.dialect == "auto" else DIALECTS[options.dialect].capabilities
+
+
+def is_our_server(answers: Answers) -> str | None:
+    """Any other server that lists models as OpenAI does is reached through this kind too, when nobody else knows it."""
+    return owner_evidence(answers, ENGINEBAY.name)
 
 
 def compile_settings(settings: Settings, version: str | None) -> LaunchPlan:
