@@ -6,6 +6,8 @@ import pytest
 from engine_fakes import EngineUnderTest, make_engine, make_request, prompt_of
 
 from enginebay.engine.deadlines import num_certain_tokens
+from enginebay.engine.logits import StepLogits
+from enginebay.engine.plan import StepPlan
 from enginebay.engine.step_times import NUM_SAMPLES_TO_TRUST, STALE_AFTER_S
 from enginebay.errors import DeadlineExceeded
 
@@ -196,9 +198,42 @@ def test_refusals_end_when_the_measurements_are_old_though_nobody_was_computed_s
 def test_a_prompt_is_not_thought_as_slow_as_the_decoding_of_many():
     """Of steps in which many are sampled nothing follows about a prompt of as many tokens, which is sampled once."""
     under_test = make_engine(max_num_seqs=8, max_num_batched_tokens=64, num_blocks=200)
-    for index in range(8):
-        under_test.engine.add(make_request(f"r{index}", 1, NUM_SAMPLES_TO_TRUST + 1))
+    for index in range(8 * NUM_SAMPLES_TO_TRUST):
+        under_test.engine.add(make_request(f"r{index}", 1, 4))
     under_test.run()
     under_test.engine.add(make_request("prompt", 8, 1, deadline_at=under_test.clock.instant + 0.5))
     with pytest.raises(DeadlineExceeded):
         under_test.engine.add(make_request("long prompt", 60, 1, deadline_at=under_test.clock.instant + 0.5))
+
+
+def test_a_short_question_is_not_refused_for_what_long_documents_took():
+    under_test = warmed_up_with_long_contexts()
+    deadline_at = under_test.clock.instant + 1.0
+    under_test.engine.add(make_request("question", 4, 4, deadline_at=deadline_at))
+    under_test.run()
+    assert under_test.finish_reason("question") == "length"
+
+
+def test_a_long_document_is_refused_for_what_long_documents_took():
+    under_test = warmed_up_with_long_contexts()
+    under_test.engine.add(make_request("short", 2, 2))
+    under_test.run()
+    with pytest.raises(DeadlineExceeded, match="cannot be met"):
+        under_test.engine.add(make_request("document", 48, 8, deadline_at=under_test.clock.instant + 7.0))
+
+
+def warmed_up_with_long_contexts() -> EngineUnderTest:
+    """Steps take a second at 48 tokens of context and more, and nothing below."""
+    under_test = make_engine(max_num_seqs=1, step_s=0.0, max_num_batched_tokens=64, num_blocks=200)
+    forward = under_test.runner.forward
+
+    def forward_slow_with_context(plan: StepPlan) -> StepLogits:
+        if any(item.start + item.num_new_tokens >= 48 for item in plan.scheduled):
+            under_test.clock.instant += 1.0
+        return forward(plan)
+
+    under_test.runner.forward = forward_slow_with_context
+    for index in range(NUM_SAMPLES_TO_TRUST):
+        under_test.engine.add(make_request(f"document {index}", 48, 8))
+    under_test.run()
+    return under_test

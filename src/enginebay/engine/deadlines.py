@@ -7,11 +7,11 @@ from enginebay.engine.plan import StepPlan
 from enginebay.engine.prefix_cache import PrefixCache
 from enginebay.engine.request import EngineOutput, EngineRequest
 from enginebay.engine.sequence import Sequence, SequenceStatus
-from enginebay.engine.step_times import LeastTimes, StepTimes
+from enginebay.engine.step_times import LeastTimes, StepSize, StepTimes
 
 SAMPLED_ROW_TOKENS = 4
-"""A row that is sampled costs more than a token of a prompt: it looks back at a whole context, and has logits. All
-but one in a step count as so many tokens more, lest prompts be thought as slow as the decoding of many."""
+"""A row that is sampled costs more than a token of a prompt: it has logits. All but one in a step count as so many
+tokens more, lest prompts be thought as slow as the decoding of many."""
 
 
 class Deadlines:
@@ -47,10 +47,9 @@ class Deadlines:
 
     def note_step(self, plan: StepPlan, outputs: list[EngineOutput], *, started_at: float, now: float) -> None:
         """A step was computed at the first try."""
-        num_sampled_rows = sum(1 + len(item.draft_token_ids) for item in plan.sampled)
         self._step_times.note(
             now - started_at,
-            num_tokens=plan.num_computed_tokens + SAMPLED_ROW_TOKENS * max(0, num_sampled_rows - 1),
+            _size_of(plan),
             most_output_tokens=max((len(output.token_ids) for output in outputs), default=1),
             now=now,
         )
@@ -88,7 +87,8 @@ class Deadlines:
     def _least_s(self, sequence: Sequence, least: LeastTimes, *, num_cached_tokens: int) -> float:
         room_for_output = self._limits.max_model_len - sequence.num_prompt_tokens
         return least.request_s(
-            num_uncomputed_tokens=sequence.num_tokens - num_cached_tokens,
+            num_computed_tokens=num_cached_tokens,
+            num_tokens=sequence.num_tokens,
             num_output_tokens=min(num_certain_tokens(sequence.request), room_for_output) - sequence.num_output_tokens,
             most_step_tokens=self._most_step_tokens,
         )
@@ -96,6 +96,21 @@ class Deadlines:
     def _num_cached_tokens(self, sequence: Sequence) -> int:
         """Asked last: it hashes the prompt."""
         return 0 if self._prefix_cache is None else len(self._prefix_cache.find(sequence)) * self._limits.block_size
+
+
+def _size_of(plan: StepPlan) -> StepSize:
+    """At most what it did: each draft is a row that reads the keys of its sequence for itself."""
+    num_sampled_rows = sum(1 + len(item.draft_token_ids) for item in plan.sampled)
+    chunks = [StepSize.of_chunk(item.start, item.num_new_tokens + item.num_padding_tokens) for item in plan.scheduled]
+    num_keys = (
+        chunk.num_pairs if item.draft_token_ids else chunk.num_keys
+        for item, chunk in zip(plan.scheduled, chunks, strict=True)
+    )
+    return StepSize(
+        plan.num_computed_tokens + SAMPLED_ROW_TOKENS * max(0, num_sampled_rows - 1),
+        sum(chunk.num_pairs for chunk in chunks),
+        sum(num_keys),
+    )
 
 
 def num_certain_tokens(request: EngineRequest) -> int:
