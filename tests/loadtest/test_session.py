@@ -82,7 +82,7 @@ def test_the_result_is_saved_with_everything_that_the_schema_names(tmp_path) -> 
     plan = small_plan(4)
     asyncio.run(bench(plan, tmp_path, ScriptedBackend(VirtualClock())).run())
     saved = json.loads((tmp_path / "result.json").read_text())
-    assert saved["schema_version"] == 1
+    assert saved["schema_version"] == 2
     assert saved["status"] == "complete"
     assert saved["plan_sha256"] == plan.sha256 == load_plan(tmp_path / "plan.json").sha256
     [run] = saved["runs"]

@@ -13,12 +13,13 @@ from enginebay.backend import Backend
 from enginebay.clock import Clock
 from enginebay.errors import BackendError
 from enginebay.guard import GuardedBackend
+from enginebay.loadtest.engine_figures import EngineFigures, engine_figures
 from enginebay.loadtest.environment import gpu_memory_used_bytes
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
 from enginebay.loadtest.plan import PlannedLoad
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
 from enginebay.loadtest.records import Record, RunKey
-from enginebay.loadtest.result import Run, Status
+from enginebay.loadtest.result import DEFAULT_MARGIN, Run, Status
 from enginebay.loadtest.run_checks import effective_settings, invalid_reasons, settings_differ
 from enginebay.loadtest.runner import Runner
 from enginebay.loadtest.timeseries import Sample, Sampler
@@ -37,6 +38,12 @@ class Subject:
     configured_settings: Mapping[str, object] = field(default_factory=dict[str, object])
     approximated_settings: frozenset[str] = frozenset()
     """Names of those that the plan turned into something near them."""
+    image: str | None = None
+    """Of a container."""
+    model: str | None = None
+    """As the config says it."""
+    weights: str | None = None
+    """Fingerprint of the model's files, where they are at hand."""
 
 
 OPEN_LOOP_CONNECTIONS = 64
@@ -64,6 +71,7 @@ class Watcher(Protocol):
 class BenchSettings:
     slo: ServiceLevels = field(default_factory=ServiceLevels)
     num_starts: int = 1
+    equivalence_margin: float = DEFAULT_MARGIN
     sample_interval_s: float = 0.5
     request_timeout_s: float | None = None
 
@@ -176,6 +184,7 @@ class Measurement:
             client_cpu_ratio=self._client_cpu_ratio,
             metrics=metrics,
             gpu_memory_used_bytes=self._gpu_memory_used_bytes,
+            engine=self._engine(),
         )
 
     def _policy(self) -> PolicyMetrics:
@@ -185,6 +194,12 @@ class Measurement:
             return PolicyMetrics()
         (before_at, before_stats), (after_at, after_stats) = self._before, after
         return policy_metrics(before_stats, after_stats, elapsed_s=after_at - before_at)
+
+    def _engine(self) -> EngineFigures:
+        after = self._sampler.latest
+        if self._before is None or after is None:
+            return EngineFigures()
+        return engine_figures(self._before[1], after[1], self.samples)
 
     def _on_record(self, record: Record) -> None:
         self.records.append(record)

@@ -10,13 +10,15 @@ import msgspec
 
 from enginebay.errors import LoadTestError
 from enginebay.loadtest.client_health import ClientHealth
+from enginebay.loadtest.engine_figures import EngineFigures
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.metrics import Metrics, ServiceLevels
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import RunKey
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+DEFAULT_MARGIN = 0.05
 
 Status = Literal["complete", "partial"]
 
@@ -34,6 +36,30 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """The load it failed under; None before the first, so that the backend did not start."""
     error_class: str
     message: str
+    start_index: int | None = None
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a result was measured from, so that it can be measured again."""
+
+    config: str
+    """Path, as it was given."""
+    config_sha256: str
+    """Of the file's bytes: secrets may stand in it, so that no copy is kept."""
+
+
+class MeasuredSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend as it was started; what is not known is None."""
+
+    label: str
+    backend: str
+    """Its kind."""
+    image: str | None = None
+    """Of a container, with its tag or digest."""
+    model: str | None = None
+    """As the config says it."""
+    weights: str | None = None
+    """Fingerprint of the model's files: names, sizes, and what stands in them."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +90,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """Of each GPU of the load test's machine when the run ended and its engine was up, by whoever used it."""
     client: ClientHealth = ClientHealth()
     """How the load test's own processes fared in it."""
+    engine: EngineFigures = EngineFigures()
+    """What the engine told of its own work in it."""
+    order: int = 0
+    """Of its start among all starts of the load test, in time."""
+    start_duration_s: float | None = None
+    """How long its backend took to be ready."""
 
     @property
     def key(self) -> RunKey:
@@ -83,6 +115,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     runs: Sequence[Run]
     failures: Sequence[Failure] = ()
+    num_starts: int = 1
+    """Of each backend, as asked for."""
+    equivalence_margin: float = DEFAULT_MARGIN
+    """Ratios within 1 / (1 + margin) and 1 + margin count as equivalent."""
+    subjects: Sequence[MeasuredSubject] = ()
+    """In the order in which they were asked for; the first is what the others are set against."""
+    origin: Origin | None = None
 
 
 def save_result(result: Result, path: Path) -> None:

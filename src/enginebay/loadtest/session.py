@@ -1,31 +1,41 @@
 """One load test: every backend started, warmed up, put under each load of the plan, and stopped before the next.
 
 Whatever ends it early (Ctrl-C), what was measured until then is saved and marked `partial`. An engine that fails is no
-reason not to measure the others: its failure is kept and raised at the end.
+reason not to measure the others: its failure is kept and raised at the end. One that was measured before gets its
+further starts; one that never came up does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
 from enginebay.errors import EngineBayError
 from enginebay.loadtest.environment import Environment
+from enginebay.loadtest.kept import Kept
 from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject, Watcher
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, save_plan
 from enginebay.loadtest.records import RecordLine, write_records
-from enginebay.loadtest.result import Failure, Result, Run, Status, save_result
+from enginebay.loadtest.result import Failure, MeasuredSubject, Origin, Result, Run, Status, save_result
 from enginebay.loadtest.run_checks import check_plan_fits
 from enginebay.loadtest.runner import Runner
-from enginebay.loadtest.timeseries import Sample, write_samples
+from enginebay.loadtest.schedule import Estimator, TimeEstimate, rounds
+from enginebay.loadtest.timeseries import write_samples
 from enginebay.loadtest.tokenizer import TextTokenizer
 
 
 class Bench:
-    """Measures into the directory `out`; `tokenizer` counts the outputs a second time, after each run."""
+    """Measures into the directory `out`; `tokenizer` counts the outputs a second time, after each run.
+
+    kept: what an earlier load test has measured of the same plan; those starts are not measured again.
+    on_estimate: told how long the rest will take, before the first start and after each.
+    """
 
     def __init__(
         self,
@@ -38,40 +48,67 @@ class Bench:
         environment: Environment,
         settings: BenchSettings,
         tokenizer: TextTokenizer | None = None,
+        origin: Origin | None = None,
+        kept: Kept | None = None,
+        on_estimate: Callable[[TimeEstimate], None] = lambda estimate: None,
     ) -> None:
-        self._plan, self._subjects, self._out = plan, subjects, out
+        kept = kept or Kept()
+        self._plan, self._out, self._origin = plan, out, origin
+        self._subjects = {subject.label: subject for subject in subjects}
         self._clock, self._watcher, self._environment = clock, watcher, environment
-        self._settings, self._tokenizer = settings, tokenizer
-        self._runs: list[Run] = []
-        self._lines: list[RecordLine] = []
-        self._samples: list[Sample] = []
+        self._settings, self._tokenizer, self._on_estimate = settings, tokenizer, on_estimate
+        self._runs, self._lines, self._samples = list(kept.runs), list(kept.lines), list(kept.samples)
         self._failures: list[Failure] = []
-        self._failed: dict[str, EngineBayError] = {}
-        """By label: what ended a start; that backend is not started again."""
+        self._errors: dict[str, EngineBayError] = {}
+        """By label: what ended a start first."""
+        self._left = [start for start in rounds(list(self._subjects), settings.num_starts) if start not in kept.starts]
+        self._estimator = Estimator(plan.loads)
+        self._estimator.learn(kept.runs)
+        self._order = max((run.order + 1 for run in kept.runs), default=0)
+        self._start_duration_s = 0.0
         self.is_saved = False
         """Whether there is a result to report, also after `run` was cut short."""
+
+    @property
+    def estimate(self) -> TimeEstimate:
+        """Of the starts that are left."""
+        return self._estimator.estimate(Counter(label for _, label in self._left))
 
     async def run(self) -> Result:
         """Raises the first failure when all backends have had their turn."""
         save_plan(self._plan, self._out / "plan.json")
         status: Status = "partial"
         try:
-            for start_index in range(self._settings.num_starts):
-                for subject in self._subjects:
-                    if subject.label not in self._failed:
-                        await self._measure_start(subject, start_index)
-            status = "partial" if self._failed else "complete"
+            await self._measure_starts()
+            status = "partial" if self._errors else "complete"
         finally:
             result = self._save(status)
-        for error in self._failed.values():
+        for error in self._errors.values():
             raise error
         return result
+
+    async def _measure_starts(self) -> None:
+        self._on_estimate(self.estimate)
+        while self._left:
+            start_index, label = self._left[0]
+            began_at = self._clock.now()
+            await self._measure_start(self._subjects[label], start_index)
+            self._estimator.measured(label, self._clock.now() - began_at)
+            self._order += 1
+            self._left = [start for start in self._left[1:] if not self._is_hopeless(start[1])]
+            self._on_estimate(self.estimate)
+
+    def _is_hopeless(self, label: str) -> bool:
+        """It failed, and has never been measured to the end."""
+        return label in self._errors and not any(run.label == label and run.status == "complete" for run in self._runs)
 
     async def _measure_start(self, subject: Subject, start_index: int) -> None:
         self._watcher.phase(subject.label, "starting")
         load: Load | None = None
+        began_at = self._clock.now()
         try:
             async with subject.open() as backend:
+                self._start_duration_s = self._clock.now() - began_at
                 for planned_load in self._plan.loads:
                     load = planned_load.load
                     check_plan_fits(planned_load, backend.info)
@@ -81,11 +118,20 @@ class Bench:
                     await self._measure_run(subject, backend, planned_load, start_index=start_index)
                 self._watcher.phase(subject.label, "stopping")
         except EngineBayError as error:
-            self._failures.append(
-                Failure(label=subject.label, load=load, error_class=type(error).__name__, message=str(error))
+            self._keep_failure(subject, error, load=load, start_index=start_index)
+
+    def _keep_failure(self, subject: Subject, error: EngineBayError, *, load: Load | None, start_index: int) -> None:
+        self._failures.append(
+            Failure(
+                label=subject.label,
+                load=load,
+                error_class=type(error).__name__,
+                message=str(error),
+                start_index=start_index,
             )
-            self._failed[subject.label] = error
-            self._watcher.phase(subject.label, "failed")
+        )
+        self._errors.setdefault(subject.label, error)
+        self._watcher.phase(subject.label, "failed")
 
     async def _warm_up(self, subject: Subject, backend: Backend, planned_load: PlannedLoad) -> None:
         if not planned_load.warmup:
@@ -122,6 +168,7 @@ class Bench:
                 self._keep(measurement, measurement.outcome(status, tokenizer=self._tokenizer))
 
     def _keep(self, measurement: Measurement, run: Run) -> None:
+        run = msgspec.structs.replace(run, order=self._order, start_duration_s=self._start_duration_s)
         self._runs.append(run)
         self._lines += [RecordLine(run=measurement.key, record=record) for record in measurement.records]
         self._samples += measurement.samples
@@ -140,9 +187,23 @@ class Bench:
             environment=self._environment,
             runs=tuple(self._runs),
             failures=tuple(self._failures),
+            num_starts=self._settings.num_starts,
+            equivalence_margin=self._settings.equivalence_margin,
+            subjects=tuple(_measured_subject(subject) for subject in self._subjects.values()),
+            origin=self._origin,
         )
         write_records(self._out / "records.jsonl", self._lines)
         write_samples(self._out / "timeseries.jsonl", self._samples)
         save_result(result, self._out / "result.json")
         self.is_saved = True
         return result
+
+
+def _measured_subject(subject: Subject) -> MeasuredSubject:
+    return MeasuredSubject(
+        label=subject.label,
+        backend=subject.kind,
+        image=subject.image,
+        model=subject.model,
+        weights=subject.weights,
+    )
