@@ -164,6 +164,9 @@ STATS_UP = Quantity(
     "enginebay_engine_stats_up", "gauge", "flag", "1 when the engine's own figures could be read for this scrape"
 )
 
+PROCESS_START_SERIES = "process_start_time_seconds"
+"""Of servers that publish the usual figures of their process: Unix time of its start. Kept in `EngineStats.extra`."""
+
 SERVING = (
     REQUESTS, REQUESTS_IN_FLIGHT, REQUEST_LATENCY, TIME_TO_FIRST_TOKEN, INTER_TOKEN_LATENCY, QUEUE_TIME,
     TOKENS_GENERATED, PROMPT_TOKENS, TOKENS_PER_SECOND, BATCH_SIZE, QUEUE_DEPTH, KV_CACHE_USAGE, GPU_MEMORY,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from enginebay import quantities
 from enginebay.backend import Backend
 from enginebay.clock import Clock
 from enginebay.errors import BackendError, LoadTestError
@@ -31,6 +32,12 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """This and the following: totals since the engine's start."""
     num_output_tokens: float | None = None
     num_preemptions: float | None = None
+    num_prefix_cache_queries: float | None = None
+    """In tokens, as the following."""
+    num_prefix_cache_hits: float | None = None
+    num_steps: float | None = None
+    engine_started_at: float | None = None
+    """Unix time at which the engine's process says it was started."""
     error: str | None = None
     """Why the engine could not be asked."""
 
@@ -83,6 +90,10 @@ class Sampler:
             num_prompt_tokens=stats.prompt_tokens_total,
             num_output_tokens=stats.generation_tokens_total,
             num_preemptions=stats.preemptions_total,
+            num_prefix_cache_queries=stats.prefix_cache_queries_total,
+            num_prefix_cache_hits=stats.prefix_cache_hits_total,
+            num_steps=stats.extra.get(quantities.ENGINE_STEPS.prometheus_name),
+            engine_started_at=stats.extra.get(quantities.PROCESS_START_SERIES),
             error=error,
         )
 

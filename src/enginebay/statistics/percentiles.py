@@ -26,3 +26,14 @@ def percentile_of_sorted(values: Sequence[float], percent: float) -> float:
     above = min(below + 1, len(values) - 1)
     # Written as a step from the lower value, so that equal neighbours give that value exactly.
     return values[below] + (values[above] - values[below]) * (rank - below)
+
+
+def num_values_needed(percent: float, *, confidence: float = 0.95) -> int:
+    """Fewest independent values of which the largest lies above the percentile with this confidence.
+
+    1 - (percent / 100) ** n >= confidence. With fewer, nothing in the sample bounds the percentile from above.
+    Source: Wilks 1941, Determination of sample sizes for setting tolerance limits.
+    """
+    if not 0 < percent < 100:
+        raise ValueError(f"a percentile that a sample can tell lies between 0 and 100, not {percent}")
+    return math.ceil(math.log(1 - confidence) / math.log(percent / 100) - 1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from enginebay.quantities import PROCESS_START_SERIES
 from enginebay.types import EngineStats, HistogramSnapshot
 from enginebay.wire.prometheus_text import MetricsText
 
@@ -35,7 +36,8 @@ class MetricMap:
         found |= {quantity: metrics.histogram(series) for quantity, series in self.histograms.items()}
         found |= {quantity: metrics.by_label(series, label) for quantity, (series, label) in self.by_label.items()}
         found |= {quantity: derive(metrics) for quantity, derive in self.derived.items()}
-        extra = {series: value for series in self.extra if (value := metrics.value(series)) is not None}
+        kept = (*self.extra, PROCESS_START_SERIES)
+        extra = {series: value for series in kept if (value := metrics.value(series)) is not None}
         return EngineStats(**found, extra=extra)  # pyright: ignore[reportArgumentType] - the keys are its fields
 
     def missing(self, metrics: MetricsText) -> list[str]:

@@ -7,6 +7,8 @@ from enginebay.quantities import Quantity
 from enginebay.types import EngineStats, HistogramSnapshot
 from enginebay.wire.prometheus_text import MetricsText
 
+_EXTRA = (*(quantity.prometheus_name for quantity in quantities.ENGINE), quantities.PROCESS_START_SERIES)
+
 
 def stats_from(metrics: MetricsText) -> EngineStats:
     def value(quantity: Quantity) -> float | None:
@@ -32,11 +34,7 @@ def stats_from(metrics: MetricsText) -> EngineStats:
         preemptions_total=value(quantities.PREEMPTIONS),
         batch_size=value(quantities.BATCH_SIZE),
         gpu_memory_bytes=value(quantities.GPU_MEMORY),
-        extra={
-            quantity.prometheus_name: found
-            for quantity in quantities.ENGINE
-            if (found := value(quantity)) is not None
-        },
+        extra={series: found for series in _EXTRA if (found := metrics.value(series)) is not None},
     )  # fmt: skip
 
 
