@@ -22,7 +22,8 @@ class ReferenceOptions(BaseModel):
     batch_rule: Literal["follow_queue", "lesson"] = Field(
         "follow_queue",
         description="How a dynamic batch follows the queue, up to max_num_seqs (256 where it is left out) and "
-        "max_num_batched_tokens: by doubling and halving, or 256 slots while more than 100 wait, else 32.",
+        "max_num_batched_tokens: a slot for everyone who is here, by doubling and halving, or 256 slots while more "
+        "than 100 wait, else 32.",
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`.")
     block_size: PositiveInt = Field(16, description="Tokens in one KV block.")

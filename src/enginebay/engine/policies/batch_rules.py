@@ -53,14 +53,16 @@ def lesson(load: Load, bounds: BatchBounds) -> BatchSize:
 
 
 def follow_queue(load: Load, bounds: BatchBounds) -> BatchSize:
-    """Grows at once, by doubling, until those without a slot are no more than a quarter of the slots.
-    Halves, at most once a second, when half the slots would do for all who are here: between the two it stands still.
-    The token budget goes with the slots: short steps, so even gaps between tokens, while few are here."""
+    """A slot for everyone who is here, up to the most: nobody is served sooner for leaving another waiting.
+    Grows at once, by doubling, as far as they need; halves when half the slots would do for all of them, at most once a
+    second, so that the same users coming back one by one find their slots.
+    What follows with the slots is the token budget: short steps, so even gaps between tokens, while few are here, and
+    long ones, which compute the prompts of many for less, when they are many."""
     num_slots = max(load.size.num_slots, SMALLEST_BATCH)
     num_here = load.num_running + load.num_waiting
     if num_here <= num_slots // 2 and load.now - load.since >= SHRINK_AFTER_S:
         num_slots = max(num_slots // 2, SMALLEST_BATCH)
-    while num_slots < bounds.most.num_slots and num_here - num_slots > num_slots // 4:
+    while num_slots < min(num_here, bounds.most.num_slots):
         num_slots *= 2
     num_slots = min(num_slots, bounds.most.num_slots)
     return BatchSize(num_slots, _budget_for(num_slots, bounds))
