@@ -204,3 +204,26 @@ def test_a_header_or_path_cannot_smuggle_a_second_request(run):
             await client.request("GET", "/ HTTP/1.1\r\n")
 
     run(main)
+
+
+def test_a_listener_is_given_what_was_sent_and_when_until_it_is_removed(run):
+    async def main():
+        async with raw_server(OK) as server:
+            client = client_of(server.url)
+            sends = []
+
+            def listener(sent_at, head, body):
+                sends.append((sent_at, head, body))
+
+            client.add_send_listener(listener)
+            response = await client.request("POST", "/v1/x", body=b"the body", headers={"x-request-id": "seven"})
+            client.remove_send_listener(listener)
+            await client.request("GET", "/")
+            await client.aclose()
+            [(sent_at, head, body)] = sends
+            assert body == b"the body"
+            assert head.startswith(b"POST /v1/x HTTP/1.1\r\n")
+            assert b"x-request-id: seven\r\n" in head
+            assert sent_at <= response.received_at
+
+    run(main)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -22,6 +22,9 @@ from enginebay.wire.http_pool import HttpPool
 from enginebay.wire.http_stream import HttpStream
 from enginebay.wire.http_types import HttpLimits, HttpResponse, HttpTimeouts, Method
 
+SendListener = Callable[[float, bytes, bytes], None]
+"""(instant, head, body) of a request as it is given to its socket, once more where that was a connection that the
+server had closed. Called in between: keep what you are given and return."""
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 DEFAULT_KEEP_ALIVE_S = 4.0
 """A connection idle for this long is closed by us. The widespread default of servers (uvicorn) is 5 s."""
@@ -62,6 +65,7 @@ class HttpClient:
         self._ssl_context = ssl_context or (ssl.create_default_context() if self._origin.is_https else None)
         self._common_head = _header_lines({"host": self._origin.host_header, "user-agent": "enginebay", **headers})
         self._read_buffer = memoryview(bytearray(READ_BUFFER_BYTES))
+        self._send_listeners: tuple[SendListener, ...] = ()
         self._pool = HttpPool(
             connect=self._connect,
             max_connections=max_connections,
@@ -87,6 +91,12 @@ class HttpClient:
     def num_waiting(self) -> int:
         """Requests that wait for a free connection."""
         return self._pool.num_waiting
+
+    def add_send_listener(self, listener: SendListener) -> None:
+        self._send_listeners = (*self._send_listeners, listener)
+
+    def remove_send_listener(self, listener: SendListener) -> None:
+        self._send_listeners = tuple(one for one in self._send_listeners if one != listener)
 
     async def open(self, num_connections: int) -> None:
         """Connect in advance, so that no request pays for it. Raises BackendUnavailable or BackendTimeout."""
@@ -138,7 +148,10 @@ class HttpClient:
         deadline_at = called_at + min(limits_s) if limits_s else NEVER
         connection = await self._pool.acquire(deadline_at=deadline_at, fresh=fresh)
         stream = HttpStream(max_buffered_bytes=self._limits.max_buffered_bytes)
+        sent_at = self._clock.now()
         connection.send(stream, head, body, called_at=called_at, timeouts=timeouts)
+        for listener in self._send_listeners:
+            listener(sent_at, head, body)
         await stream.wait_for_head()
         if 300 <= stream.status < 400 or "content-encoding" in stream.headers:
             stream.abort()

@@ -37,7 +37,7 @@ from enginebay.types import (
     HealthState,
     Prompt,
 )
-from enginebay.wire.http_client import HttpClient
+from enginebay.wire.http_client import HttpClient, SendListener
 from enginebay.wire.http_stream import HttpStream
 from enginebay.wire.http_types import HttpTimeouts
 
@@ -132,6 +132,13 @@ class HttpEngineBackend:
     async def open_connections(self, num_connections: int) -> None:
         """Connect in advance, so that no request of a measurement pays for it."""
         await self._client_of_data().open(num_connections)
+
+    def add_send_listener(self, listener: SendListener) -> None:
+        """Of generations alone; health and metrics have connections of their own."""
+        self._client_of_data().add_send_listener(listener)
+
+    def remove_send_listener(self, listener: SendListener) -> None:
+        self._client_of_data().remove_send_listener(listener)
 
     # ---------------------------------------------------------------- requests
 
