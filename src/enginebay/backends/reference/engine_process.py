@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from enginebay.backends.reference.engine_messages import (
     encode,
 )
 from enginebay.backends.reference.engine_stream import EngineStream
+from enginebay.backends.reference.process_environment import process_environment
 from enginebay.backends.worker.process import WorkerProcess
 from enginebay.clock import Clock
 from enginebay.engine.request import EngineCounters, EngineRequest
@@ -29,10 +29,6 @@ from enginebay.errors import NEW_BACKEND_NEEDED, BackendError, EngineDied, Inval
 from enginebay.types import Health, HealthState
 
 _WORKER = "enginebay.backends.reference.engine_loop:main"
-_SPIN_COUNT = "20000"
-"""How often a thread of GNU OpenMP looks whether there is work before it sleeps. By its own choice it looks for
-milliseconds, and at every one of the hundreds of parallel regions of a step: where the server, a load test or another
-engine wants the same cores, that was seen to cost most of the speed."""
 
 
 class EngineProcess:
@@ -64,7 +60,7 @@ class EngineProcess:
             on_frame=self._on_frame,
             on_ended=self._on_ended,
             python=python,
-            environment=_thread_environment(environment or {}),
+            environment=process_environment(environment or {}),
             log_file=log_file,
         )
         self._ready: EngineReady | None = None
@@ -232,9 +228,3 @@ def _checked_frame(request: EngineRequest) -> bytes:
     except (msgspec.MsgspecError, TypeError, OverflowError) as error:
         raise InvalidRequest(f"the request cannot be sent to the engine: {error}") from error
     return frame
-
-
-def _thread_environment(given: Mapping[str, str]) -> dict[str, str]:
-    """What the user has set stands, here or in our own environment."""
-    is_chosen = any(name in given or name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
-    return dict(given) if is_chosen else {"GOMP_SPINCOUNT": _SPIN_COUNT, **given}
