@@ -1,4 +1,4 @@
-"""What the C libraries of the engine's process read before Python runs: set for a process that computes all the time."""
+"""What the C libraries of the engine's process read before Python runs, for a process that computes all the time."""
 
 from __future__ import annotations
 
