@@ -25,6 +25,7 @@ from enginebay.errors import BackendNotFound, ConfigError, PluginError
 from enginebay.plugins import find_backend, list_backends
 
 _EXTRAS = {
+    "bench": ("scipy",),
     "engine": ("torch", "jinja2", "tokenizers", "safetensors"),
     "gateway": ("uvicorn", "structlog"),
     "models": ("gguf", "huggingface_hub"),
