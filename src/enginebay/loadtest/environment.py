@@ -36,7 +36,7 @@ def describe_environment() -> Environment:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         operating_system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=_cpu_model(),
-        num_cores=_num_cores(),
+        num_cores=num_cores(),
         memory_bytes=psutil.virtual_memory().total,
         packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
         gpus=_gpus(),
@@ -75,7 +75,8 @@ def _cpu_model() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """That this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

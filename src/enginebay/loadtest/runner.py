@@ -1,22 +1,48 @@
 """Replays requests against one backend and records what happened. The only code that runs while a load is measured.
 
-Between the bytes and the record nothing is parsed, tokenised or computed: chunks are kept as they came and turned
-into a record when their stream has ended.
+Bodies are encoded before the first request is sent. Between the bytes of an answer and its record nothing is
+tokenised or computed: chunks are kept as they came and turned into a record when their stream has ended. A request
+whose turn has come is always sent: where users or connections have run out it waits, and its record tells how long.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
-from enginebay.errors import BackendTimeout, EngineBayError
+from enginebay.errors import BackendTimeout, EngineBayError, LoadTestError
+from enginebay.guard import GuardedBackend
 from enginebay.loadtest.plan import Load, PlannedRequest
-from enginebay.loadtest.records import INTERRUPTED, Arrival, Record
-from enginebay.types import GenerationChunk, GenerationRequest
+from enginebay.loadtest.recording import make_record
+from enginebay.loadtest.records import INTERRUPTED, Record
+from enginebay.types import GenerationChunk
+from enginebay.wire.http_client import SendListener
 
-Replay = tuple[PlannedRequest, GenerationRequest]
+_ID_HEADER = b"x-request-id: "
+
+
+@runtime_checkable
+class TellsSends(Protocol):
+    def add_send_listener(self, listener: SendListener) -> None: ...
+
+    def remove_send_listener(self, listener: SendListener) -> None: ...
+
+
+@dataclass(slots=True)
+class Turn:
+    """A request that is ready to be sent."""
+
+    planned: PlannedRequest
+    request_id: str
+    stream: AsyncGenerator[GenerationChunk, None] | EngineBayError
+    """Not begun, its body encoded; or why the backend refuses it."""
+    following: Turn | None = None
+    """The next turn of the conversation."""
 
 
 class Runner:
@@ -36,44 +62,84 @@ class Runner:
         self._on_record = on_record
         self._request_timeout_s = request_timeout_s
         self._run_id = run_id
+        self._given_to_socket_at: dict[bytes, float] = {}
+        self._conversations: list[Turn] = []
         self.started_at = clock.now()
         """All instants of the records count from here."""
         self.num_in_flight = 0
 
     async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
         """Return when every request was answered or failed. A cancelled run records what was on its way."""
-        replays = [(planned, planned.to_request(f"{self._run_id}-{planned.index}")) for planned in requests]
-        self.started_at = self._clock.now()
-        if load.users is not None:
-            await self._closed_loop(iter(replays), num_users=min(load.users, len(replays)))
-        else:
-            await self._open_loop(replays)
+        self.prepare(requests)
+        await self.replay(load, started_at=self._clock.now())
 
-    async def _closed_loop(self, replays: Iterator[Replay], num_users: int) -> None:
+    def prepare(self, requests: Sequence[PlannedRequest]) -> None:
+        """All that can be done before the first request is due. Takes long for a long plan."""
+        turns: dict[int, Turn] = {}
+        for planned in requests:
+            turns[planned.index] = turn = self._turn(planned)
+            if planned.after is None:
+                self._conversations.append(turn)
+                continue
+            before = turns.get(planned.after)
+            if before is None or before.following is not None:
+                raise LoadTestError(f"request {planned.index} does not follow a turn before it that no other follows")
+            before.following = turn
+
+    async def replay(self, load: Load, *, started_at: float) -> None:
+        """What was prepared, from that instant on."""
+        self.started_at = started_at
+        conversations, self._conversations = self._conversations, []
+        with self._listening():
+            await self._clock.sleep_until(started_at)
+            if load.users is not None:
+                await self._closed_loop(conversations, num_users=min(load.users, len(conversations)))
+            else:
+                await self._open_loop(conversations)
+
+    def _turn(self, planned: PlannedRequest) -> Turn:
+        request_id = f"{self._run_id}-{planned.index}"
+        try:
+            # The protocol: this validates, and does no work before the first chunk is asked for.
+            return Turn(planned, request_id, self._backend.generate(planned.to_request(request_id)))
+        except EngineBayError as refusal:
+            return Turn(planned, request_id, refusal)
+
+    async def _closed_loop(self, conversations: Sequence[Turn], *, num_users: int) -> None:
+        # Shared: whoever is free takes the next conversation.
+        left = iter(conversations)
+
         async def user() -> None:
-            # The iterator is shared: whoever is free takes the next request.
-            for replay in replays:
-                await self._send(*replay, scheduled_at=self._clock.now())
+            for first in left:
+                await self._converse(first, scheduled_at=self._clock.now())
 
         async with asyncio.TaskGroup() as users:
             for _ in range(num_users):
                 users.create_task(user())
 
-    async def _open_loop(self, replays: Sequence[Replay]) -> None:
-        async with asyncio.TaskGroup() as requests:
-            for planned, request in replays:
+    async def _open_loop(self, conversations: Sequence[Turn]) -> None:
+        async with asyncio.TaskGroup() as under_way:
+            for first in conversations:
                 # Absolute: a late request delays none of those behind it.
-                scheduled_at = self.started_at + (planned.offset_s or 0.0)
+                scheduled_at = self.started_at + (first.planned.offset_s or 0.0)
                 await self._clock.sleep_until(scheduled_at)
-                requests.create_task(self._send(planned, request, scheduled_at=scheduled_at))
+                under_way.create_task(self._converse(first, scheduled_at=scheduled_at))
 
-    async def _send(self, planned: PlannedRequest, request: GenerationRequest, *, scheduled_at: float) -> None:
+    async def _converse(self, first: Turn, *, scheduled_at: float) -> None:
+        await self._send(first, scheduled_at=scheduled_at)
+        turn = first
+        while (turn := turn.following) is not None:
+            scheduled_at = self._clock.now() + turn.planned.think_time_s
+            await self._clock.sleep_until(scheduled_at)
+            await self._send(turn, scheduled_at=scheduled_at)
+
+    async def _send(self, turn: Turn, *, scheduled_at: float) -> None:
         chunks: list[GenerationChunk] = []
         error: tuple[str, str] | None = None
         self.num_in_flight += 1
-        sent_at = self._clock.now()
+        asked_at = self._clock.now()
         try:
-            await self._receive(request, chunks)
+            await self._receive(turn, chunks)
         except EngineBayError as failure:
             error = (type(failure).__name__, str(failure))
         except asyncio.CancelledError:
@@ -83,94 +149,44 @@ class Runner:
             self.num_in_flight -= 1
             self._on_record(
                 make_record(
-                    planned,
+                    turn.planned,
                     chunks,
                     zero=self.started_at,
                     scheduled_at=scheduled_at,
-                    sent_at=sent_at,
+                    # Later than it was asked for where it had to wait for a connection.
+                    sent_at=self._given_to_socket_at.pop(turn.request_id.encode(), asked_at),
                     ended_at=self._clock.now(),
                     error=error,
                 )
             )
 
-    async def _receive(self, request: GenerationRequest, chunks: list[GenerationChunk]) -> None:
+    async def _receive(self, turn: Turn, chunks: list[GenerationChunk]) -> None:
+        if isinstance(turn.stream, EngineBayError):
+            raise turn.stream
         try:
             async with asyncio.timeout(self._request_timeout_s):
-                async for chunk in self._backend.generate(request):
+                async for chunk in turn.stream:
                     chunks.append(chunk)
         except TimeoutError as error:
             raise BackendTimeout(
                 f"no complete answer within {self._request_timeout_s:g} s", backend=self._backend.info.name
             ) from error
 
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """To when each request is given to its socket, where the backend tells."""
+        inner = self._backend.inner if isinstance(self._backend, GuardedBackend) else self._backend
+        if not isinstance(inner, TellsSends):
+            yield
+            return
+        inner.add_send_listener(self._note_send)
+        try:
+            yield
+        finally:
+            inner.remove_send_listener(self._note_send)
 
-def make_record(
-    planned: PlannedRequest,
-    chunks: Sequence[GenerationChunk],
-    *,
-    zero: float,
-    scheduled_at: float,
-    sent_at: float,
-    ended_at: float,
-    error: tuple[str, str] | None,
-) -> Record:
-    """All instants are given on the clock and stored from `zero` on."""
-    arrivals, num_uncounted_chunks = _arrivals(chunks, zero)
-    usage = next((chunk.usage for chunk in reversed(chunks) if chunk.usage is not None), None)
-    last = chunks[-1] if chunks else None
-    return Record(
-        index=planned.index,
-        scheduled_at=scheduled_at - zero,
-        sent_at=sent_at - zero,
-        ended_at=ended_at - zero,
-        arrivals=arrivals,
-        num_chunks=len(chunks),
-        num_uncounted_chunks=num_uncounted_chunks,
-        num_planned_prompt_tokens=planned.num_prompt_tokens,
-        max_tokens=planned.sampling.max_tokens,
-        num_prompt_tokens=usage.num_prompt_tokens if usage else None,
-        num_output_tokens=usage.num_output_tokens if usage else None,
-        num_cached_tokens=usage.num_cached_tokens if usage else None,
-        num_discarded_tokens=usage.num_discarded_tokens if usage else None,
-        text="".join(chunk.text for chunk in chunks),
-        token_ids=_token_ids(chunks),
-        finish_reason=last.finish_reason.value if last and last.finish_reason else None,
-        stop_reason=last.stop_reason if last else None,
-        error_class=error[0] if error else None,
-        error_message=error[1] if error else None,
-    )
-
-
-def _arrivals(chunks: Sequence[GenerationChunk], zero: float) -> tuple[list[Arrival], int]:
-    """Chunks with tokens, and the number of those whose tokens nobody counted."""
-    arrivals: list[Arrival] = []
-    num_known = num_uncounted_chunks = 0
-    for chunk in chunks:
-        num_tokens = _told_tokens(chunk)
-        if num_tokens is None and chunk.usage is not None and num_uncounted_chunks == 0:
-            # Everything before was counted, so what the cumulative usage adds arrived now.
-            num_tokens = max(0, chunk.usage.num_output_tokens - num_known)
-        if num_tokens is None:
-            num_tokens = 1 if _has_content(chunk) else 0
-            num_uncounted_chunks += num_tokens
-        if num_tokens > 0:
-            arrivals.append(Arrival(chunk.received_at - zero, num_tokens))
-            num_known += num_tokens
-    return arrivals, num_uncounted_chunks
-
-
-def _told_tokens(chunk: GenerationChunk) -> int | None:
-    if chunk.num_tokens is not None:
-        return chunk.num_tokens
-    return None if chunk.token_ids is None else len(chunk.token_ids)
-
-
-def _token_ids(chunks: Sequence[GenerationChunk]) -> list[int] | None:
-    if any(chunk.token_ids is None and chunk.text for chunk in chunks):
-        return None
-    return [token_id for chunk in chunks for token_id in chunk.token_ids or ()] or None
-
-
-def _has_content(chunk: GenerationChunk) -> bool:
-    """False for a role, a keep-alive, or a closing usage."""
-    return bool(chunk.text or chunk.reasoning_text or chunk.tool_call_deltas)
+    def _note_send(self, sent_at: float, head: bytes, body: bytes) -> None:
+        begin = head.find(_ID_HEADER)
+        if begin >= 0:
+            request_id = head[begin + len(_ID_HEADER) : head.index(b"\r", begin)]
+            self._given_to_socket_at.setdefault(request_id, sent_at)

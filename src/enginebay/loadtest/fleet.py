@@ -1,0 +1,206 @@
+"""Several processes as one client, for loads that one event loop cannot make.
+
+Arrivals are dealt, never drawn again. All processes of a machine share one monotonic clock, so that one instant
+begins the run for all of them and their records belong together as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+from enginebay.backends.worker.process import WorkerProcess
+from enginebay.clock import Clock
+from enginebay.errors import LoadTestError
+from enginebay.loadtest.arrivals.deal import deal, deal_users
+from enginebay.loadtest.client_health import ProcessFigures
+from enginebay.loadtest.fleet_messages import (
+    Begin,
+    Ended,
+    Failed,
+    Job,
+    Reach,
+    Ready,
+    Recorded,
+    Stop,
+    ToWorker,
+    decode_from_worker,
+    encode,
+)
+from enginebay.loadtest.opening import num_connections, peak_rate
+from enginebay.loadtest.plan import Load, PlannedRequest
+from enginebay.loadtest.records import Record
+
+MAX_RATE_PER_PROCESS = 1000.0
+MAX_USERS_PER_PROCESS = 512
+BEGINS_AFTER_S = 0.2
+"""From the order to begin until the first instant of the run: every process has heard of it by then."""
+STOP_S = 5.0
+"""How long an interrupted process may take to tell what it has."""
+
+
+def num_processes_for(requests: Sequence[PlannedRequest], load: Load, *, num_cores: int) -> int:
+    """As few as can make the load, and one core stays free; what the engine needs on this machine nobody knows here."""
+    if load.users is not None:
+        wanted = math.ceil(load.users / MAX_USERS_PER_PROCESS)
+    else:
+        wanted = math.ceil(peak_rate(requests) / MAX_RATE_PER_PROCESS)
+    return max(1, min(wanted, num_cores - 1))
+
+
+class Fleet:
+    """One run. `on_record` gets records soon after their requests end, also when the run is cancelled."""
+
+    def __init__(
+        self,
+        reach: Reach,
+        *,
+        num_processes: int,
+        clock: Clock,
+        on_record: Callable[[Record], None],
+        request_timeout_s: float | None = None,
+        run_id: str = "run",
+    ) -> None:
+        """clock: the monotonic one of the machine; no other is shared."""
+        self._reach, self._num_processes, self._clock = reach, num_processes, clock
+        self._on_record, self._request_timeout_s, self._run_id = on_record, request_timeout_s, run_id
+        self._members: list[_Member] = []
+        self.started_at = clock.now()
+
+    @property
+    def num_in_flight(self) -> int:
+        return sum(member.num_in_flight for member in self._members)
+
+    @property
+    def figures(self) -> list[ProcessFigures]:
+        """Of the processes that came to an end, also when the run was cancelled."""
+        return [member.figures for member in self._members if member.figures is not None]
+
+    async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
+        """Raises LoadTestError with the cause when a process dies; the others are stopped, and all records are kept."""
+        for share, own_load in self._shares(requests, load):
+            self._members.append(self._member(share, own_load))
+        try:
+            await _all(member.launch() for member in self._members)
+            await _all(member.until_ready() for member in self._members)
+            self.started_at = self._clock.now() + BEGINS_AFTER_S
+            for member in self._members:
+                member.tell(Begin(self.started_at))
+            await _all(member.until_ended() for member in self._members)
+        finally:
+            await _to_the_end(self._stop())
+
+    def _shares(self, requests: Sequence[PlannedRequest], load: Load) -> list[tuple[list[PlannedRequest], Load]]:
+        shares = deal(requests, self._num_processes)
+        if load.users is None:
+            loads = [load] * len(shares)
+        else:
+            loads = [Load(users=users) if users else None for users in deal_users(load.users, len(shares))]
+        return [(share, own) for share, own in zip(shares, loads, strict=True) if share and own is not None]
+
+    def _member(self, requests: Sequence[PlannedRequest], load: Load) -> _Member:
+        job = Job(
+            reach=self._reach,
+            requests=tuple(requests),
+            load=load,
+            run_id=self._run_id,
+            request_timeout_s=self._request_timeout_s,
+            num_connections=num_connections(requests, load),
+        )
+        return _Member(job, name=f"client process {len(self._members) + 1}", on_record=self._on_record)
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*(member.stop() for member in self._members))
+
+
+class _Member:
+    """The parent's side of one process."""
+
+    def __init__(self, job: Job, *, name: str, on_record: Callable[[Record], None]) -> None:
+        self.num_in_flight = 0
+        self.figures: ProcessFigures | None = None
+        self._job, self._name, self._on_record = job, name, on_record
+        self._is_launched = False
+        self._problem: LoadTestError | None = None
+        self._ready, self._ended = asyncio.Event(), asyncio.Event()
+        self._process = WorkerProcess(
+            "enginebay.loadtest.fleet_worker:work", name=name, on_frame=self._on_frame, on_ended=self._on_ended
+        )
+
+    async def launch(self) -> None:
+        await self._process.launch()
+        self._is_launched = True
+        self.tell(self._job)
+
+    async def until_ready(self) -> None:
+        await self._ready.wait()
+        self._demand_sound()
+
+    async def until_ended(self) -> None:
+        await self._ended.wait()
+        self._demand_sound()
+
+    def tell(self, message: ToWorker) -> None:
+        self._process.send(encode(message))
+
+    async def stop(self) -> None:
+        """Ask for what it has measured, then end it."""
+        if self._is_launched and not self._ended.is_set():
+            self.tell(Stop())
+            await asyncio.wait({asyncio.ensure_future(self._ended.wait())}, timeout=STOP_S)
+        await self._process.stop(grace_s=STOP_S)
+
+    def _demand_sound(self) -> None:
+        if self._problem is not None:
+            raise self._problem
+
+    def _on_frame(self, frame: bytes) -> None:
+        match decode_from_worker(frame):
+            case Ready():
+                self._ready.set()
+            case Recorded() as recorded:
+                self.num_in_flight = recorded.num_in_flight
+                for record in recorded.records:
+                    self._on_record(record)
+            case Ended() as ended:
+                self.figures = ended.figures
+                self._ended.set()
+            case Failed() as failed:
+                self._fail(f"the load test's {self._name} cannot do its part: {failed.problem}")
+
+    def _on_ended(self) -> None:
+        if self._ended.is_set():
+            return
+        lines = "".join(f"\n  {line}" for line in self._process.log_tail()[-8:])
+        self._fail(f"the load test's {self._name} {self._process.how_it_ended()} in the middle of a run{lines}")
+
+    def _fail(self, problem: str) -> None:
+        self.num_in_flight = 0
+        self._problem = self._problem or LoadTestError(problem)
+        self._ready.set()
+        self._ended.set()
+
+
+async def _all(waits: Iterable[Coroutine[None, None, None]]) -> None:
+    """The first failure at once, whoever waits besides."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _to_the_end(stopping: Coroutine[None, None, None]) -> None:
+    """Also when this is cancelled meanwhile: no process is left behind."""
+    task = asyncio.ensure_future(stopping)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

@@ -1,0 +1,50 @@
+"""The whole load from this process: what is enough for nearly every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from enginebay.backend import Backend
+from enginebay.clock import Clock
+from enginebay.loadtest.client_health import ProcessFigures, ProcessWatch
+from enginebay.loadtest.opening import num_connections, open_connections
+from enginebay.loadtest.plan import Load, PlannedRequest
+from enginebay.loadtest.records import Record
+from enginebay.loadtest.runner import Runner
+
+
+class SingleProcess:
+    """One run, with an eye on how this process fares."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        clock: Clock,
+        on_record: Callable[[Record], None],
+        request_timeout_s: float | None = None,
+        run_id: str = "run",
+    ) -> None:
+        self._backend, self._clock = backend, clock
+        self._runner = Runner(
+            backend, clock=clock, on_record=on_record, request_timeout_s=request_timeout_s, run_id=run_id
+        )
+        self._watch = ProcessWatch(clock)
+
+    @property
+    def started_at(self) -> float:
+        return self._runner.started_at
+
+    @property
+    def num_in_flight(self) -> int:
+        return self._runner.num_in_flight
+
+    @property
+    def figures(self) -> Sequence[ProcessFigures]:
+        return (self._watch.figures,)
+
+    async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
+        self._runner.prepare(requests)
+        await open_connections(self._backend, num_connections(requests, load))
+        async with self._watch:
+            await self._runner.replay(load, started_at=self._clock.now())
