@@ -19,9 +19,9 @@ from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Load, Plan, load_plan
 from enginebay.loadtest.records import read_records
 from enginebay.loadtest.result import Result, load_result
-from enginebay.loadtest.run_checks import effective_settings, settings_differ
 from enginebay.loadtest.session import Bench
 from enginebay.loadtest.timeseries import read_samples
+from enginebay.loadtest.validity.settings import effective_settings, settings_differ
 from enginebay.types import Feature
 
 

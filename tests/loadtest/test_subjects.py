@@ -11,8 +11,8 @@ from enginebay.clock import MonotonicClock
 from enginebay.config.loader import parse_config
 from enginebay.errors import StartFailed
 from enginebay.loadtest.measurement import Subject
-from enginebay.loadtest.run_checks import settings_differ
 from enginebay.loadtest.subjects import subject_of
+from enginebay.loadtest.validity.settings import settings_differ
 
 SMOLLM2 = model_argument("smollm2-135m")
 LAUNCHED = """version: 1

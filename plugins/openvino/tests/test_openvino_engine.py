@@ -22,7 +22,7 @@ from enginebay.errors import (
     UnsupportedFeature,
 )
 from enginebay.guard import GuardedBackend
-from enginebay.loadtest.run_checks import effective_settings, settings_differ
+from enginebay.loadtest.validity.settings import effective_settings, settings_differ
 from enginebay.plugins import get_backend
 from enginebay.types import (
     Chat,

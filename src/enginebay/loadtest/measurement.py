@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
-from enginebay.errors import BackendError
-from enginebay.guard import GuardedBackend
+from enginebay.errors import LoadTestError
+from enginebay.loadtest.client_health import ProcessFigures, client_health
 from enginebay.loadtest.engine_figures import EngineFigures, engine_figures
-from enginebay.loadtest.environment import gpu_memory_used_bytes
+from enginebay.loadtest.environment import gpu_memory_used_bytes, num_cores
+from enginebay.loadtest.fleet import Fleet, num_processes_for
+from enginebay.loadtest.fleet_messages import Reach
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
-from enginebay.loadtest.plan import PlannedLoad
+from enginebay.loadtest.plan import Load, PlannedLoad, PlannedRequest
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
 from enginebay.loadtest.records import Record, RunKey
 from enginebay.loadtest.result import DEFAULT_MARGIN, Run, Status
-from enginebay.loadtest.run_checks import effective_settings, invalid_reasons, settings_differ
-from enginebay.loadtest.runner import Runner
+from enginebay.loadtest.self_check.ceiling import ClientCeiling
+from enginebay.loadtest.single_process import SingleProcess
 from enginebay.loadtest.timeseries import Sample, Sampler
 from enginebay.loadtest.tokenizer import TextTokenizer
+from enginebay.loadtest.validity.checks import validity
+from enginebay.loadtest.validity.evidence import Evidence
+from enginebay.loadtest.validity.settings import effective_settings
 from enginebay.types import EngineStats
 
 
@@ -44,15 +48,25 @@ class Subject:
     """As the config says it."""
     weights: str | None = None
     """Fingerprint of the model's files, where they are at hand."""
+    reach: Callable[[Backend], Reach | None] = lambda backend: None
+    """How further client processes come to the started server; None where they cannot, so that one process is all."""
 
 
-OPEN_LOOP_CONNECTIONS = 64
-"""Opened in advance where nobody knows how many requests will be under way at a time."""
+class Replayer(Protocol):
+    """Who replays a load: this process, or several."""
 
+    @property
+    def started_at(self) -> float:
+        """All instants of the records count from here."""
+        ...
 
-@runtime_checkable
-class OpensConnections(Protocol):
-    async def open_connections(self, num_connections: int) -> None: ...
+    @property
+    def num_in_flight(self) -> int: ...
+
+    @property
+    def figures(self) -> Sequence[ProcessFigures]: ...
+
+    async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None: ...
 
 
 class Watcher(Protocol):
@@ -74,6 +88,12 @@ class BenchSettings:
     equivalence_margin: float = DEFAULT_MARGIN
     sample_interval_s: float = 0.5
     request_timeout_s: float | None = None
+    percentiles: tuple[float, ...] = ()
+    """That a run must have enough requests for."""
+    ceiling: ClientCeiling | None = None
+    """Of the client on this machine, where it was measured."""
+    num_client_processes: int | None = None
+    """None: as few as can make the load."""
 
 
 class Measurement:
@@ -94,61 +114,58 @@ class Measurement:
         self.records: list[Record] = []
         self._subject, self._backend, self._planned_load = subject, backend, planned_load
         self._clock, self._watcher, self._settings = clock, watcher, settings
-        self._runner = Runner(
-            backend,
-            clock=clock,
-            on_record=self._on_record,
-            request_timeout_s=settings.request_timeout_s,
-            run_id=f"{subject.label}-{planned_load.load}-{start_index}".replace(" ", "-"),
-        )
+        self._replayer = self._new_replayer(f"{subject.label}-{planned_load.load}-{start_index}".replace(" ", "-"))
         self._sampler = Sampler(
             backend,
             run=self.key,
             clock=clock,
-            started_at=lambda: self._runner.started_at,
-            num_in_flight=lambda: self._runner.num_in_flight,
+            started_at=lambda: self._replayer.started_at,
+            num_in_flight=lambda: self._replayer.num_in_flight,
             interval_s=settings.sample_interval_s,
         )
         self._before: tuple[float, EngineStats] | None = None
-        self._client_cpu_ratio = 0.0
         self._gpu_memory_used_bytes: tuple[int, ...] = ()
 
     @property
     def samples(self) -> list[Sample]:
         return self._sampler.samples
 
+    def _new_replayer(self, run_id: str) -> Replayer:
+        requests, load = self._planned_load.requests, self._planned_load.load
+        asked = self._settings.num_client_processes
+        num_processes = asked or num_processes_for(requests, load, num_cores=num_cores())
+        reach = self._subject.reach(self._backend) if num_processes > 1 else None
+        if asked is not None and asked > 1 and reach is None:
+            raise LoadTestError(f"{self._subject.label!r} is in this process: no other process can be its client")
+        if reach is None:
+            return SingleProcess(
+                self._backend,
+                clock=self._clock,
+                on_record=self._on_record,
+                request_timeout_s=self._settings.request_timeout_s,
+                run_id=run_id,
+            )
+        return Fleet(
+            reach,
+            num_processes=num_processes,
+            clock=self._clock,
+            on_record=self._on_record,
+            request_timeout_s=self._settings.request_timeout_s,
+            run_id=run_id,
+        )
+
     async def run(self) -> None:
-        await self._open_connections()
         await self._sampler.sample()
         self._before = self._sampler.latest
         self._watcher.run_begins(self.key, len(self._planned_load.requests))
-        async with asyncio.TaskGroup() as beside:
-            sampling = beside.create_task(self._sampler.run())
-            try:
-                await self._send_all()
-            finally:
-                sampling.cancel()
+        sampling = asyncio.create_task(self._sampler.run(), name="sampling of the load test")
+        try:
+            await self._replayer.run(self._planned_load.requests, self._planned_load.load)
+        finally:
+            sampling.cancel()
+            await asyncio.wait({sampling})
         await self._sampler.sample()
         self._gpu_memory_used_bytes = await asyncio.to_thread(gpu_memory_used_bytes)
-
-    async def _open_connections(self) -> None:
-        """Before anything is timed, so that no request pays for its connection."""
-        inner = self._backend.inner if isinstance(self._backend, GuardedBackend) else self._backend
-        if not isinstance(inner, OpensConnections):
-            return
-        num_requests = len(self._planned_load.requests)
-        wanted = self._planned_load.load.users or min(num_requests, OPEN_LOOP_CONNECTIONS)
-        # A server that refuses now will refuse the requests, and there it is counted.
-        with suppress(BackendError):
-            await inner.open_connections(wanted)
-
-    async def _send_all(self) -> None:
-        began_at, cpu_s = self._clock.now(), time.process_time()
-        try:
-            await self._runner.run(self._planned_load.requests, self._planned_load.load)
-        finally:
-            elapsed_s = self._clock.now() - began_at
-            self._client_cpu_ratio = (time.process_time() - cpu_s) / elapsed_s if elapsed_s > 0 else 0.0
 
     def outcome(self, status: Status, *, tokenizer: TextTokenizer | None) -> Run:
         """The statistics and second token counts come here, when nothing is measured any more."""
@@ -158,14 +175,22 @@ class Measurement:
                 record.num_retokenized_tokens = len(tokenizer.encode_plain(record.text))
         metrics = run_metrics(self.records, self._settings.slo, policy=self._policy())
         info = self._backend.info
-        reasons = [
-            *invalid_reasons(self._planned_load, self.records, metrics, status=status),
-            *settings_differ(
-                self._subject.configured_settings,
-                info.effective_settings,
-                approximated=self._subject.approximated_settings,
-            ),
-        ]
+        client = client_health(self.records, processes=self._replayer.figures, load=self.key.load)
+        found = validity(
+            Evidence(
+                planned_load=self._planned_load,
+                records=self.records,
+                metrics=metrics,
+                status=status,
+                client=client,
+                ceiling=self._settings.ceiling,
+                samples=self.samples,
+                percentiles=self._settings.percentiles,
+                configured_settings=self._subject.configured_settings,
+                told_settings=info.effective_settings,
+                approximated_settings=self._subject.approximated_settings,
+            )
+        )
         return Run(
             backend=self._subject.kind,
             label=self.key.label,
@@ -179,9 +204,11 @@ class Measurement:
             engine_version=info.engine_version,
             configured_settings=dict(self._subject.configured_settings),
             effective_settings=effective_settings(self._subject.configured_settings, info.effective_settings),
-            valid=not reasons,
-            invalid_reasons=reasons,
-            client_cpu_ratio=self._client_cpu_ratio,
+            valid=not found.reasons,
+            invalid_reasons=list(found.reasons),
+            unchecked=list(found.unchecked),
+            client_cpu_ratio=max(client.cpu_ratios, default=0.0),
+            client=client,
             metrics=metrics,
             gpu_memory_used_bytes=self._gpu_memory_used_bytes,
             engine=self._engine(),

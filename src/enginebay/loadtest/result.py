@@ -16,6 +16,7 @@ from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.metrics import Metrics, ServiceLevels
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import RunKey
+from enginebay.loadtest.validity.unchecked import Unchecked
 
 SCHEMA_VERSION = 2
 DEFAULT_MARGIN = 0.05
@@ -83,6 +84,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine said that it ran with. `unknown` stands for a setting that was asked for and is not told."""
     valid: bool
     invalid_reasons: list[InvalidReason]
+    unchecked: list[Unchecked] = []
+    """What could not be looked at, for want of anything to look at: it does not make the run invalid."""
     client_cpu_ratio: float
     """CPU time of the load test's own process / time of the run: near 1 the client is the limit."""
     metrics: Metrics

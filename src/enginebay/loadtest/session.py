@@ -21,9 +21,9 @@ from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.kept import Kept
 from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject, Watcher
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, save_plan
+from enginebay.loadtest.plan_fit import check_plan_fits
 from enginebay.loadtest.records import RecordLine, write_records
 from enginebay.loadtest.result import Failure, MeasuredSubject, Origin, Result, Run, Status, save_result
-from enginebay.loadtest.run_checks import check_plan_fits
 from enginebay.loadtest.runner import Runner
 from enginebay.loadtest.schedule import Estimator, TimeEstimate, rounds
 from enginebay.loadtest.timeseries import write_samples

@@ -1,0 +1,34 @@
+"""Requests that were not answered: the run was stopped, or too many failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from enginebay.loadtest.validity.evidence import Evidence
+from enginebay.loadtest.validity.reason import Finding, Reason
+
+MAX_ERROR_RATIO = 0.01
+
+PARTIAL = Reason(
+    code="partial",
+    meaning="The run was stopped before all of its requests were answered.",
+    bound="every planned request is answered or has failed",
+    remedy="Measure again, or go on with `enginebay bench --resume`.",
+)
+ERRORS = Reason(
+    code="errors",
+    meaning="Too many requests failed: an engine that refuses work looks fast.",
+    bound=f"at most {MAX_ERROR_RATIO:.0%} of the requests fail",
+    remedy="Read the table of errors in the report; lower the load or mend the engine's settings.",
+)
+
+
+def failures(evidence: Evidence) -> Iterator[Finding]:
+    metrics = evidence.metrics
+    if evidence.status == "partial":
+        num_planned = len(evidence.planned_load.requests)
+        yield PARTIAL.found(f"stopped after {metrics.num_requests} of {num_planned} requests")
+    if metrics.num_errors > MAX_ERROR_RATIO * metrics.num_requests:
+        yield ERRORS.found(
+            f"{metrics.num_errors} of {metrics.num_requests} requests failed; the bound is {MAX_ERROR_RATIO:.0%}"
+        )
