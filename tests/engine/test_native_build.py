@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,19 @@ def test_of_two_engines_that_compile_at_once_both_have_the_kernels(tmp_path: Pat
     said = chosen(tmp_path / "home", CXX=compiler(tmp_path, OVERTAKEN), WINNER=str(winner))
     assert "chosen: native" in said
     assert [path.name for path in winner.parent.iterdir()] == [winner.name]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_compiling_a_new_version_removes_those_that_nobody_used_for_long(tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "kernels"
+    for name, used_at in (("long-ago", 0), ("lately", time.time())):
+        (folder / name).mkdir(parents=True)
+        (folder / name / _library().name).write_bytes(b"kernels")
+        for path in (folder / name / _library().name, folder / name):
+            os.utime(path, (used_at, used_at))
+    assert "chosen: native" in chosen(tmp_path / "home")
+    assert {path.name for path in folder.iterdir()} == {_library().parent.name, "lately"}
 
 
 def test_the_home_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

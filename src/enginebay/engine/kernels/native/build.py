@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import shlex
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -20,10 +19,17 @@ from typing import Any
 
 import torch
 
+from enginebay.engine.kernels import compiled
+from enginebay.engine.kernels.machine import (
+    COMPILER_VARIABLE,
+    COMPILERS,
+    cpu_features,
+    find_compiler,
+    what_this_machine_lacks,
+)
+
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
-NEEDED_FEATURES = frozenset({"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512vl"})
-COMPILER_VARIABLE, COMPILERS = "CXX", ("c++", "g++")
 DIRECTORY_VARIABLE = "ENGINEBAY_HOME"
 
 _log = logging.getLogger(__name__)
@@ -40,22 +46,38 @@ class NativeKernels:
 @cache
 def native_kernels() -> NativeKernels:
     """Compiled if they have to be. Raises nothing, not even for a compiler that fails: there are other kernels."""
-    if (missing := _what_this_machine_lacks()) is not None:
+    if (missing := what_this_machine_lacks()) is not None:
         return NativeKernels(None, missing)
     try:
         library = _library()
-        if not library.exists():
-            _compile(library)
+        with compiled.nothing_is_removed(library.parent.parent):
+            if is_new := not compiled.is_there(library):
+                _compile(library)
+            why_not = _load(library)
+        if is_new:
+            compiled.remove_unused(library.parent.parent, now=time.time())
     except (OSError, RuntimeError, ValueError) as error:
         return _failed(f"they cannot be compiled: {_told(error)}")
-    try:
-        torch.ops.load_library(str(library))
-    except (OSError, RuntimeError) as error:
-        return _failed(f"{library} cannot be loaded: {_told(error)}; delete it to have it compiled again")
+    if why_not is not None:
+        return _failed(why_not)
     operators = torch.ops.enginebay
     if not operators.request_tiles():
         return _failed("the system does not give this process AMX tiles")
     return NativeKernels(operators)
+
+
+def is_compiled() -> bool:
+    """For this source, torch and CPU: they start at once."""
+    return _library().exists()
+
+
+def _load(library: Path) -> str | None:
+    """Why it cannot be; None once it is."""
+    try:
+        torch.ops.load_library(str(library))
+    except (OSError, RuntimeError) as error:
+        return f"{library} cannot be loaded: {_told(error)}; delete it to have it compiled again"
+    return None
 
 
 def _failed(why_not: str) -> NativeKernels:
@@ -71,29 +93,13 @@ def _told(error: Exception) -> str:
     return " / ".join(named or lines[:1] or [type(error).__name__])
 
 
-def _what_this_machine_lacks() -> str | None:
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        return "they are for x86-64 CPUs under Linux"
-    if missing := NEEDED_FEATURES - _cpu_features():
-        return f"this CPU lacks {', '.join(sorted(missing))}"
-    return None
-
-
-def _cpu_features() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return next((frozenset(line.split()[2:]) for line in lines if line.startswith("flags")), frozenset())
-
-
 def _library() -> Path:
     """Another source, torch or CPU is another library: one home may be shared between machines."""
     told = (
         SOURCE.read_bytes(),
         torch.__version__.encode(),
         " ".join(FLAGS).encode(),
-        " ".join(sorted(_cpu_features())).encode(),
+        " ".join(sorted(cpu_features())).encode(),
     )
     digest = sha256(b"\0".join(told)).hexdigest()[:16]
     return _home() / "kernels" / digest / "enginebay_kernels.so"
@@ -138,12 +144,8 @@ def _build(library: Path) -> None:
 
 
 def _compiler() -> list[str]:
-    """The command; CXX may give more than a name."""
-    if given := shlex.split(os.environ.get(COMPILER_VARIABLE, "")):
-        return given
-    for name in COMPILERS:
-        if (found := shutil.which(name)) is not None:
-            return [found]
+    if (command := find_compiler()) is not None:
+        return command
     raise RuntimeError(f"a C++ compiler must be installed ({' or '.join(COMPILERS)}), or named by {COMPILER_VARIABLE}")
 
 
