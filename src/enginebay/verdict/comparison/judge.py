@@ -1,0 +1,201 @@
+"""From results to a verdict: the backends of one load test, or the same loads of two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from enginebay.errors import NotComparable
+from enginebay.loadtest.environment import Environment
+from enginebay.loadtest.result import Result
+from enginebay.verdict.comparison.contest import Contest, Subject
+from enginebay.verdict.comparison.family import LEVEL, judge_all
+from enginebay.verdict.comparison.figures import figures
+from enginebay.verdict.comparison.why import reasons
+from enginebay.verdict.comparison.words import headline, sentences
+from enginebay.verdict.outputs.agreement import OutputAgreement
+from enginebay.verdict.verdict import LoadVerdict, Status, Verdict
+
+
+def judge(
+    result: Result, *, first: str | None = None, margin: float | None = None, outputs: Sequence[OutputAgreement] = ()
+) -> Verdict:
+    """Each backend of one load test against `first`, or against the one that was asked for first.
+
+    Starts of one number stood side by side in time and are compared pair by pair. margin: in place of the result's own.
+    Raises NotComparable where backends were reached over different transports, or where there is only one.
+    """
+    subjects = [_subject(result, label) for label in _labels(result, first=first)]
+    if len(subjects) < 2:
+        raise NotComparable("a verdict needs two backends, and one was measured: name two with --backend")
+    contests = [
+        Contest(first=subjects[0], second=other, load=load, is_paired=True)
+        for other in subjects[1:]
+        for load in dict.fromkeys(run.load for run in result.runs)
+    ]
+    return _verdict([result], subjects, contests, margin=margin, outputs=outputs)
+
+
+def judge_between(
+    first: Result,
+    second: Result,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+    margin: float | None = None,
+    outputs: Sequence[OutputAgreement] = (),
+) -> Verdict:
+    """Each backend of `second` against the one of the same label in `first`; where each has one alone, against that.
+
+    Nothing puts their starts side by side in time, so they are compared as two groups. names: of the results, where
+    labels are the same on both sides. Raises NotComparable for other plans, other transports or nothing in common.
+    """
+    _demand_one_plan(first, second)
+    pairs = list(_pairs(first, second, names=names))
+    if not pairs:
+        ours, theirs = (", ".join(_labels(result)) or "none" for result in (first, second))
+        raise NotComparable(f"no backend in common: {ours} against {theirs}")
+    contests = [
+        Contest(first=one, second=other, load=load, is_paired=False)
+        for one, other in pairs
+        for load in dict.fromkeys(run.load for run in (*one.runs, *other.runs))
+    ]
+    subjects = [subject for pair in pairs for subject in pair]
+    return _verdict([first, second], subjects, contests, margin=margin, outputs=outputs)
+
+
+def _verdict(
+    results: Sequence[Result],
+    subjects: Sequence[Subject],
+    contests: Sequence[Contest],
+    *,
+    margin: float | None,
+    outputs: Sequence[OutputAgreement],
+) -> Verdict:
+    for contest in contests:
+        contest.demand_one_transport()
+    margin = results[0].equivalence_margin if margin is None else margin
+    family = judge_all(contests, figures(has_levels=_has_levels(results)), margin=margin)
+    loads = [
+        LoadVerdict(
+            first=contest.first.name,
+            second=contest.second.name,
+            load=contest.load,
+            status=contest.status,
+            metrics=tuple(metrics),
+            invalid=contest.invalid,
+            reasons=reasons(contest) if contest.status in ("judged", "too few starts") else (),
+        )
+        for contest, metrics in zip(contests, family.by_contest, strict=True)
+    ]
+    status = _status(loads)
+    return Verdict(
+        plan_sha256=results[0].plan_sha256,
+        subjects=tuple(subject.name for subject in subjects),
+        status=status,
+        paired=all(contest.is_paired for contest in contests),
+        margin=margin,
+        confidence=1 - LEVEL,
+        num_hypotheses=family.num_hypotheses,
+        loads=tuple(loads),
+        headline=headline(loads, status),
+        sentences=sentences(loads, margin=margin),
+        caveats=tuple(_caveats(results, loads)),
+        outputs=tuple(outputs),
+    )
+
+
+def _status(loads: Sequence[LoadVerdict]) -> Status:
+    """`judged` as soon as one load was; else what stands in the way first of all."""
+    found = {load.status for load in loads}
+    return next((status for status in _IN_ORDER if status in found), "nothing to compare")
+
+
+_IN_ORDER: tuple[Status, ...] = ("judged", "simulated", "invalid", "too few starts")
+
+
+# ---------------------------------------------------------------- subjects
+
+
+def _labels(result: Result, *, first: str | None = None) -> list[str]:
+    """In the order in which they were asked for, `first` before all."""
+    measured = [*(run.label for run in result.runs), *(failure.label for failure in result.failures)]
+    labels = list(dict.fromkeys([*(subject.label for subject in result.subjects), *measured]))
+    if first is None:
+        return labels
+    if first not in labels:
+        raise NotComparable(f"no backend of the result is called {first!r}; there are {', '.join(labels)}")
+    return [first, *(label for label in labels if label != first)]
+
+
+def _subject(result: Result, label: str, *, name: str | None = None) -> Subject:
+    return Subject(
+        name=name or label,
+        runs=[run for run in result.runs if run.label == label],
+        failures=[failure for failure in result.failures if failure.label == label],
+    )
+
+
+def _pairs(first: Result, second: Result, *, names: tuple[str, str]) -> Iterator[tuple[Subject, Subject]]:
+    ours, theirs = _labels(first), _labels(second)
+    if len(ours) == len(theirs) == 1 and ours != theirs:
+        yield _subject(first, ours[0]), _subject(second, theirs[0])
+        return
+    for label in ours:
+        if label in theirs:
+            one, other = (
+                _subject(result, label, name=f"{label} ({name})") for result, name in _named(first, second, names)
+            )
+            yield one, other
+
+
+def _named(first: Result, second: Result, names: tuple[str, str]) -> Iterator[tuple[Result, str]]:
+    """Names that are equal would make two subjects one."""
+    told = names if names[0] != names[1] else ("first", "second")
+    yield from zip((first, second), told, strict=True)
+
+
+# ---------------------------------------------------------------- what must be alike
+
+
+def _demand_one_plan(first: Result, second: Result) -> None:
+    if first.plan_sha256 != second.plan_sha256:
+        raise NotComparable(
+            f"the two results replayed different plans ({first.plan_sha256[:12]} and {second.plan_sha256[:12]}): "
+            "measure both with the same config, seed and model"
+        )
+
+
+def _has_levels(results: Sequence[Result]) -> bool:
+    """Of two results with different service levels the goodput is not the same figure."""
+    levels = results[0].slo
+    return all(result.slo == levels for result in results) and any(
+        value is not None for value in msgspec.structs.astuple(levels)
+    )
+
+
+def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterator[str]:
+    if len(results) > 1:
+        yield from _other_machine(results[0].environment, results[1].environment)
+        if results[0].slo != results[1].slo:
+            yield "The results have other service levels: good requests per second are not compared."
+        yield (
+            "The results were measured one after the other and not in turns: what changed on the machine in between "
+            "counts as a difference of the engines."
+        )
+    if any(result.status == "partial" for result in results):
+        yield "A load test ended early: not every start that was planned was measured."
+    seen = dict.fromkeys(invalid for load in loads for invalid in load.invalid)
+    for invalid in seen:
+        start = "" if invalid.start_index is None else f", start {invalid.start_index + 1}"
+        where = "" if invalid.load is None else f", {invalid.load}"
+        codes = "; ".join(f"{reason.code}: {reason.detail}" for reason in invalid.reasons)
+        yield f"INVALID {invalid.label}{where}{start}: {codes}"
+
+
+def _other_machine(first: Environment, second: Environment) -> Iterator[str]:
+    names = ("cpu", "num_cores", "memory_bytes", "gpus", "operating_system", "python")
+    others = [name for name in names if getattr(first, name) != getattr(second, name)]
+    if others:
+        told = ", ".join(f"{name} {getattr(first, name)} and {getattr(second, name)}" for name in others)
+        yield f"The results were measured on different machines: {told}."

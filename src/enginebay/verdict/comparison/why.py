@@ -1,0 +1,199 @@
+"""Why one is faster, as far as the engines tell: what differs between them in every start, with its figures.
+
+A quantity is named only where both sides tell it, where it differs by LEAST_DIFFERENCE, and where no start of one side
+reaches into the other's: what a single start would overturn explains nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from enginebay.loadtest.metrics import Distribution
+from enginebay.loadtest.result import Run
+from enginebay.verdict.comparison.contest import Contest, Start
+from enginebay.verdict.comparison.phrases import number, seconds, share
+from enginebay.verdict.verdict import Reason
+
+LEAST_DIFFERENCE = 0.1
+"""Of the larger of the two values."""
+LEAST_SHARE = 0.02
+"""For what is itself a share of a whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    name: str
+    value: Callable[[Run], float | None]
+    shown: Callable[[float], str]
+    sentence: str
+    """With {first}, {second}, {first_value} and {second_value}."""
+    is_share: bool = False
+
+
+def _mean(distribution: Distribution | None) -> float | None:
+    return None if distribution is None else distribution.mean
+
+
+QUANTITIES = (
+    Quantity(
+        name="queue_s",
+        value=lambda run: run.engine.queue_s if run.engine.queue_s is not None else run.metrics.batch_wait_s,
+        shown=seconds,
+        sentence="A request waited {second_value} for a place in the batch of {second}, {first_value} with {first}.",
+    ),
+    Quantity(
+        name="prefill_s",
+        value=lambda run: run.engine.prefill_s,
+        shown=seconds,
+        sentence="From a place in the batch to the first token it took {second_value} with {second}, "
+        "{first_value} with {first}.",
+    ),
+    Quantity(
+        name="decode_s",
+        value=lambda run: run.engine.decode_s if run.engine.decode_s is not None else _mean(run.metrics.tpot_s),
+        shown=seconds,
+        sentence="Each further token took {second_value} with {second}, {first_value} with {first}.",
+    ),
+    Quantity(
+        name="batch_size",
+        value=lambda run: run.engine.batch_size,
+        shown=number,
+        sentence="A step of {second} served {second_value} requests on average, one of {first} {first_value}.",
+    ),
+    Quantity(
+        name="tokens_per_step",
+        value=lambda run: run.engine.tokens_per_step,
+        shown=number,
+        sentence="A step of {second} gave {second_value} tokens, one of {first} {first_value}.",
+    ),
+    Quantity(
+        name="tokens_per_draft",
+        value=lambda run: run.engine.tokens_per_draft,
+        shown=number,
+        sentence="A draft gave {second_value} tokens with {second}, {first_value} with {first}.",
+    ),
+    Quantity(
+        name="acceptance_ratio",
+        value=lambda run: run.engine.acceptance_ratio,
+        shown=share,
+        sentence="Of its drafted tokens {second} kept {second_value}, {first} {first_value}.",
+        is_share=True,
+    ),
+    Quantity(
+        name="cache_hit_ratio",
+        value=lambda run: run.engine.cache_hit_ratio,
+        shown=share,
+        sentence="{second} found {second_value} of the prompt tokens in its prefix cache, {first} {first_value}.",
+        is_share=True,
+    ),
+    Quantity(
+        name="padding_ratio",
+        value=lambda run: run.metrics.padding_ratio,
+        shown=share,
+        sentence="{second} computed {second_value} of all positions only to fill up a batch, {first} {first_value}.",
+        is_share=True,
+    ),
+    Quantity(
+        name="idle_slot_ratio",
+        value=lambda run: run.metrics.idle_slot_ratio,
+        shown=share,
+        sentence="In the batch of {second} {second_value} of the places did no work, {first_value} with {first}.",
+        is_share=True,
+    ),
+    Quantity(
+        name="outside_model_ratio",
+        value=lambda run: run.metrics.outside_model_ratio,
+        shown=share,
+        sentence="Outside the model {second} spent {second_value} of its busy time, {first} {first_value}.",
+        is_share=True,
+    ),
+    Quantity(
+        name="num_preemptions",
+        value=lambda run: run.engine.num_preemptions,
+        shown=number,
+        sentence="{second} put {second_value} requests of a run back for want of memory, {first} {first_value}.",
+    ),
+)
+
+
+def reasons(contest: Contest) -> tuple[Reason, ...]:
+    """The parts of an answer's time first, then what differs most."""
+    found = [reason for quantity in QUANTITIES if (reason := _reason(contest, quantity)) is not None]
+    found.sort(key=lambda reason: -_distance(reason.first_value, reason.second_value))
+    return (*_parts_of_an_answer(contest), *found)
+
+
+def _reason(contest: Contest, quantity: Quantity) -> Reason | None:
+    first, second = (_values(side, quantity.value) for side in contest.starts)
+    if not first or not second or not _differ(first, second, is_share=quantity.is_share):
+        return None
+    first_value, second_value = sum(first) / len(first), sum(second) / len(second)
+    return Reason(
+        quantity=quantity.name,
+        first_value=first_value,
+        second_value=second_value,
+        sentence=quantity.sentence.format(
+            first=contest.first.name,
+            second=contest.second.name,
+            first_value=quantity.shown(first_value),
+            second_value=quantity.shown(second_value),
+        ),
+    )
+
+
+def _values(side: Sequence[Start], value: Callable[[Run], float | None]) -> list[float]:
+    """One for each start; none at all where a run does not tell."""
+    values = [[value(run) for run in start] for start in side]
+    told = [[item for item in start if item is not None] for start in values]
+    is_told = all(len(some) == len(start) for some, start in zip(told, values, strict=True))
+    return [sum(start) / len(start) for start in told] if is_told else []
+
+
+def _differ(first: Sequence[float], second: Sequence[float], *, is_share: bool) -> bool:
+    if not (max(first) < min(second) or max(second) < min(first)):
+        return False
+    one, other = sum(first) / len(first), sum(second) / len(second)
+    least = LEAST_SHARE if is_share else LEAST_DIFFERENCE * max(abs(one), abs(other))
+    return abs(one - other) >= least
+
+
+def _distance(one: float, other: float) -> float:
+    return math.inf if min(one, other) <= 0 else abs(math.log(one / other))
+
+
+def _parts_of_an_answer(contest: Contest) -> Iterator[Reason]:
+    """How much of the difference is the wait for the first token, how much the tokens after it."""
+    parts = [[_values(side, value) for side in contest.starts] for value in (_answer_s, _first_token_s)]
+    (first_whole, second_whole), (first_wait, second_wait) = parts
+    if not first_whole or not second_whole or not first_wait or not second_wait:
+        return
+    if not _differ(first_whole, second_whole, is_share=False):
+        return
+    whole, wait = (_means(*pair) for pair in ((first_whole, second_whole), (first_wait, second_wait)))
+    after = (whole[1] - wait[1]) - (whole[0] - wait[0])
+    yield Reason(
+        quantity="e2e_s",
+        first_value=whole[0],
+        second_value=whole[1],
+        sentence=f"An answer took {_less_or_more(whole[1] - whole[0])} with {contest.second.name} than with "
+        f"{contest.first.name}: {_less_or_more(wait[1] - wait[0])} up to its first token, "
+        f"{_less_or_more(after)} after it.",
+    )
+
+
+def _answer_s(run: Run) -> float | None:
+    return _mean(run.metrics.e2e_s)
+
+
+def _first_token_s(run: Run) -> float | None:
+    return _mean(run.metrics.ttft_s)
+
+
+def _means(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    return sum(first) / len(first), sum(second) / len(second)
+
+
+def _less_or_more(difference_s: float) -> str:
+    return f"{seconds(abs(difference_s))} {'less' if difference_s < 0 else 'more'}"
