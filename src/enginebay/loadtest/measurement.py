@@ -15,10 +15,10 @@ from enginebay.loadtest.client_health import ProcessFigures, client_health
 from enginebay.loadtest.engine_figures import EngineFigures, engine_figures
 from enginebay.loadtest.environment import gpu_memory_used_bytes, num_cores
 from enginebay.loadtest.fleet import Fleet, num_processes_for
-from enginebay.loadtest.fleet_messages import Reach
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
 from enginebay.loadtest.plan import Load, PlannedLoad, PlannedRequest
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
+from enginebay.loadtest.reaching import reach_of
 from enginebay.loadtest.records import Record, RunKey
 from enginebay.loadtest.result import DEFAULT_MARGIN, Run, Status
 from enginebay.loadtest.self_check.ceiling import ClientCeiling
@@ -48,8 +48,6 @@ class Subject:
     """As the config says it."""
     weights: str | None = None
     """Fingerprint of the model's files, where they are at hand."""
-    reach: Callable[[Backend], Reach | None] = lambda backend: None
-    """How further client processes come to the started server; None where they cannot, so that one process is all."""
 
 
 class Replayer(Protocol):
@@ -134,7 +132,7 @@ class Measurement:
         requests, load = self._planned_load.requests, self._planned_load.load
         asked = self._settings.num_client_processes
         num_processes = asked or num_processes_for(requests, load, num_cores=num_cores())
-        reach = self._subject.reach(self._backend) if num_processes > 1 else None
+        reach = reach_of(self._backend) if num_processes > 1 else None
         if asked is not None and asked > 1 and reach is None:
             raise LoadTestError(f"{self._subject.label!r} is in this process: no other process can be its client")
         if reach is None:

@@ -1,0 +1,137 @@
+"""Several client processes against the oracle: what they record together is what it sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import psutil
+import pytest
+from loadtest_fakes import planned
+
+from enginebay.clock import MonotonicClock
+from enginebay.errors import LoadTestError
+from enginebay.loadtest.fleet import Fleet, num_processes_for
+from enginebay.loadtest.plan import Load
+from enginebay.loadtest.reaching import reach_of
+from enginebay.loadtest.records import Record
+from enginebay.loadtest.self_check.oracle_process import OracleProcess, oracle_process
+from enginebay.loadtest.self_check.script import OracleScript
+from enginebay.plugins import get_backend
+
+
+class Recorder:
+    """Collects records; `some_are_there` once there are eight."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.some_are_there = asyncio.Event()
+
+    def __call__(self, record: Record) -> None:
+        self.records.append(record)
+        if len(self.records) == 8:
+            self.some_are_there.set()
+
+    async def wait_for_some(self, running: asyncio.Task[None]) -> None:
+        waiting = asyncio.create_task(self.some_are_there.wait())
+        await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+
+async def fleet_for(oracle: OracleProcess, on_record: Recorder, *, attach_timeout_s: float = 10.0) -> Fleet:
+    async with get_backend("openai_http", url=oracle.url, model="oracle", options={"api_key": "secret"}) as backend:
+        reach = reach_of(backend)
+    assert reach is not None
+    assert reach.options == {"api_key": "secret", "start_timeout_s": 10.0}
+    reach.options["start_timeout_s"] = attach_timeout_s
+    return Fleet(reach, num_processes=2, clock=MonotonicClock(), on_record=on_record, run_id="fleet")
+
+
+def test_two_processes_send_each_request_once_at_its_instant_and_their_records_share_one_clock() -> None:
+    async def main() -> None:
+        async with oracle_process() as oracle:
+            await oracle.play(OracleScript(first_token_after_s=0.02, token_gap_s=0.001))
+            recorder = Recorder()
+            fleet, records = await fleet_for(oracle, recorder), recorder.records
+            requests = [planned(index, max_tokens=1 + index % 7, offset_s=index / 100) for index in range(60)]
+            await fleet.run(requests, Load(rate=100.0, arrivals="constant"))
+            exchanges = await oracle.exchanges()
+            assert sorted(record.index for record in records) == list(range(60))
+            for record in records:
+                exchange = exchanges[f"fleet-{record.index}"]
+                assert record.num_output_tokens == exchange.num_tokens == 1 + record.index % 7
+                assert record.scheduled_at == pytest.approx(record.index / 100)
+                # The oracle's own clock: what it saw lies between what this record says of its sending and its end.
+                received_at = exchange.received_at - fleet.started_at
+                assert record.scheduled_at <= record.sent_at <= received_at <= record.ended_at
+                assert record.first_token_at is not None
+                assert record.first_token_at >= exchange.sent_at[0] - fleet.started_at
+            assert len(fleet.figures) == 2
+            assert fleet.num_in_flight == 0
+
+    asyncio.run(main())
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_cancelled_fleet_keeps_what_was_measured_and_tells_what_was_under_way() -> None:
+    async def main() -> None:
+        async with oracle_process() as oracle:
+            await oracle.play(OracleScript(first_token_after_s=0.05, token_gap_s=0.05))
+            recorder = Recorder()
+            fleet, records = await fleet_for(oracle, recorder), recorder.records
+            requests = [planned(index, max_tokens=2) for index in range(400)]
+            running = asyncio.create_task(fleet.run(requests, Load(users=4)))
+            await recorder.wait_for_some(running)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            interrupted = [record for record in records if record.error_class == "Interrupted"]
+            assert len(interrupted) == 4
+            assert sum(record.is_finished for record in records) >= 8
+            assert len(fleet.figures) == 2
+
+    asyncio.run(main())
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_client_process_that_dies_ends_the_run_with_its_cause_and_the_records_of_the_others_are_kept() -> None:
+    async def main() -> None:
+        async with oracle_process() as oracle:
+            await oracle.play(OracleScript(first_token_after_s=0.05))
+            recorder = Recorder()
+            fleet, records = await fleet_for(oracle, recorder), recorder.records
+            requests = [planned(index, max_tokens=2) for index in range(2000)]
+            running = asyncio.create_task(fleet.run(requests, Load(users=4)))
+            await recorder.wait_for_some(running)
+            workers = [child for child in psutil.Process().children() if child.pid != oracle.pid]
+            os.kill(workers[0].pid, signal.SIGKILL)
+            with pytest.raises(LoadTestError, match=r"client process \d was killed by SIGKILL in the middle of a run"):
+                await running
+            assert sum(record.is_finished for record in records) >= 8
+            assert any(record.error_class == "Interrupted" for record in records)
+            assert len(fleet.figures) == 1
+
+    asyncio.run(main())
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_client_process_that_cannot_reach_the_server_says_why() -> None:
+    async def main() -> None:
+        async with oracle_process() as oracle:
+            fleet = await fleet_for(oracle, Recorder(), attach_timeout_s=0.2)
+        with pytest.raises(LoadTestError, match="cannot do its part: StartFailed"):
+            await fleet.run([planned(0), planned(1)], Load(users=2))
+
+    asyncio.run(main())
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_small_loads_take_one_process_and_large_ones_several_but_leave_a_core_free() -> None:
+    def of_users(users: int, num_cores: int) -> int:
+        return num_processes_for([planned(index) for index in range(4)], Load(users=users), num_cores=num_cores)
+
+    fast = [planned(index, offset_s=index / 2500) for index in range(5000)]
+    assert [of_users(users, 16) for users in (1, 512, 513, 2000)] == [1, 1, 2, 4]
+    assert num_processes_for(fast, Load(rate=2500.0, arrivals="constant"), num_cores=16) == 3
+    assert num_processes_for(fast, Load(rate=2500.0, arrivals="constant"), num_cores=2) == 1
