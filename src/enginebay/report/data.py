@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from enginebay.loadtest.metrics import Metrics
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import Record, RunKey, read_records
 from enginebay.loadtest.result import Result, Run, load_result
 from enginebay.loadtest.timeseries import Sample, read_samples
 from enginebay.probes.saved import ProbeReport
 from enginebay.report.probes_section import load_probes
+from enginebay.verdict.verdict import FILE_NAME, Verdict, load_verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,9 @@ class RunReport:
     records: Sequence[Record]
     samples: Sequence[Sample]
 
+    is_first_start: bool = True
+    """Of its label under its load."""
+
     @property
     def is_comparable(self) -> bool:
         """An invalid or simulated run is shown with its figures, but has no rank and no ratio."""
@@ -35,11 +40,51 @@ class RunReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One label under one load, with all its starts: what tables set side by side."""
+
+    name: str
+    runs: tuple[RunReport, ...]
+
+    @property
+    def color_index(self) -> int:
+        return self.runs[0].color_index
+
+    @property
+    def is_valid(self) -> bool:
+        return all(run.run.valid for run in self.runs)
+
+    @property
+    def is_simulated(self) -> bool:
+        return any(run.run.simulated for run in self.runs)
+
+    @property
+    def metrics(self) -> list[Metrics]:
+        """Of each start."""
+        return [run.run.metrics for run in self.runs]
+
+    def has_ratio_to(self, first: Side) -> bool:
+        """An invalid or simulated run is shown with its figures, but has no rank and no ratio."""
+        return self.name != first.name and self.is_comparable and first.is_comparable
+
+    @property
+    def is_comparable(self) -> bool:
+        return all(run.is_comparable for run in self.runs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     """The runs that may be set side by side: one load, in the order in which they were asked for."""
 
     load: Load
     runs: tuple[RunReport, ...]
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        labels = dict.fromkeys(run.run.label for run in self.runs)
+        return tuple(
+            Side(name=label, runs=tuple(run for run in self.runs if run.run.label == label)) for label in labels
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +93,12 @@ class Report:
     loads: tuple[LoadReport, ...]
     probes: ProbeReport | None = None
     """What `enginebay backends --check` saved in the folder."""
+    verdict: Verdict | None = None
+    """Of several backends; None where one was measured alone."""
+
+    @property
+    def invalid_runs(self) -> tuple[RunReport, ...]:
+        return tuple(run for run in self.runs if not run.run.valid)
 
     @property
     def runs(self) -> tuple[RunReport, ...]:
@@ -82,7 +133,8 @@ def load_report(folder: Path) -> Report:
     if (folder / "timeseries.jsonl").exists():
         for sample in read_samples(folder / "timeseries.jsonl"):
             samples[sample.run].append(sample)
-    return replace(make_report(result, records, samples), probes=load_probes(folder))
+    verdict = load_verdict(folder) if (folder / FILE_NAME).exists() else None
+    return replace(make_report(result, records, samples), probes=load_probes(folder), verdict=verdict)
 
 
 def make_report(result: Result, records: dict[RunKey, list[Record]], samples: dict[RunKey, list[Sample]]) -> Report:
@@ -95,6 +147,7 @@ def make_report(result: Result, records: dict[RunKey, list[Record]], samples: di
             color_index=labels.index(run.label),
             records=records.get(run.key, []),
             samples=samples.get(run.key, []),
+            is_first_start=run.start_index == _first_start(run, result.runs),
         )
         for run in result.runs
     ]
@@ -105,6 +158,10 @@ def make_report(result: Result, records: dict[RunKey, list[Record]], samples: di
             LoadReport(load=load, runs=tuple(report for report in reports if report.run.load == load)) for load in loads
         ),
     )
+
+
+def _first_start(run: Run, runs: Sequence[Run]) -> int:
+    return min(other.start_index for other in runs if (other.label, other.load) == (run.label, run.load))
 
 
 def _name(run: Run) -> str:

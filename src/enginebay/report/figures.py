@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 from itertools import accumulate
+from statistics import median
 from typing import Any
 
 from enginebay.loadtest.metrics import e2e_s, output_tokens, tpot_s, ttft_s
 from enginebay.loadtest.records import Record
 from enginebay.loadtest.timeseries import Sample
-from enginebay.report.data import LoadReport, RunReport
+from enginebay.report.data import LoadReport, RunReport, Side
 from enginebay.report.numbers import duration, number, times
 from enginebay.report.palettes import NUM_RUN_COLORS
 
@@ -30,19 +31,30 @@ WIDE_RANGE = 20
 
 
 def throughput(load: LoadReport) -> Figure:
-    first = load.runs[0]
-    rates = [run.run.metrics.output_tokens_per_s for run in load.runs]
+    """Of several starts the median, with a whisker from the lowest to the highest."""
+    first, *_ = sides = load.sides
+    of_starts = [[metrics.output_tokens_per_s for metrics in side.metrics] for side in sides]
+    rates = [median(values) for values in of_starts]
     labels = [
         f"<b>{number(rate)}</b>"
-        + (f"  {times(rate / rates[0])} {_text(first)}" if run.has_ratio_to(first) and rates[0] else "")
-        for run, rate in zip(load.runs, rates, strict=True)
+        + (f"  {times(rate / rates[0])} {_text(first)}" if side.has_ratio_to(first) and rates[0] else "")
+        for side, rate in zip(sides, rates, strict=True)
     ]
     bars = {
         "type": "bar",
         "orientation": "h",
         "x": rates,
-        "y": [_text(run) for run in load.runs],
-        "marker": {"color": [_color(run) for run in load.runs]},
+        "y": [_text(side) for side in sides],
+        "marker": {"color": [_color(side) for side in sides]},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [max(values) - rate for values, rate in zip(of_starts, rates, strict=True)],
+            "arrayminus": [rate - min(values) for values, rate in zip(of_starts, rates, strict=True)],
+            "color": "@muted",
+            "thickness": 1.2,
+            "visible": any(len(values) > 1 for values in of_starts),
+        },
         "width": 0.62,
         "text": labels,
         "textposition": "outside",
@@ -51,9 +63,9 @@ def throughput(load: LoadReport) -> Figure:
         "hoverinfo": "skip",
     }
     widest = max(rates, default=0.0) or 1.0
-    return _figure(
+    return make_figure(
         [bars],
-        height=44 * len(load.runs) + 24,
+        height=44 * len(sides) + 24,
         margin={"l": 8, "r": 8, "t": 4, "b": 8},
         xaxis={"visible": False, "range": [0, widest * 1.3]},
         yaxis={
@@ -91,7 +103,7 @@ def timeline(run: RunReport, *, until_s: float) -> Figure:
         if record.is_error:
             failed.append((record.ended_at, row))
     thickness = max(1.0, min(5.0, 150 / max(1, len(records))))
-    return _figure(
+    return make_figure(
         [
             waits.trace(color="@wait", width=max(1.0, thickness / 2)),
             streams.trace(color=_color(run), width=thickness),
@@ -112,7 +124,7 @@ def timeline(run: RunReport, *, until_s: float) -> Figure:
 
 
 def tokens_over_time(load: LoadReport) -> Figure:
-    return _figure(
+    return make_figure(
         [
             _line(run, _thinned(points, MAX_POINTS), "%{y} tokens after %{x:.1f} s")
             for run in load.runs
@@ -155,7 +167,7 @@ def _curves(load: LoadReport, latency: Callable[[Record], float | None]) -> Figu
     present = [(run, values) for run in load.runs if (values := _sorted_latencies(run, latency))]
     everything = [value for _, values in present for value in values]
     is_log = bool(everything) and min(everything) > 0 and max(everything) > WIDE_RANGE * min(everything)
-    return _figure(
+    return make_figure(
         [
             _line(run, _thinned(_shares(values), MAX_POINTS), "%{y:.0%} within %{x:.3g} s", shape="hv")
             for run, values in present
@@ -207,7 +219,7 @@ def _sorted_latencies(run: RunReport, latency: Callable[[Record], float | None])
 
 
 def _samples(load: LoadReport, value: Callable[[Sample], float | None]) -> Figure:
-    return _figure(
+    return make_figure(
         [
             _line(run, _thinned(points, MAX_POINTS), "%{y:.0f} after %{x:.1f} s", shape="hv")
             for run in load.runs
@@ -257,7 +269,8 @@ def _line(run: RunReport, points: Sequence[tuple[float, float]], hover: str, *, 
     }
 
 
-def _figure(data: list[Figure], *, height: float, **layout: Any) -> Figure:
+def make_figure(data: list[Figure], *, height: float, **layout: Any) -> Figure:
+    """What all plots share, without a colour of its own."""
     for axis in ("xaxis", "yaxis"):
         layout[axis] = {
             "gridcolor": "@grid",
@@ -296,12 +309,12 @@ def _since_sent(record: Record) -> str:
     return f"first token after {duration(wait_s)}, all {output_tokens(record)} after {duration(e2e_s(record))}"
 
 
-def _text(run: RunReport) -> str:
+def _text(run: RunReport | Side) -> str:
     # Plotly reads a little HTML in every text.
     return escape(run.name, quote=False)
 
 
-def _color(run: RunReport) -> str:
+def _color(run: RunReport | Side) -> str:
     return f"@run{run.color_index % NUM_RUN_COLORS}"
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from enginebay.loadtest.metrics import Distribution, Metrics
+from enginebay.report.data import Side
 from enginebay.report.numbers import count, duration, number, share
 
 Better = Literal["more", "less", ""]
@@ -23,6 +25,31 @@ class Row:
 
     def text(self, metrics: Metrics) -> str:
         return self.shown(self.value(metrics))
+
+    def values(self, side: Side) -> list[float]:
+        """Of the starts that have one."""
+        return [value for metrics in side.metrics if (value := self.value(metrics)) is not None]
+
+    def median(self, side: Side) -> float | None:
+        values = self.values(side)
+        return median(values) if values else None
+
+    def side_text(self, side: Side) -> str:
+        """Of several starts the median."""
+        return self.shown(self.median(side))
+
+    def spread(self, side: Side) -> str:
+        """From the lowest start to the highest; empty where they look alike."""
+        values = self.values(side)
+        ends = (self.shown(min(values)), self.shown(max(values))) if len(values) > 1 else ("", "")
+        return f"{ends[0]} to {ends[1]}" if ends[0] != ends[1] else ""
+
+    def side_ratio(self, side: Side, first: Side) -> float | None:
+        """Of the medians; None where they may not be compared, either is missing or the first is zero."""
+        value, base = self.median(side), self.median(first)
+        if not self.has_ratio or not side.has_ratio_to(first) or value is None or not base:
+            return None
+        return value / base
 
     def ratio(self, metrics: Metrics, first: Metrics) -> float | None:
         """To the first run; None where either is missing or the first is zero."""

@@ -14,12 +14,15 @@ from plotly.offline import get_plotlyjs
 
 from enginebay.loadtest.metrics import Metrics
 from enginebay.report import figures, numbers
+from enginebay.report.curves import LATENCIES, has_curves, throughput_latency
 from enginebay.report.data import LoadReport, Report
 from enginebay.report.errors_table import error_rows
 from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, headline_rows, policy_rows
 from enginebay.report.palettes import DARK, LIGHT, NUM_RUN_COLORS
 from enginebay.report.probes_section import probes_context
+from enginebay.report.requests_data import TICKS_PER_S, requests_data
 from enginebay.report.summary import summary
+from enginebay.report.verdict_words import agreement_words, metric_rows, status_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +53,21 @@ class Section:
 
 def render_html(report: Report) -> str:
     sections = [_section(number, load) for number, load in enumerate(report.loads)]
-    plots = {plot.id: plot.figure for section in sections for plot in section.plots}
+    curves = tuple(_curves(report)) if has_curves(report) else ()
+    plots = {plot.id: plot.figure for plot in (*curves, *(plot for section in sections for plot in section.plots))}
+    requests = requests_data(report)
     slo = report.result.slo
     return _template().render(
         report=report,
         result=report.result,
         sections=sections,
+        curves=curves,
+        verdict=report.verdict,
+        agreement_words=agreement_words,
+        metric_rows=metric_rows,
+        status_words=status_words,
+        requests=requests,
+        requests_json=_json_in_script({"ticks_per_s": TICKS_PER_S, "runs": requests}),
         summary=summary(report),
         errors=error_rows(report),
         has_levels=any(level is not None for level in (slo.ttft_s, slo.tpot_s, slo.e2e_s)),
@@ -74,6 +86,17 @@ def render_html(report: Report) -> str:
         plotly_js=plotly_js(),
         **probes_context(report.probes),
     )
+
+
+def _curves(report: Report) -> Iterator[Plot]:
+    for name, part, title in LATENCIES:
+        yield Plot(
+            id=f"curve-{name}",
+            title=title,
+            description="Against output tokens per second, one line for each backend, one point for each load.",
+            figure=throughput_latency(report, name, part),
+            columns=len(LATENCIES),
+        )
 
 
 def _section(number: int, load: LoadReport) -> Section:
@@ -109,9 +132,10 @@ def _latency_plots(number: int, load: LoadReport) -> Iterator[Plot]:
 
 
 def _timeline_plots(number: int, load: LoadReport) -> Iterator[Plot]:
+    """Of the first start of each backend: the others look alike, and every request is in the table below."""
     until_s = figures.until_s(load)
     for index, run in enumerate(load.runs):
-        if run.records:
+        if run.records and run.is_first_start:
             yield Plot(
                 id=f"timeline-{number}-{index}",
                 title=run.name,

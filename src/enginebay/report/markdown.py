@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginebay.loadtest.metrics import Distribution
-from enginebay.report.data import LoadReport, Report, RunReport
+from enginebay.report.data import LoadReport, Report, Side
 from enginebay.report.errors_table import error_rows
 from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, Row, headline_rows, policy_rows
 from enginebay.report.numbers import count, duration, named, share, size, times
 from enginebay.report.probes_section import probes_markdown
 from enginebay.report.summary import summary
+from enginebay.report.verdict_section import verdict_markdown
 
 
 def render_markdown(report: Report) -> str:
@@ -23,7 +24,9 @@ def _lines(report: Report) -> Iterator[str]:
     if report.is_simulated:
         yield "> **SIMULATED**: at least one side is a simulator. These are not figures of an engine."
         yield ""
+    yield from verdict_markdown(report.verdict)
     yield from (f"- {_escaped(sentence)}" for sentence in summary(report))
+    yield from _validity(report)
     for load in report.loads:
         yield from ("", f"## {load.load}", "")
         yield from _headline(load, report)
@@ -32,7 +35,6 @@ def _lines(report: Report) -> Iterator[str]:
         yield from ("", "### Counts", "")
         yield from _counts(load)
     yield from _failures(report)
-    yield from _invalid(report)
     yield from _errors(report)
     yield from probes_markdown(report.probes)
     yield from _settings(report)
@@ -43,15 +45,16 @@ def _headline(load: LoadReport, report: Report) -> Iterator[str]:
     metrics = [run.run.metrics for run in load.runs]
     slo = report.result.slo
     has_levels = any(level is not None for level in (slo.ttft_s, slo.tpot_s, slo.e2e_s))
-    yield _row("", *(_heading(run.name, run.run.valid, run.run.simulated) for run in load.runs))
-    yield "|---|" + "---:|" * len(load.runs)
+    yield _row("", *map(_heading, load.sides))
+    yield "|---|" + "---:|" * len(load.sides)
     for row in (*headline_rows(metrics, has_levels=has_levels), *policy_rows(metrics)):
-        yield _row(row.title, *(_cell(row, run, load.runs[0]) for run in load.runs))
+        yield _row(row.title, *(_cell(row, side, load.sides[0]) for side in load.sides))
 
 
-def _cell(row: Row, run: RunReport, first: RunReport) -> str:
-    ratio = row.ratio(run.run.metrics, first.run.metrics) if run.has_ratio_to(first) else None
-    return row.text(run.run.metrics) + (f" ({times(ratio)})" if ratio is not None else "")
+def _cell(row: Row, side: Side, first: Side) -> str:
+    ratio, spread = row.side_ratio(side, first), row.spread(side)
+    notes = [text for text in (spread, times(ratio) if ratio is not None else "") if text]
+    return row.side_text(side) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _latencies(load: LoadReport) -> Iterator[str]:
@@ -81,12 +84,16 @@ def _failures(report: Report) -> Iterator[str]:
         yield _row(_escaped(failure.label), load, failure.error_class, _escaped(failure.message))
 
 
-def _invalid(report: Report) -> Iterator[str]:
-    invalid = [run for run in report.runs if not run.run.valid]
-    if not invalid:
+def _validity(report: Report) -> Iterator[str]:
+    if not report.runs:
         return
-    yield from ("", "## Runs that were not as planned", "", _row("run", "reason", "detail"), "|---|---|---|")
-    for run in invalid:
+    yield from ("", "## Validity", "")
+    if not report.invalid_runs:
+        yield f"**VALID**: all {len(report.runs)} runs did what the plan says, and the client was not the limit."
+        return
+    yield f"**INVALID**: {len(report.invalid_runs)} of {len(report.runs)} runs; they win nothing."
+    yield from ("", _row("run", "reason", "detail"), "|---|---|---|")
+    for run in report.invalid_runs:
         for reason in run.run.invalid_reasons:
             yield _row(_escaped(f"{run.name}, {run.run.load}"), f"`{reason.code}`", _escaped(reason.detail))
 
@@ -121,8 +128,10 @@ def _origin(report: Report) -> Iterator[str]:
     yield "- " + ", ".join(f"{name} {version}" for name, version in environment.packages.items())
 
 
-def _heading(name: str, valid: bool, simulated: bool) -> str:
-    return _escaped(name) + (" **SIMULATED**" if simulated else "") + ("" if valid else " **INVALID**")
+def _heading(side: Side) -> str:
+    starts = f", median of {len(side.runs)} starts" if len(side.runs) > 1 else ""
+    marks = (" **SIMULATED**" if side.is_simulated else "") + ("" if side.is_valid else " **INVALID**")
+    return _escaped(side.name) + starts + marks
 
 
 def _row(*cells: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import median
 
 from enginebay.loadtest.metrics import Metrics
-from enginebay.report.data import LoadReport, Report, RunReport
+from enginebay.report.data import LoadReport, Report, Side
 from enginebay.report.numbers import count, duration, listed, number
 
 
@@ -16,46 +17,50 @@ def summary(report: Report) -> list[str]:
 
 
 def _of_load(load: LoadReport, *, is_alone: bool) -> Iterator[str]:
-    runs = [run for run in load.runs if run.run.metrics.num_output_tokens]
-    if not runs:
+    """Of several starts the medians."""
+    sides = [side for side in load.sides if _tokens_per_s(side) > 0]
+    if not sides:
         return
     prefix = "" if is_alone else f"With {load.load}: "
-    yield prefix + _throughput(runs)
-    if first_token := _medians(runs, lambda metrics: metrics.ttft_s.p50 if metrics.ttft_s else None):
+    yield prefix + _throughput(sides)
+    if first_token := _medians(sides, lambda metrics: metrics.ttft_s.p50 if metrics.ttft_s else None):
         yield f"{prefix}The median wait for the first token was {first_token}."
-    if per_token := _medians(runs, lambda metrics: metrics.tpot_s.p50 if metrics.tpot_s else None):
+    if per_token := _medians(sides, lambda metrics: metrics.tpot_s.p50 if metrics.tpot_s else None):
         yield f"{prefix}Each further token took {per_token} (median)."
 
 
-def _throughput(runs: list[RunReport]) -> str:
+def _throughput(sides: list[Side]) -> str:
     """A rank among those that may be compared; the others are told one by one, with what is wrong with them."""
-    comparable = [run for run in runs if run.is_comparable]
+    comparable = [side for side in sides if side.is_comparable]
     ranked = comparable if len(comparable) > 1 else []
-    alone = [run for run in runs if run not in ranked]
+    alone = [side for side in sides if not ranked or not side.is_comparable]
     return " ".join([*([_rank(ranked)] if ranked else []), *map(_rate, alone)])
 
 
-def _rate(run: RunReport) -> str:
-    marks = [mark for mark, holds in (("invalid", not run.run.valid), ("simulated", run.run.simulated)) if holds]
-    name = f"{run.name} ({listed(marks)})" if marks else run.name
-    return f"{name} gave {number(run.run.metrics.output_tokens_per_s)} output tokens per second."
+def _tokens_per_s(side: Side) -> float:
+    return median(metrics.output_tokens_per_s for metrics in side.metrics)
 
 
-def _rank(runs: list[RunReport]) -> str:
-    best, *others = sorted(runs, key=lambda run: run.run.metrics.output_tokens_per_s, reverse=True)
-    rate = best.run.metrics.output_tokens_per_s
+def _rate(side: Side) -> str:
+    marks = [mark for mark, holds in (("invalid", not side.is_valid), ("simulated", side.is_simulated)) if holds]
+    name = f"{side.name} ({listed(marks)})" if marks else side.name
+    return f"{name} gave {number(_tokens_per_s(side))} output tokens per second."
+
+
+def _rank(sides: list[Side]) -> str:
+    best, *others = sorted(sides, key=_tokens_per_s, reverse=True)
+    rate = _tokens_per_s(best)
     against = [
-        f"{number(rate / run.run.metrics.output_tokens_per_s)} times {run.name} "
-        f"({number(run.run.metrics.output_tokens_per_s)})"
-        for run in others
+        f"{number(rate / _tokens_per_s(side))} times {side.name} ({number(_tokens_per_s(side))})" for side in others
     ]
     return f"{best.name} gave the most output tokens per second: {number(rate)}, {listed(against)}."
 
 
-def _medians(runs: list[RunReport], value: Callable[[Metrics], float | None]) -> str:
-    found = [(median, run.name) for run in runs if (median := value(run.run.metrics)) is not None]
-    in_order = sorted(found) if all(run.is_comparable for run in runs) else found
-    return listed([f"{duration(median)} with {name}" for median, name in in_order])
+def _medians(sides: list[Side], value: Callable[[Metrics], float | None]) -> str:
+    of_starts = [([found for metrics in side.metrics if (found := value(metrics)) is not None], side) for side in sides]
+    found = [(median(values), side.name) for values, side in of_starts if values]
+    in_order = sorted(found) if all(side.is_comparable for side in sides) else found
+    return listed([f"{duration(value_s)} with {name}" for value_s, name in in_order])
 
 
 def _failures(report: Report) -> Iterator[str]:

@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from enginebay.report.data import LoadReport, Report, RunReport
+from enginebay.report.data import LoadReport, Report, Side
 from enginebay.report.figures_table import Row, headline_rows, policy_rows
 from enginebay.report.numbers import times
 from enginebay.report.summary import summary
+from enginebay.report.verdict_section import print_verdict
 
 
 def print_runs(report: Report, console: Console) -> None:
@@ -20,38 +21,42 @@ def print_runs(report: Report, console: Console) -> None:
         console.print(_table(load, has_levels=_has_levels(report)))
     for sentence in summary(report):
         console.print(f"• {sentence}", highlight=False, markup=False)
+    if report.verdict is not None:
+        print_verdict(report.verdict, console)
 
 
 def _table(load: LoadReport, *, has_levels: bool) -> Table:
     table = Table(title=str(load.load), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for run in load.runs:
-        table.add_column(_heading(run), justify="right", no_wrap=True)
+    for side in load.sides:
+        table.add_column(_heading(side), justify="right", no_wrap=True)
     metrics = [run.run.metrics for run in load.runs]
     for row in headline_rows(metrics, has_levels=has_levels):
-        table.add_row(row.title, *(_cell(row, run, load.runs[0]) for run in load.runs))
+        table.add_row(row.title, *(_cell(row, side, load.sides[0]) for side in load.sides))
     if rows := policy_rows(metrics):
         table.add_section()
         for row in rows:
-            table.add_row(row.title, *(_cell(row, run, load.runs[0]) for run in load.runs))
+            table.add_row(row.title, *(_cell(row, side, load.sides[0]) for side in load.sides))
     return table
 
 
-def _heading(run: RunReport) -> Text:
-    heading = Text(run.name)
-    if run.run.simulated:
+def _heading(side: Side) -> Text:
+    heading = Text(side.name)
+    if len(side.runs) > 1:
+        heading.append(f", median of {len(side.runs)}", style="dim")
+    if side.is_simulated:
         heading.append(" SIMULATED", style="yellow")
-    if not run.run.valid:
+    if not side.is_valid:
         heading.append(" INVALID", style="red")
     return heading
 
 
-def _cell(row: Row, run: RunReport, first: RunReport) -> Text:
-    cell = Text(row.text(run.run.metrics))
-    ratio = row.ratio(run.run.metrics, first.run.metrics) if run.has_ratio_to(first) else None
+def _cell(row: Row, side: Side, first: Side) -> Text:
+    cell = Text(row.side_text(side))
+    ratio = row.side_ratio(side, first)
     if ratio is not None:
         cell.append(f"  {times(ratio):>7}", style="dim")
-    elif row.has_ratio and run is not first:
+    elif row.has_ratio and side.name != first.name:
         cell.append(" " * 9)
     return cell
 
