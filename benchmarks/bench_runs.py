@@ -21,9 +21,12 @@ from enginebay.cli.event_loop import new_event_loop
 from enginebay.clock import MonotonicClock
 from enginebay.config.loader import load_config
 from enginebay.config.models import Config
+from enginebay.config.overriding import overridden
 from enginebay.config.resolution import resolve_backend
+from enginebay.configured import check_backend
 from enginebay.errors import EngineBayError
 from enginebay.loadtest.environment import describe_environment
+from enginebay.loadtest.from_config import all_ignore_eos, plan_from_config
 from enginebay.loadtest.measurement import BenchSettings
 from enginebay.loadtest.plan import Load, Plan
 from enginebay.loadtest.records import Record, RunKey
@@ -31,10 +34,8 @@ from enginebay.loadtest.result import Result, Run, load_result
 from enginebay.loadtest.session import Bench
 from enginebay.loadtest.subjects import subject_of
 from enginebay.loadtest.tokenizer import FileTokenizer
-from enginebay.loadtest.workloads import UniformWorkload, make_plan
 from enginebay.models.sources import resolve_model
 from enginebay.plugins import DEFAULT_MODEL, MODEL_VARIABLE
-from enginebay.types import SamplingParams
 
 Row = dict[str, Any]
 
@@ -120,22 +121,13 @@ def tokenizer_of(config: Config, name: str) -> FileTokenizer:
 
 def uniform_plan(config: Config, name: str, *, num_requests: int | None = None, users: Sequence[int] = ()) -> Plan:
     """The load that the config's `bench:` section describes, or a smaller one; made as `enginebay bench` makes it."""
-    bench = config.bench
-    workload = UniformWorkload(
-        num_requests=num_requests or bench.num_requests,
-        min_input_tokens=bench.input_tokens.min,
-        max_input_tokens=bench.input_tokens.max,
-        min_output_tokens=bench.output_tokens.min,
-        max_output_tokens=bench.output_tokens.max,
-        num_warmup_requests=bench.warmup_requests,
-    )
-    return make_plan(
-        workload,
-        tuple(Load(users=number) for number in users or bench.users or (1,)),
+    changes = {"users": tuple(users), "rate_rps": None} if users else {}
+    changes |= {"num_requests": num_requests} if num_requests else {}
+    return plan_from_config(
+        overridden(config.bench, changes, path="bench"),
         model=resolve_backend(config, name).model or DEFAULT_MODEL,
-        sampling=SamplingParams(max_tokens=1, ignore_eos=bench.ignore_eos, **bench.sampling.model_dump()),
-        seed=bench.seed,
         tokenizer=tokenizer_of(config, name),
+        ignore_eos=all_ignore_eos([check_backend(config, name)]),
     )
 
 

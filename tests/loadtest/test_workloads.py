@@ -8,7 +8,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from enginebay.errors import LoadTestError
 from enginebay.loadtest.plan import Load, PlannedRequest
 from enginebay.loadtest.tokenizer import FileTokenizer
-from enginebay.loadtest.workloads import PromptWriter, UniformWorkload, make_plan, read_corpus
+from enginebay.loadtest.workloads import (
+    PromptWriter,
+    Quantity,
+    SyntheticWorkload,
+    UniformLengths,
+    make_plan,
+    read_corpus,
+)
 from enginebay.types import SamplingParams
 
 GREEDY = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
@@ -39,13 +46,22 @@ def tokenizer(request, tmp_path_factory) -> FileTokenizer:
     return byte_level_tokenizer(tmp_path_factory.mktemp("model"), adds_bos=request.param)
 
 
-def workload(**changes) -> UniformWorkload:
-    lengths = {"min_input_tokens": 16, "max_input_tokens": 256, "min_output_tokens": 16, "max_output_tokens": 64}
-    return UniformWorkload(**({"num_requests": 48, "num_warmup_requests": 4} | lengths | changes))
+def workload(*, inputs: tuple[int, int] = (16, 256), outputs: tuple[int, int] = (16, 64)) -> SyntheticWorkload:
+    return SyntheticWorkload(input_tokens=UniformLengths(*inputs), output_tokens=UniformLengths(*outputs))
 
 
-def plan_of(tokenizer: FileTokenizer, *, seed: int = 0, loads=SIXTEEN_USERS, **changes):
-    return make_plan(workload(**changes), loads, model="m", sampling=GREEDY, seed=seed, tokenizer=tokenizer)
+def plan_of(tokenizer: FileTokenizer, *, seed: int = 0, loads=SIXTEEN_USERS, num_requests=48, sampling=GREEDY, **more):
+    form = more.pop("form", "text")
+    return make_plan(
+        workload(**more),
+        loads,
+        quantity=Quantity(num_requests=num_requests, num_warmup_requests=4),
+        model="m",
+        sampling=sampling,
+        seed=seed,
+        tokenizer=tokenizer,
+        form=form,
+    )
 
 
 def everything_sent(plan) -> list[PlannedRequest]:
@@ -64,7 +80,7 @@ def test_prompts_have_exactly_the_planned_number_of_tokens_when_encoded_again(to
 
 
 def test_lengths_cover_the_asked_range_and_stay_inside(tokenizer) -> None:
-    requests = plan_of(tokenizer, num_requests=300, min_input_tokens=4, max_input_tokens=9).loads[0].requests
+    requests = plan_of(tokenizer, num_requests=300, inputs=(4, 9)).loads[0].requests
     assert {request.num_prompt_tokens for request in requests} == set(range(4, 10))
     assert {request.sampling.max_tokens for request in requests} == set(range(16, 65))
 
@@ -125,7 +141,7 @@ def test_a_closed_loop_has_no_offsets_and_an_open_one_has_rising_ones(tokenizer)
 
 
 def test_prompts_can_be_token_ids(tokenizer) -> None:
-    for request in everything_sent(plan_of(tokenizer, prompt_form="token_ids")):
+    for request in everything_sent(plan_of(tokenizer, form="token_ids")):
         assert request.text is None
         assert request.token_ids is not None
         assert len(request.token_ids) == request.num_prompt_tokens
@@ -138,7 +154,7 @@ def test_prompts_longer_than_the_corpus_are_possible(tokenizer) -> None:
 
 def test_each_sampled_request_has_a_seed_of_its_own_and_a_greedy_one_none(tokenizer) -> None:
     sampling = SamplingParams(max_tokens=1, temperature=0.7, ignore_eos=True)
-    plan = make_plan(workload(), SIXTEEN_USERS, model="m", sampling=sampling, seed=0, tokenizer=tokenizer)
+    plan = plan_of(tokenizer, sampling=sampling)
     requests = plan.loads[0].requests
     assert len({request.sampling.seed for request in requests}) == len(requests)
     assert {request.sampling.seed for request in plan_of(tokenizer).loads[0].requests} == {None}

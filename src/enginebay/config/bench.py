@@ -4,30 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from enginebay.config.bench_arrivals import AT_RATES, ArrivalsConfig, ClosedArrivals, SteadyArrivals
+from enginebay.config.bench_lengths import STRICT as _CONFIG
+from enginebay.config.bench_lengths import PositiveFloat, PositiveInt, TokenLengths, TokenRange
+from enginebay.config.bench_workloads import SyntheticConfig, WorkloadConfig
+
 # A YAML list becomes a tuple; its items stay strict.
 Levels = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
 Rates = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
-
-_CONFIG = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class TokenRange(BaseModel):
-    """Lengths drawn uniformly, both ends included."""
-
-    model_config = _CONFIG
-
-    min: PositiveInt = Field(description="Fewest tokens.")
-    max: PositiveInt = Field(description="Most tokens.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> TokenRange:
-        if self.max < self.min:
-            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
-        return self
 
 
 class ServiceLevels(BaseModel):
@@ -53,16 +39,43 @@ class BenchSampling(BaseModel):
 class BenchConfig(BaseModel):
     model_config = _CONFIG
 
-    workload: Literal["uniform"] = Field(default="uniform", description="How prompts and lengths are made.")
-    num_requests: PositiveInt = Field(default=48, description="Requests of one run.")
+    workload: WorkloadConfig = Field(
+        default=SyntheticConfig(), description="What is asked: the name of a kind, or a map with `kind` and its keys."
+    )
+    num_requests: PositiveInt = Field(
+        default=48,
+        description="Requests of one run, each turn of a conversation counted. Ramps, steps and traces have an end of "
+        "their own: for them it only counts where it is given.",
+    )
     users: Levels | None = Field(default=None, description="Closed loop: simultaneous users, one run for each number.")
     rate_rps: Rates | None = Field(default=None, description="Open loop: requests a second, one run for each rate.")
-    arrivals: Literal["closed", "poisson", "constant"] = Field(
-        default="closed", description="When requests are sent; poisson where only rate_rps is given."
+    arrivals: ArrivalsConfig = Field(
+        default=ClosedArrivals(),
+        description="When requests are sent: the name of a kind, or a map with `kind` and its keys; poisson where only "
+        "rate_rps is given.",
     )
-    input_tokens: TokenRange = Field(default=TokenRange(min=16, max=256), description="Length of the prompts.")
-    output_tokens: TokenRange = Field(default=TokenRange(min=16, max=64), description="Length of the outputs.")
-    ignore_eos: bool = Field(default=True, description="Generate the planned length, whatever the model wants.")
+    input_tokens: TokenLengths = Field(
+        default=TokenRange(min=16, max=256),
+        description="Length of the prompts, or of their own part: a number, a range, or a map with `kind`.",
+    )
+    output_tokens: TokenLengths = Field(
+        default=TokenRange(min=16, max=64),
+        description="Most tokens of the outputs, likewise. A file tells its own where this is left out.",
+    )
+    prompt_form: Literal["text", "token_ids", "chat"] | None = Field(
+        default=None,
+        description="Raw text, token ids, or messages for the model's chat template; what suits the workload if left "
+        "out.",
+    )
+    prompt_counts: Literal["tokenizer", "estimated"] = Field(
+        default="tokenizer",
+        description="Lengths of prompts: exact, by the model's tokenizer; or estimated by a rule of thumb, for "
+        "a server whose tokenizer is nowhere at hand. Then the server's own usage tells what they were.",
+    )
+    ignore_eos: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Generate the planned length, whatever the model wants; auto: where all compared backends can.",
+    )
     sampling: BenchSampling = Field(default_factory=BenchSampling, description="Sampling of every request.")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Of prompts, lengths and arrivals.")
     warmup_requests: Annotated[int, Field(ge=0)] = Field(default=4, description="Sent before the run and not counted.")
@@ -79,8 +92,43 @@ class BenchConfig(BaseModel):
     def _one_kind_of_load(self) -> BenchConfig:
         if self.users and self.rate_rps:
             raise ValueError("users (closed loop) and rate_rps (open loop) exclude each other")
-        if self.rate_rps and self.arrivals == "closed" and "arrivals" in self.model_fields_set:
-            raise ValueError("arrivals is closed, but rate_rps asks for an open loop: poisson or constant")
-        if self.arrivals != "closed" and not self.rate_rps:
-            raise ValueError(f"arrivals is {self.arrivals}, which needs rate_rps")
+        kind, names_arrivals = self.arrivals.kind, "arrivals" in self.model_fields_set
+        if self.rate_rps and kind == "closed" and names_arrivals:
+            raise ValueError("arrivals is closed, but rate_rps asks for an open loop: poisson, constant or gamma")
+        if self.rate_rps and kind not in ("closed", *AT_RATES):
+            raise ValueError(f"arrivals is {kind}, which has rates of its own: leave rate_rps out")
+        if kind in AT_RATES and not self.rate_rps:
+            raise ValueError(f"arrivals is {kind}, which needs rate_rps")
+        if self.users and kind != "closed":
+            raise ValueError(f"arrivals is {kind}, and users ask in a closed loop")
         return self
+
+    @model_validator(mode="after")
+    def _one_source_of_lengths(self) -> BenchConfig:
+        """What a file or a trace tells cannot be told here too."""
+        if self.prompt_counts == "estimated" and self.prompt_form == "token_ids":
+            raise ValueError("prompt_form is token_ids, and prompt_counts is estimated: only the tokenizer knows ids")
+        given = self.model_fields_set & _LENGTHS_OF[self.workload.kind]
+        if given:
+            raise ValueError(
+                f"{sorted(given)[0]} is not for a {self.workload.kind} workload, which has its own lengths"
+            )
+        return self
+
+    @property
+    def open_arrivals(self) -> ArrivalsConfig:
+        """As asked; poisson where rates alone are given."""
+        if self.rate_rps and self.arrivals.kind == "closed":
+            return SteadyArrivals(kind="poisson")
+        return self.arrivals
+
+
+_LENGTHS_OF: dict[str, frozenset[str]] = {
+    "synthetic": frozenset(),
+    "shared_prefix": frozenset(),
+    "conversation": frozenset(),
+    "sharegpt": frozenset({"input_tokens"}),
+    "table": frozenset({"input_tokens"}),
+    "trace": frozenset({"input_tokens", "output_tokens"}),
+}
+"""Keys that a kind of workload answers itself."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tokenizers import Tokenizer
 
-from enginebay.errors import LoadTestError
+from enginebay.errors import InvalidRequest, LoadTestError
+from enginebay.loadtest.plan import PlannedMessage
+from enginebay.types import Chat, Message
+
+if TYPE_CHECKING:
+    from enginebay.backends.reference.tokenizer import ModelTokenizer
 
 
 class TextTokenizer(Protocol):
@@ -17,6 +24,10 @@ class TextTokenizer(Protocol):
 
     def encode_plain(self, text: str) -> list[int]:
         """Without special tokens."""
+        ...
+
+    def encode_messages(self, messages: Sequence[PlannedMessage]) -> list[int]:
+        """What the model's chat template makes of them, up to where the answer begins. Raises LoadTestError."""
         ...
 
     def decode(self, token_ids: list[int]) -> str: ...
@@ -29,13 +40,33 @@ class FileTokenizer:
         path = model_dir / "tokenizer.json"
         if not path.is_file():
             raise LoadTestError(f"{path} does not exist: exact prompt lengths need the model's fast tokenizer")
+        self._model_dir = model_dir
         self._tokenizer = Tokenizer.from_file(str(path))
+        # A tokenizer.json may carry the truncation and padding of a training run.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
 
     def encode_plain(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_messages(self, messages: Sequence[PlannedMessage]) -> list[int]:
+        chat = Chat(tuple(Message(message.role, message.content) for message in messages))
+        from enginebay.backends.reference.prompts import prompt_token_ids
+
+        try:
+            return prompt_token_ids(chat, self._with_template)
+        except InvalidRequest as error:
+            raise LoadTestError(f"{self._model_dir}: {error}") from error
+
+    @cached_property
+    def _with_template(self) -> ModelTokenizer:
+        # Here, since templates need a package that the rest does not: the one of the engines' extra.
+        from enginebay.backends.reference.tokenizer import ModelTokenizer
+
+        return ModelTokenizer.from_directory(self._model_dir)
 
     def decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+
 
 def gaps_between(instants: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(instants)]
@@ -47,15 +49,22 @@ def coefficient_of_variation(values: Sequence[float]) -> float:
 
 
 def lag_1_autocorrelation(values: Sequence[float]) -> float:
-    """Correlation of each value with the next: about 0 for independent gaps, near 1 for repeated ones.
+    """Correlation of each value with the next: about 0 for independent gaps, near 1 for repeated ones."""
+    return autocorrelation(values, lag=1)
 
-    0 by definition where all values are equal: such a series carries no memory that could be told.
+
+def autocorrelation(values: Sequence[float], *, lag: int) -> float:
+    """Correlation of each value with the one `lag` places later.
+
+    0 by definition where all values are equal: such a series carries no memory that could be told. Raises ValueError
+    where fewer than two pairs are that far apart.
     """
-    if len(values) < 3:
-        raise ValueError("autocorrelation needs at least three values")
-    mean = math.fsum(values) / len(values)
-    centred = [value - mean for value in values]
-    variance = math.fsum(value * value for value in centred)
-    if variance == 0:
+    if lag < 1 or len(values) < lag + 2:
+        raise ValueError(f"autocorrelation at lag {lag} needs at least {lag + 2} values")
+    series = np.asarray(values, dtype=np.float64)
+    centred = series - series.mean()
+    variance = float(centred @ centred)
+    # In floating point the mean of equal values may miss them by a rounding.
+    if variance <= len(values) * (1e-12 * float(np.abs(series).max())) ** 2:
         return 0.0
-    return math.fsum(a * b for a, b in pairwise(centred)) / variance
+    return float(centred[:-lag] @ centred[lag:]) / variance

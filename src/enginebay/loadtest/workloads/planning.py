@@ -1,0 +1,154 @@
+"""From a workload and its loads to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import msgspec
+import numpy as np
+
+from enginebay.errors import LoadTestError
+from enginebay.loadtest.arrivals import offsets_of
+from enginebay.loadtest.plan import Load, Plan, PlannedLoad, PlannedRequest
+from enginebay.loadtest.tokenizer import TextTokenizer
+from enginebay.loadtest.workloads.question import Desk, OpenWorkload, PromptForm, Question, Session, Workload
+from enginebay.loadtest.workloads.sharing import SentPrompts
+from enginebay.types import SamplingParams
+
+SEED_STREAM = 4
+"""Of the seeds of requests; apart from those of prompts, lengths and arrivals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """How much of a workload each load asks."""
+
+    num_requests: int | None
+    """Turns of conversations count one each. None: until the arrivals end, of ramps, steps and traces."""
+    num_warmup_requests: int = 0
+    trace_offsets: Sequence[float] = ()
+    """For the loads whose arrivals are a trace."""
+
+
+def make_plan(
+    workload: Workload,
+    loads: tuple[Load, ...],
+    *,
+    quantity: Quantity,
+    model: str,
+    sampling: SamplingParams,
+    seed: int,
+    tokenizer: TextTokenizer,
+    form: PromptForm = "text",
+) -> Plan:
+    """Every load gets the same lengths, arrivals of its own, and prompts that no other load has.
+
+    sampling: what all requests share; max_tokens and, unless it is greedy, seed are drawn for each. In an open loop
+    the arrivals are those of conversations, where there are any: later turns wait for the answer before.
+    Raises LoadTestError for a load that the workload cannot make.
+    """
+    desk = Desk(tokenizer, form=form, seed=seed)
+    opened = workload.open(desk, seed=seed)
+    planner = _Planner(opened, quantity, sampling, seed=seed)
+    planned = tuple(planner.plan(load) for load in loads)
+    return Plan(model=model, workload=_in_words(opened, quantity, sampling), seed=seed, loads=planned)
+
+
+def _in_words(opened: OpenWorkload, quantity: Quantity, sampling: SamplingParams) -> str:
+    """After planning: a data set knows only then what it left out."""
+    how_many = "" if quantity.num_requests is None else f"{quantity.num_requests} requests, "
+    return (
+        f"{how_many}{opened}, {'exact output lengths' if sampling.ignore_eos else 'outputs end where the model ends'}"
+    )
+
+
+class _Planner:
+    def __init__(self, opened: OpenWorkload, quantity: Quantity, sampling: SamplingParams, *, seed: int) -> None:
+        self._opened, self._quantity, self._sampling, self._seed = opened, quantity, sampling, seed
+        self._sent = SentPrompts()
+
+    def plan(self, load: Load) -> PlannedLoad:
+        traffic = self._opened.traffic()
+        # Warm-up first: it is sent first, and what it shares is what it leaves in a cache.
+        warmup = list(islice(traffic.warmup, self._quantity.num_warmup_requests))
+        planned_warmup = self._requests(warmup, [None] * len(warmup))
+        sessions, offsets = self._arriving(load, traffic.sessions)
+        return PlannedLoad(load=load, warmup=planned_warmup, requests=self._requests(sessions, offsets))
+
+    def _arriving(
+        self, load: Load, sessions: Iterator[Session]
+    ) -> tuple[list[Session], Sequence[float] | Sequence[None]]:
+        num_requests = self._quantity.num_requests
+        if load.is_closed:
+            if num_requests is None:
+                raise LoadTestError(f"{load}: have no end, so the number of requests must be given")
+            taken = _until(num_requests, sessions)
+            _demand_session_for_each_user(load, taken)
+            return taken, [None] * len(taken)
+        offsets = offsets_of(load, num_requests, seed=self._seed, trace_offsets=self._quantity.trace_offsets)
+        taken = list(islice(sessions, len(offsets))) if num_requests is None else _until(num_requests, sessions)
+        if len(taken) < len(offsets) and num_requests is None:
+            raise LoadTestError(f"{load}: {len(offsets)} requests arrive, and the workload has {len(taken)}")
+        return taken[: len(offsets)], offsets[: len(taken)]
+
+    def _requests(
+        self, sessions: Sequence[Session], offsets: Sequence[float] | Sequence[None]
+    ) -> tuple[PlannedRequest, ...]:
+        seeds = np.random.default_rng([self._seed, SEED_STREAM])
+        requests: list[PlannedRequest] = []
+        for session, offset in zip(sessions, offsets, strict=True):
+            for turn, question in enumerate(session):
+                request = self._request(len(requests), question, request_seed=int(seeds.integers(2**31)))
+                requests.append(_placed(request, offset_s=offset, is_later=turn > 0))
+        return tuple(requests)
+
+    def _request(self, index: int, question: Question, *, request_seed: int) -> PlannedRequest:
+        is_ids = question.form == "token_ids"
+        return PlannedRequest(
+            index=index,
+            text=question.text if question.form == "text" else None,
+            token_ids=question.prompt_ids if is_ids else None,
+            messages=question.messages if question.form == "chat" else None,
+            num_prompt_tokens=len(question.prompt_ids),
+            num_shared_tokens=self._sent.add(question.prompt_ids),
+            think_time_s=question.think_time_s,
+            sampling=_with_length(self._sampling, max_tokens=question.max_tokens, seed=request_seed),
+        )
+
+
+def _placed(request: PlannedRequest, *, offset_s: float | None, is_later: bool) -> PlannedRequest:
+    if is_later:
+        return msgspec.structs.replace(request, after=request.index - 1)
+    return msgspec.structs.replace(request, offset_s=offset_s)
+
+
+def _until(num_requests: int, sessions: Iterator[Session]) -> list[Session]:
+    """Sessions with `num_requests` turns in all; the last one may be cut."""
+    taken: list[Session] = []
+    num_left = num_requests
+    while num_left > 0:
+        session = next(sessions, None)
+        if session is None:
+            raise LoadTestError(
+                f"the workload has {num_requests - num_left} requests, and {num_requests} are asked for"
+            )
+        taken.append(session[:num_left])
+        num_left -= len(taken[-1])
+    return taken
+
+
+def _demand_session_for_each_user(load: Load, sessions: Sequence[Session]) -> None:
+    """Fewer than users would be a smaller load than its name says."""
+    if load.users is not None and len(sessions) < load.users:
+        what = "requests" if all(len(session) == 1 for session in sessions) else "conversations"
+        raise LoadTestError(
+            f"{load} need at least {load.users} {what}, and there are {len(sessions)}: "
+            "ask for more requests or fewer users"
+        )
+
+
+def _with_length(sampling: SamplingParams, *, max_tokens: int, seed: int) -> SamplingParams:
+    """Greedy sampling draws nothing: without a seed it also runs on engines that take none."""
+    return replace(sampling, max_tokens=max_tokens, seed=None if sampling.temperature == 0 else seed)
