@@ -13,7 +13,7 @@ from enginebay.verdict.comparison.contest import Contest, Subject
 from enginebay.verdict.comparison.family import LEVEL, judge_all
 from enginebay.verdict.comparison.figures import figures
 from enginebay.verdict.comparison.why import reasons
-from enginebay.verdict.comparison.words import headline, sentences
+from enginebay.verdict.comparison.words import headline, invalid_words, sentences
 from enginebay.verdict.outputs.agreement import OutputAgreement
 from enginebay.verdict.verdict import LoadVerdict, Status, Verdict
 
@@ -108,7 +108,10 @@ def _verdict(
 def _status(loads: Sequence[LoadVerdict]) -> Status:
     """`judged` as soon as one load was; else what stands in the way first of all."""
     found = {load.status for load in loads}
-    return next((status for status in _IN_ORDER if status in found), "nothing to compare")
+    for status in _IN_ORDER:
+        if status in found:
+            return status
+    return "nothing to compare"
 
 
 _IN_ORDER: tuple[Status, ...] = ("judged", "simulated", "invalid", "too few starts")
@@ -185,12 +188,8 @@ def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterato
         )
     if any(result.status == "partial" for result in results):
         yield "A load test ended early: not every start that was planned was measured."
-    seen = dict.fromkeys(invalid for load in loads for invalid in load.invalid)
-    for invalid in seen:
-        start = "" if invalid.start_index is None else f", start {invalid.start_index + 1}"
-        where = "" if invalid.load is None else f", {invalid.load}"
-        codes = "; ".join(f"{reason.code}: {reason.detail}" for reason in invalid.reasons)
-        yield f"INVALID {invalid.label}{where}{start}: {codes}"
+    for invalid in dict.fromkeys(invalid for load in loads for invalid in load.invalid):
+        yield f"INVALID {invalid_words(invalid)}"
 
 
 def _other_machine(first: Environment, second: Environment) -> Iterator[str]:

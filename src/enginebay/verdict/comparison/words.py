@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from enginebay.verdict.comparison.figures import TITLES
 from enginebay.verdict.comparison.phrases import changed, listed, starts
-from enginebay.verdict.verdict import NO_VERDICT, LoadVerdict, MetricVerdict, Outcome, Status
+from enginebay.verdict.verdict import NO_VERDICT, InvalidRun, LoadVerdict, MetricVerdict, Outcome, Status
 
 
 def headline(loads: Sequence[LoadVerdict], status: Status) -> str:
@@ -20,6 +20,14 @@ def headline(loads: Sequence[LoadVerdict], status: Status) -> str:
 def sentences(loads: Sequence[LoadVerdict], *, margin: float) -> tuple[str, ...]:
     """Of each load what was decided and what was not, then why."""
     return tuple(sentence for load in loads for sentence in _of_load(load, margin=margin))
+
+
+def invalid_words(invalid: InvalidRun) -> str:
+    load = f", {invalid.load}" if invalid.load is not None else ""
+    start = f", start {invalid.start_index + 1}" if invalid.start_index is not None else ""
+    return f"{invalid.label}{load}{start}: " + "; ".join(
+        f"{reason.code}: {reason.detail}" for reason in invalid.reasons
+    )
 
 
 _WHY_NONE: dict[Status, str] = {
