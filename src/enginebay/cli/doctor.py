@@ -6,17 +6,17 @@ import platform
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 
 import enginebay
+from enginebay.cli.finding import Finding
 from enginebay.cli.machine import Machine, this_machine
 from enginebay.config.loader import load_config
 from enginebay.config.server import ServerConfig
@@ -36,15 +36,8 @@ _LEAST_DISK_BYTES = 2**30
 _MARKS = {"good": "[green]good[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad [/red]"}
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    level: Literal["good", "note", "bad"]
-    what: str
-    advice: str = ""
-
-
 def doctor(config: Annotated[Path | None, Parameter(help="Also check this config, and its port.")] = None, /) -> int:
-    """Look at this machine: what is installed, cores, memory, GPU, models, ports.
+    """Look at this machine: what is installed, cores, memory, GPU, kernels, models, ports.
 
     Exit code 1 where something is bad.
     """
@@ -66,7 +59,12 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield from _backends()
     yield from _hardware(machine)
     if find_spec("torch") is not None:
-        yield _torch(machine)
+        torch = _torch(machine)
+        yield torch
+        if torch.level != "bad":
+            from enginebay.cli.doctor_kernels import kernel_findings
+
+            yield from kernel_findings()
     yield from _models()
     if config is None:
         yield _port(ServerConfig())
