@@ -23,6 +23,7 @@ from enginebay.loadtest.fleet_messages import (
     Reach,
     Ready,
     Recorded,
+    SentPart,
     Stop,
     ToWorker,
     decode_from_worker,
@@ -31,6 +32,7 @@ from enginebay.loadtest.fleet_messages import (
 from enginebay.loadtest.opening import num_connections, peak_rate
 from enginebay.loadtest.plan import Load, PlannedRequest
 from enginebay.loadtest.records import Record
+from enginebay.loadtest.sent.sent import Sent
 
 MAX_RATE_PER_PROCESS = 1000.0
 MAX_USERS_PER_PROCESS = 512
@@ -77,6 +79,11 @@ class Fleet:
         """Of the processes that came to an end, also when the run was cancelled."""
         return [member.figures for member in self._members if member.figures is not None]
 
+    @property
+    def sent(self) -> list[Sent] | None:
+        """By all processes, in the order of sending."""
+        return sorted((one for member in self._members for one in member.sent), key=lambda one: one.at)
+
     async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
         """Raises LoadTestError with the cause when a process dies; the others are stopped, and all records are kept."""
         for share, own_load in self._shares(requests, load):
@@ -120,6 +127,7 @@ class _Member:
     def __init__(self, job: Job, *, name: str, on_record: Callable[[Record], None]) -> None:
         self.num_in_flight = 0
         self.figures: ProcessFigures | None = None
+        self.sent: list[Sent] = []
         self._job, self._name, self._on_record = job, name, on_record
         self._is_launched = False
         self._problem: LoadTestError | None = None
@@ -163,6 +171,8 @@ class _Member:
                 self.num_in_flight = recorded.num_in_flight
                 for record in recorded.records:
                     self._on_record(record)
+            case SentPart(sent):
+                self.sent += sent
             case Ended() as ended:
                 self.figures = ended.figures
                 self._ended.set()

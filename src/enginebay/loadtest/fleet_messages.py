@@ -9,6 +9,7 @@ import msgspec
 from enginebay.loadtest.client_health import ProcessFigures
 from enginebay.loadtest.plan import Load, PlannedRequest
 from enginebay.loadtest.records import Record
+from enginebay.loadtest.sent.sent import Sent
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +63,12 @@ class RecordedRaw(msgspec.Struct, frozen=True, kw_only=True, tag="Recorded"):
     num_in_flight: int
 
 
+class SentPart(msgspec.Struct, frozen=True, tag=True):
+    """What was given to the sockets: told when the run is over, in parts."""
+
+    sent: list[Sent]
+
+
 class Ended(msgspec.Struct, frozen=True, tag=True):
     figures: ProcessFigures
 
@@ -73,7 +80,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Job | Begin | Stop
-FromWorker = Ready | Recorded | Ended | Failed
+FromWorker = Ready | Recorded | SentPart | Ended | Failed
 encode = msgspec.msgpack.Encoder().encode
 decode_to_worker = msgspec.msgpack.Decoder[ToWorker](ToWorker).decode
 decode_from_worker = msgspec.msgpack.Decoder[FromWorker](FromWorker).decode

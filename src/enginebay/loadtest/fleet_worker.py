@@ -21,6 +21,7 @@ from enginebay.loadtest.fleet_messages import (
     Reach,
     Ready,
     RecordedRaw,
+    SentPart,
     ToWorker,
     decode_to_worker,
     encode,
@@ -28,9 +29,11 @@ from enginebay.loadtest.fleet_messages import (
 from enginebay.loadtest.opening import open_connections
 from enginebay.loadtest.records import Record
 from enginebay.loadtest.runner import Runner
+from enginebay.loadtest.sent.log import SendLog
 from enginebay.plugins import get_backend
 
 FLUSH_S = 0.25
+SENT_PER_MESSAGE = 500
 
 
 def work(channel: ChildChannel) -> None:
@@ -90,9 +93,14 @@ class _Share:
             begin = await self._inbox.get()
             if not isinstance(begin, Begin):
                 return
+            log = SendLog()
             async with ProcessWatch(self._clock) as watch:
-                await self._replay(runner, begin)
+                with log.listening(backend):
+                    await self._replay(runner, begin)
             self._flush(runner)
+            sent = log.read(started_at=begin.at)
+            for first in range(0, len(sent), SENT_PER_MESSAGE):
+                self._parent.send(encode(SentPart(sent[first : first + SENT_PER_MESSAGE])))
             self._parent.send(encode(Ended(watch.figures)))
 
     async def _replay(self, runner: Runner, begin: Begin) -> None:

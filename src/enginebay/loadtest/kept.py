@@ -10,6 +10,8 @@ from enginebay.errors import NotComparable
 from enginebay.loadtest.plan import Load, Plan
 from enginebay.loadtest.records import RecordLine, read_records
 from enginebay.loadtest.result import Run, load_result
+from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
+from enginebay.loadtest.sent.sent import SentLine, read_sent
 from enginebay.loadtest.timeseries import Sample, read_samples
 
 
@@ -20,6 +22,7 @@ class Kept:
     runs: Sequence[Run] = ()
     lines: Sequence[RecordLine] = ()
     samples: Sequence[Sample] = ()
+    sent: Sequence[SentLine] = ()
 
     @property
     def starts(self) -> frozenset[tuple[int, str]]:
@@ -41,6 +44,7 @@ def read_kept(folder: Path, plan: Plan) -> Kept:
         runs=runs,
         lines=[line for line in read_records(folder / "records.jsonl") if line.run in keys],
         samples=[sample for sample in read_samples(folder / "timeseries.jsonl") if sample.run in keys],
+        sent=[line for line in read_sent(folder / SENT_FILE_NAME) if line.run in keys],
     )
 
 

@@ -22,6 +22,7 @@ from enginebay.loadtest.reaching import reach_of
 from enginebay.loadtest.records import Record, RunKey
 from enginebay.loadtest.result import DEFAULT_MARGIN, Run, Status
 from enginebay.loadtest.self_check.ceiling import ClientCeiling
+from enginebay.loadtest.sent.sent import Sent
 from enginebay.loadtest.single_process import SingleProcess
 from enginebay.loadtest.timeseries import Sample, Sampler
 from enginebay.loadtest.tokenizer import TextTokenizer
@@ -63,6 +64,11 @@ class Replayer(Protocol):
 
     @property
     def figures(self) -> Sequence[ProcessFigures]: ...
+
+    @property
+    def sent(self) -> list[Sent] | None:
+        """What was given to the sockets; to be asked when the run is over. None where there are none."""
+        ...
 
     async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None: ...
 
@@ -151,6 +157,11 @@ class Measurement:
             request_timeout_s=self._settings.request_timeout_s,
             run_id=run_id,
         )
+
+    @property
+    def sent(self) -> list[Sent]:
+        """Hashed at this call."""
+        return self._replayer.sent or []
 
     async def run(self) -> None:
         await self._sampler.sample()

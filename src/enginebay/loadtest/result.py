@@ -125,6 +125,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     subjects: Sequence[MeasuredSubject] = ()
     """In the order in which they were asked for; the first is what the others are set against."""
     origin: Origin | None = None
+    certificate_sha256: str | None = None
+    """Of certificate.json beside it: that each backend was sent the same load. None where nobody has audited it."""
 
 
 def save_result(result: Result, path: Path) -> None:

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
@@ -20,17 +19,8 @@ from enginebay.guard import GuardedBackend
 from enginebay.loadtest.plan import Load, PlannedRequest
 from enginebay.loadtest.recording import make_record
 from enginebay.loadtest.records import INTERRUPTED, Record
+from enginebay.loadtest.sent.log import TellsSends, request_id_of
 from enginebay.types import GenerationChunk
-from enginebay.wire.http_client import SendListener
-
-_ID_HEADER = b"x-request-id: "
-
-
-@runtime_checkable
-class TellsSends(Protocol):
-    def add_send_listener(self, listener: SendListener) -> None: ...
-
-    def remove_send_listener(self, listener: SendListener) -> None: ...
 
 
 @dataclass(slots=True)
@@ -186,7 +176,4 @@ class Runner:
             inner.remove_send_listener(self._note_send)
 
     def _note_send(self, sent_at: float, head: bytes, body: bytes) -> None:
-        begin = head.find(_ID_HEADER)
-        if begin >= 0:
-            request_id = head[begin + len(_ID_HEADER) : head.index(b"\r", begin)]
-            self._given_to_socket_at.setdefault(request_id, sent_at)
+        self._given_to_socket_at.setdefault(request_id_of(head), sent_at)

@@ -26,6 +26,8 @@ from enginebay.loadtest.records import RecordLine, write_records
 from enginebay.loadtest.result import Failure, MeasuredSubject, Origin, Result, Run, Status, save_result
 from enginebay.loadtest.runner import Runner
 from enginebay.loadtest.schedule import Estimator, TimeEstimate, rounds
+from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
+from enginebay.loadtest.sent.sent import SentLine, write_sent
 from enginebay.loadtest.timeseries import write_samples
 from enginebay.loadtest.tokenizer import TextTokenizer
 
@@ -58,6 +60,7 @@ class Bench:
         self._clock, self._watcher, self._environment = clock, watcher, environment
         self._settings, self._tokenizer, self._on_estimate = settings, tokenizer, on_estimate
         self._runs, self._lines, self._samples = list(kept.runs), list(kept.lines), list(kept.samples)
+        self._sent = list(kept.sent)
         self._failures: list[Failure] = []
         self._errors: dict[str, EngineBayError] = {}
         """By label: what ended a start first."""
@@ -172,6 +175,7 @@ class Bench:
         self._runs.append(run)
         self._lines += [RecordLine(run=measurement.key, record=record) for record in measurement.records]
         self._samples += measurement.samples
+        self._sent += [SentLine(run=measurement.key, sent=sent) for sent in measurement.sent]
         self._watcher.run_ends(run)
         self._save("partial")
 
@@ -194,6 +198,7 @@ class Bench:
         )
         write_records(self._out / "records.jsonl", self._lines)
         write_samples(self._out / "timeseries.jsonl", self._samples)
+        write_sent(self._out / SENT_FILE_NAME, self._sent)
         save_result(result, self._out / "result.json")
         self.is_saved = True
         return result

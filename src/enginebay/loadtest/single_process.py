@@ -11,6 +11,8 @@ from enginebay.loadtest.opening import num_connections, open_connections
 from enginebay.loadtest.plan import Load, PlannedRequest
 from enginebay.loadtest.records import Record
 from enginebay.loadtest.runner import Runner
+from enginebay.loadtest.sent.log import SendLog
+from enginebay.loadtest.sent.sent import Sent
 
 
 class SingleProcess:
@@ -30,6 +32,7 @@ class SingleProcess:
             backend, clock=clock, on_record=on_record, request_timeout_s=request_timeout_s, run_id=run_id
         )
         self._watch = ProcessWatch(clock)
+        self._log = SendLog()
 
     @property
     def started_at(self) -> float:
@@ -43,8 +46,14 @@ class SingleProcess:
     def figures(self) -> Sequence[ProcessFigures]:
         return (self._watch.figures,)
 
+    @property
+    def sent(self) -> list[Sent] | None:
+        """Read and hashed at this call; None where the backend has no wire to listen to."""
+        return self._log.read(started_at=self.started_at) if self._log.is_kept else None
+
     async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
         self._runner.prepare(requests)
         await open_connections(self._backend, num_connections(requests, load))
         async with self._watch:
-            await self._runner.replay(load, started_at=self._clock.now())
+            with self._log.listening(self._backend):
+                await self._runner.replay(load, started_at=self._clock.now())
