@@ -12,8 +12,11 @@ from enginebay.clock import Clock
 from enginebay.config.models import Config
 from enginebay.config.secret import MASK, masked
 from enginebay.configured import CheckedBackend, check_backend, configured_backend
+from enginebay.errors import ModelError
 from enginebay.loadtest.hosting import hosted, serve_command
 from enginebay.loadtest.measurement import Subject
+from enginebay.models.fingerprint import fingerprint
+from enginebay.models.sources import resolve_model
 from enginebay.plugins import get_backend
 
 
@@ -49,11 +52,29 @@ def subject_of(config: Config, config_path: Path, name: str, *, clock: Clock) ->
         approximated_settings=frozenset(
             outcome.setting for outcome in checked.plan.outcomes if outcome.outcome == "approximated"
         ),
+        image=checked.context.image,
+        model=checked.context.model,
+        weights=_weights(checked),
     )
 
 
 def _is_in_process(checked: CheckedBackend) -> bool:
-    return (checked.resolved.entry.mode or checked.spec.modes[0]) == "in_process"
+    return _mode(checked) == "in_process"
+
+
+def _mode(checked: CheckedBackend) -> str:
+    return checked.resolved.entry.mode or checked.spec.modes[0]
+
+
+def _weights(checked: CheckedBackend) -> str | None:
+    """None for a server that others run, and for a model that is not here yet: nobody can tell what it will be."""
+    if _mode(checked) == "external":
+        return None
+    try:
+        directory = resolve_model(checked.context.model, revision=checked.resolved.engine.revision, offline=True)
+        return fingerprint(directory)
+    except (ModelError, OSError):
+        return None
 
 
 def _configured_settings(checked: CheckedBackend) -> dict[str, object]:
