@@ -87,6 +87,10 @@ class BenchConfig(BaseModel):
         "options.start_timeout_s comes first; where neither is set, that option's default counts.",
     )
     request_timeout_s: PositiveFloat = Field(default=300.0, description="Longest wait for one answer.")
+    client_processes: PositiveInt | None = Field(
+        default=None,
+        description="Processes that send the load and share its arrivals; as few as can make it if left out.",
+    )
 
     @model_validator(mode="after")
     def _one_kind_of_load(self) -> BenchConfig:

@@ -14,11 +14,13 @@ from enginebay.config.resolution import resolve_backend
 from enginebay.config.settings import EngineSettings
 from enginebay.configured import check_backend
 from enginebay.errors import ConfigError, ModelNotFound
+from enginebay.loadtest.environment import describe_environment
 from enginebay.loadtest.estimated_tokenizer import EstimatedTokenizer
 from enginebay.loadtest.from_config import all_ignore_eos, plan_from_config
 from enginebay.loadtest.measurement import BenchSettings
 from enginebay.loadtest.metrics import ServiceLevels
 from enginebay.loadtest.plan import Plan
+from enginebay.loadtest.self_check.ceiling import ceiling_path, load_ceiling
 from enginebay.loadtest.tokenizer import FileTokenizer, TextTokenizer
 from enginebay.models.sources import resolve_model
 from enginebay.plugins import DEFAULT_MODEL, MODEL_VARIABLE
@@ -75,4 +77,6 @@ def bench_settings_of(settings: BenchConfig) -> BenchSettings:
         slo=ServiceLevels(**settings.slo.model_dump()),
         num_starts=settings.starts,
         request_timeout_s=settings.request_timeout_s,
+        num_client_processes=settings.client_processes,
+        ceiling=load_ceiling(ceiling_path(), environment=describe_environment()),
     )
