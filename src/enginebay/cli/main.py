@@ -16,6 +16,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import enginebay
+from enginebay.cli.bench.help_text import HELP
 from enginebay.errors import (
     ConfigError,
     EngineBayError,
@@ -33,7 +34,7 @@ _COMMANDS = {
     "init": ("init:init", "Write a commented config for what this machine has."),
     "serve": ("serve:serve", "Serve a backend through the OpenAI API."),
     "generate": ("generate:generate", "Generate one answer and stream it to the terminal."),
-    "bench": ("bench.command:bench", "Measure backends under identical load."),
+    "bench": ("bench.command:bench", HELP),
     "compare": ("compare:compare", "Compare two results of bench."),
     "plan": ("plan:plan", "Show what each setting becomes for a backend, and the command that would start it."),
     "backends": ("backends:backends", "List the installed backends."),
@@ -58,8 +59,8 @@ _GROUPS = {
     ),
 }
 _EXTRAS = {
-    "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "openai": "openai", "plotly": "report",
-    "safetensors": "models", "structlog": "gateway", "tokenizers": "models",
+    "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "matplotlib": "picture",
+    "openai": "openai", "plotly": "report", "safetensors": "models", "structlog": "gateway", "tokenizers": "models",
     "torch": "engine", "uvicorn": "gateway",
 }  # fmt: skip
 

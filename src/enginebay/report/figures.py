@@ -31,14 +31,14 @@ WIDE_RANGE = 20
 
 
 def throughput(load: LoadReport) -> Figure:
-    """Of several starts the median, with a whisker from the lowest to the highest."""
+    """Of several starts the median, and from the lowest to the highest."""
     first, *_ = sides = load.sides
     of_starts = [[metrics.output_tokens_per_s for metrics in side.metrics] for side in sides]
     rates = [median(values) for values in of_starts]
     labels = [
-        f"<b>{number(rate)}</b>"
+        f"<b>{number(rate)}</b>{_range(values)}"
         + (f"  {times(rate / rates[0])} {_text(first)}" if side.has_ratio_to(first) and rates[0] else "")
-        for side, rate in zip(sides, rates, strict=True)
+        for side, rate, values in zip(sides, rates, of_starts, strict=True)
     ]
     bars = {
         "type": "bar",
@@ -46,15 +46,6 @@ def throughput(load: LoadReport) -> Figure:
         "x": rates,
         "y": [_text(side) for side in sides],
         "marker": {"color": [_color(side) for side in sides]},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [max(values) - rate for values, rate in zip(of_starts, rates, strict=True)],
-            "arrayminus": [rate - min(values) for values, rate in zip(of_starts, rates, strict=True)],
-            "color": "@muted",
-            "thickness": 1.2,
-            "visible": any(len(values) > 1 for values in of_starts),
-        },
         "width": 0.62,
         "text": labels,
         "textposition": "outside",
@@ -67,7 +58,7 @@ def throughput(load: LoadReport) -> Figure:
         [bars],
         height=44 * len(sides) + 24,
         margin={"l": 8, "r": 8, "t": 4, "b": 8},
-        xaxis={"visible": False, "range": [0, widest * 1.3]},
+        xaxis={"visible": False, "range": [0, widest * (1.3 if len(load.runs) == len(sides) else 1.5)]},
         yaxis={
             "autorange": "reversed",
             "automargin": True,
@@ -76,6 +67,10 @@ def throughput(load: LoadReport) -> Figure:
             "tickfont": {"size": 14, "color": "@ink"},
         },
     )
+
+
+def _range(values: Sequence[float]) -> str:
+    return f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
 
 
 def first_token_curves(load: LoadReport) -> Figure:

@@ -29,6 +29,11 @@ def verdict_markdown(verdict: Verdict | None) -> Iterator[str]:
         yield from ("", _meaning(verdict), "")
 
 
+def verdict_document(verdict: Verdict) -> str:
+    """A whole Markdown document of it, for a pull request."""
+    return "\n".join(["# Verdict", "", *verdict_markdown(verdict)]).rstrip() + "\n"
+
+
 def print_verdict(verdict: Verdict, console: Console) -> None:
     for load in verdict.loads:
         console.print(_table(load))

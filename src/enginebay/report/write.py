@@ -9,13 +9,16 @@ from enginebay.loadtest.files import write_atomically
 from enginebay.report.data import Report
 from enginebay.report.html import render_html
 from enginebay.report.markdown import render_markdown
+from enginebay.verdict.verdict import FILE_NAME
 
 NAMES = ("report.md", "report.html")
+OF_EARLIER = (*NAMES, FILE_NAME)
+"""What tells of the results beside it, and must not stand beside others."""
 
 
 def remove_reports(folder: Path) -> None:
     """Of an earlier load test, so that none stands beside results that it does not tell of."""
-    for name in NAMES:
+    for name in OF_EARLIER:
         try:
             (folder / name).unlink(missing_ok=True)
         except OSError as error:

@@ -1,94 +1,132 @@
-"""`enginebay bench`."""
+"""`enginebay bench`: which of its journeys the flags ask for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
-from enginebay.cli.bench.interrupting import run_until_interrupted
-from enginebay.cli.bench.planning import bench_settings_of, make_bench_plan, overridden_settings
-from enginebay.cli.bench.progress import Progress
+from enginebay.cli.bench.flags import (
+    NO_LOAD,
+    NO_OTHER,
+    NO_RESULT,
+    NO_SERVERS,
+    WHAT,
+    LoadFlags,
+    OtherFlags,
+    ResultFlags,
+    ServerFlags,
+)
+from enginebay.cli.bench.measuring import job_of_config, measure
+from enginebay.cli.bench.planning import overridden_settings
+from enginebay.cli.bench.reporting import check_result_flags
+from enginebay.cli.bench.servers import configure_servers, default_folder
 from enginebay.clock import MonotonicClock
 from enginebay.config.loader import load_config
 from enginebay.errors import ConfigError
-from enginebay.loadtest.environment import describe_environment
-from enginebay.loadtest.result import load_result
-from enginebay.loadtest.session import Bench
-from enginebay.loadtest.subjects import subject_of
-from enginebay.report.data import load_report
-from enginebay.report.terminal import print_runs
-from enginebay.report.write import remove_reports, write_reports
-
-INVALID = 3
+from enginebay.loadtest.files import write_atomically
 
 
 def bench(
-    config: Annotated[Path, Parameter(help="Config file; its `bench:` section is the load.")],
+    config: Annotated[
+        Path | None, Parameter(group=WHAT, help="Config file; its `bench:` section is the load. None with --url.")
+    ] = None,
     /,
     *,
     backend: Annotated[
         list[str] | None,
-        Parameter(help="An entry of the config, or a kind; repeat it to compare. Else the config's own.", negative=""),
+        Parameter(
+            group=WHAT,
+            negative="",
+            help="An entry of the config, or a kind; repeat it to compare. Else the config's own.",
+        ),
     ] = None,
-    out: Annotated[Path | None, Parameter(help="Folder of the results; else out/NAME-OF-THE-CONFIG.")] = None,
-    users: Annotated[
-        list[int] | None, Parameter(help="Closed loop: users that each wait for their answer.", negative="")
-    ] = None,
-    rate: Annotated[
-        list[float] | None, Parameter(help="Open loop: requests a second, sent whatever the answers.", negative="")
-    ] = None,
-    arrivals: Annotated[
-        Literal["poisson", "constant"] | None, Parameter(help="Of an open loop; else the config's, else poisson.")
-    ] = None,
-    requests: Annotated[int | None, Parameter(help="Requests of each run.")] = None,
-    seed: Annotated[int | None, Parameter(help="Of prompts, lengths and arrivals.")] = None,
+    load: LoadFlags = NO_LOAD,
+    servers: ServerFlags = NO_SERVERS,
+    result: ResultFlags = NO_RESULT,
+    other: OtherFlags = NO_OTHER,
 ) -> int:
-    """Measure backends one after the other under identical load, and write what was found.
-
-    Ctrl-C and SIGTERM keep what was measured until then and mark it partial.
-    """
-    loaded = load_config(config)
-    settings = overridden_settings(
-        loaded.bench, users=users, rate=rate, arrivals=arrivals, requests=requests, seed=seed
-    )
-    names = _distinct(backend or [loaded.backend])
-    clock = MonotonicClock()
-    subjects = [subject_of(loaded, config, name, clock=clock) for name in names]
-    plan, tokenizer = make_bench_plan(loaded, settings, name=names[0])
-    folder = out or Path("out") / config.stem
-    remove_reports(folder)  # they tell of the results that are replaced now
+    """What it does is told in `help_text`; here the flags find their journey."""
     console = Console()
-    console.print(f"{plan.workload} [dim]· plan {plan.sha256[:12]}[/]", highlight=False)
-    with Progress(console, num_runs=len(names) * len(plan.loads) * settings.starts) as progress:
-        measurement = Bench(
-            plan,
-            subjects,
-            out=folder,
-            clock=clock,
-            watcher=progress,
-            environment=describe_environment(),
-            settings=bench_settings_of(settings),
-            tokenizer=tokenizer,
+    _demand_one_source(config, servers, other)
+    if servers.url:
+        return _measure_servers(servers.url, servers, load, result, backend=backend, console=console)
+    if config is None:
+        raise ConfigError("there is nothing to measure", expected="a config file, or --url http://...")
+    loaded = load_config(config)
+    clock = MonotonicClock()
+    names = _distinct(backend or [loaded.backend])
+    check_result_flags(result, num_backends=len(names))
+    job = job_of_config(
+        loaded,
+        config,
+        names,
+        settings=overridden_settings(loaded.bench, load.given),
+        folder=result.out or Path("out") / config.stem,
+        clock=clock,
+    )
+    return measure(job, result, console=console, clock=clock)
+
+
+def _demand_one_source(config: Path | None, servers: ServerFlags, other: OtherFlags) -> None:
+    given = [
+        name
+        for name, value in (
+            ("a config", config), ("--url", servers.url), ("--replay", other.replay), ("--self-check", other.self_check)
         )
-        interruption = run_until_interrupted(measurement)
-    result = load_result(folder)
-    _report(folder, console)
-    if interruption is not None:
-        raise interruption
-    return 0 if all(run.valid for run in result.runs) else INVALID
+        if value
+    ]  # fmt: skip
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} exclude each other", expected="one of them")
+    if not servers.url and (servers.api_key_env or servers.model or servers.tokenizer):
+        raise ConfigError(
+            "--api-key-env, --model and --tokenizer go with --url", expected="the same in the config: options.api_key, "
+            "model and engine.tokenizer of the entry",
+        )  # fmt: skip
+
+
+def _measure_servers(
+    urls: Sequence[str],
+    servers: ServerFlags,
+    load: LoadFlags,
+    result: ResultFlags,
+    *,
+    backend: list[str] | None,
+    console: Console,
+) -> int:
+    """The config that fits them is written into the folder of results, and measured like any other."""
+    if len(urls) > 2 or backend:
+        raise ConfigError("--url takes one server or two", expected="a config with --backend for more")
+    check_result_flags(result, num_backends=len(urls))
+    clock = MonotonicClock()
+    text = configure_servers(
+        urls,
+        clock=clock,
+        console=console,
+        api_key_env=servers.api_key_env,
+        model=servers.model,
+        tokenizer=servers.tokenizer,
+    )
+    folder = result.out or default_folder(urls)
+    config_path = folder / "bench.yaml"
+    write_atomically(config_path, text.encode())
+    loaded = load_config(config_path)
+    console.print(f"config       {config_path}", highlight=False, soft_wrap=True)
+    job = job_of_config(
+        loaded,
+        config_path,
+        list(loaded.backends),
+        settings=overridden_settings(loaded.bench, load.given),
+        folder=folder,
+        clock=clock,
+    )
+    return measure(job, result, console=console, clock=clock)
 
 
 def _distinct(names: list[str]) -> list[str]:
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"--backend {sorted(repeated)[0]} is given twice", expected="each name once")
     return names
-
-
-def _report(folder: Path, console: Console) -> None:
-    report = load_report(folder)
-    print_runs(report, console)
-    for path in write_reports(report, folder):
-        console.print(f"{path.name:12} {path}", highlight=False, soft_wrap=True)

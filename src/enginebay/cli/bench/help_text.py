@@ -1,0 +1,42 @@
+"""What `enginebay bench --help` says before it lists the flags. Imports nothing: the list of commands reads it too.
+
+No line is longer than 78 characters, so that none is broken on a narrow terminal.
+"""
+
+from __future__ import annotations
+
+HELP = """\
+Measure backends under identical load, and say which is better only where the measurement can tell.
+
+To begin, without a config, against servers that run already:
+
+  enginebay bench --url http://127.0.0.1:8000
+  enginebay bench --url http://127.0.0.1:8000 --url http://127.0.0.1:8001
+
+From a config, which also starts the engines:
+
+  enginebay bench bench.yaml --backend vllm --backend reference --starts 3
+  enginebay bench bench.yaml --rate 2 --rate 4 --rate 8
+  enginebay bench bench.yaml --backend old --backend new --fail-on slower
+  enginebay bench bench.yaml --backend old --backend new --resume
+
+What the words mean:
+
+  plan      every prompt, length and instant, fixed before anything starts;
+            all backends are sent the same
+  load      how hard: so many users (closed loop: each waits for its answer)
+            or so many requests a second (open loop: whatever the answers)
+  start     a fresh start of an engine; A B B A, so that what drifts over the
+            hours falls on all alike
+  run       one replay of one load on one start
+  TTFT      from sending a request to its first token
+  TPOT      each further token; E2E: the whole answer
+  INVALID   a run that did not do what its plan says, or where this client
+            was the limit; it is shown as such, and cannot win
+  verdict   faster, slower, equivalent or undecided; it takes three starts of
+            each backend, since single requests of one start are no proof
+
+A folder gets result.json, plan.json, records.jsonl, timeseries.jsonl,
+verdict.json, report.html and report.md. Ctrl-C and SIGTERM keep what was
+measured until then and mark it partial; --resume goes on.
+"""

@@ -1,0 +1,244 @@
+"""`bench --url`: ask running servers who they are and how fast, and write a short load for them as a config."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from enginebay.clock import Clock
+from enginebay.config.loader import parse_config
+from enginebay.configured import configured_backend
+from enginebay.errors import ConfigError, ModelError, StartFailed
+from enginebay.models.sources import resolve_model
+from enginebay.plugins import find_backend
+from enginebay.probes.recognising import RecognisedServer, recognise_server
+from enginebay.recognition import ListedModel
+from enginebay.types import Feature, GenerationRequest, SamplingParams, Text
+
+PROBE_TOKENS = 24
+USERS = (1, 8)
+INPUT_TOKENS, OUTPUT_TOKENS = (32, 256), (32, 64)
+SECONDS_PER_RUN = 20.0
+"""Of one user; the number of requests follows from it."""
+MIN_REQUESTS, MAX_REQUESTS = 24, 160
+NUM_STARTS_OF_TWO = 3
+"""Fewer give no verdict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    name: str
+    """In the config that is written."""
+    found: RecognisedServer
+    model: ListedModel
+    tokenizer: str | None
+    """A directory with the model's tokenizer; None where there is none on this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What one short answer of a server showed."""
+
+    tokens_per_s: float
+    can_ignore_eos: bool
+    engine_version: str | None
+
+
+def configure_servers(
+    urls: Sequence[str],
+    *,
+    clock: Clock,
+    console: Console,
+    api_key_env: str | None,
+    model: str | None,
+    tokenizer: str | None,
+) -> str:
+    """The text of a config that measures these servers. Sends one short request to each.
+
+    Raises StartFailed or ConfigError where one of them cannot be measured.
+    """
+    servers = asyncio.run(_recognised(urls, clock=clock, api_key_env=api_key_env, model=model, tokenizer=tokenizer))
+    probed = []
+    for server in servers:
+        console.print(_introduction(server), highlight=False, soft_wrap=True)
+        probed.append(asyncio.run(_probe(server, clock=clock, api_key_env=api_key_env)))
+        console.print(_first_impression(probed[-1]), highlight=False, soft_wrap=True)
+    return _config_text(servers, probed, api_key_env=api_key_env)
+
+
+# ---------------------------------------------------------------- who they are
+
+
+async def _recognised(
+    urls: Sequence[str], *, clock: Clock, api_key_env: str | None, model: str | None, tokenizer: str | None
+) -> list[Server]:
+    headers = _headers(api_key_env)
+    found = [await recognise_server(url, clock=clock, headers=headers) for url in urls]
+    if len({server.url for server in found}) < len(found):
+        raise ConfigError(f"--url {found[0].url} is given twice", expected="two servers")
+    return [
+        Server(
+            name=name,
+            found=server,
+            model=(chosen := _model(server, model)),
+            tokenizer=tokenizer or local_tokenizer(chosen),
+        )
+        for name, server in zip(_names(found), found, strict=True)
+    ]
+
+
+def _headers(api_key_env: str | None) -> Mapping[str, str]:
+    if api_key_env is None:
+        return {}
+    key = os.environ.get(api_key_env)
+    if not key:
+        raise ConfigError(f"the environment variable {api_key_env} is not set", path="--api-key-env")
+    return {"authorization": f"Bearer {key}"}
+
+
+def _names(servers: Sequence[RecognisedServer]) -> list[str]:
+    """The kind, and the port where both are of one kind."""
+    kinds = [server.kind for server in servers]
+    if len(set(kinds)) == len(kinds):
+        return kinds
+    return [f"{server.kind}-{'ab'[number]}" for number, server in enumerate(servers)]
+
+
+def _model(server: RecognisedServer, asked: str | None) -> ListedModel:
+    names = [model.id for model in server.models]
+    for model in server.models:
+        if asked in (model.id, model.root):
+            return model
+    if asked is not None:
+        if not names:
+            return ListedModel(id=asked, owned_by=None, root=None)
+        raise ConfigError(f"{server.url} has no model {asked!r}", path="--model", expected=" or ".join(names))
+    if len(names) == 1:
+        return server.models[0]
+    raise ConfigError(
+        f"{server.url} serves {len(names) or 'no'} models that it lists", path="--model", expected=" or ".join(names)
+    )
+
+
+def local_tokenizer(model: ListedModel) -> str | None:
+    """Where this machine has the model's files: what the server loaded, by path or by its name on the hub."""
+    for source in dict.fromkeys(filter(None, (model.root, model.id))):
+        for candidate in (source, f"hf:{source}"):
+            try:
+                directory = resolve_model(candidate, offline=True)
+            except ModelError:
+                continue
+            if (directory / "tokenizer.json").is_file():
+                return str(directory)
+    return None
+
+
+def _introduction(server: Server) -> str:
+    version = "[yellow]SIMULATED[/] " if server.found.simulated else ""
+    return (
+        f"{version}[bold]{escape(server.found.url)}[/] is [bold]{escape(server.found.kind)}[/]: "
+        f"{escape(server.found.because)}\n  model {escape(server.model.id)}; {_counting(server)}"
+    )
+
+
+def _counting(server: Server) -> str:
+    if server.tokenizer is not None:
+        return f"prompts are counted with the tokenizer of {escape(server.tokenizer)}"
+    return (
+        "no tokenizer of it on this machine: lengths of prompts are estimated, and the server's own usage is what "
+        "counts (--tokenizer DIR makes them exact)"
+    )
+
+
+# ---------------------------------------------------------------- how fast they are
+
+
+async def _probe(server: Server, *, clock: Clock, api_key_env: str | None) -> Probed:
+    """One short answer, to see that it works and how many requests fit into a short run."""
+    config = parse_config(_config_text([server], [], api_key_env=api_key_env), file="--url")
+    backend = configured_backend(config, server.name, clock=clock, start_timeout_s=10.0)
+    async with backend:
+        can_ignore_eos = Feature.IGNORE_EOS in backend.info.capabilities
+        sampling = SamplingParams(max_tokens=PROBE_TOKENS, temperature=0.0, ignore_eos=can_ignore_eos)
+        request = GenerationRequest(request_id="probe", prompt=Text(_PROBE_PROMPT), sampling=sampling)
+        began_at = clock.now()
+        usage = None
+        async for chunk in backend.generate(request):
+            usage = chunk.usage or usage
+        duration_s = max(1e-6, clock.now() - began_at)
+        if usage is None or usage.num_output_tokens == 0:
+            raise StartFailed(
+                f"{server.found.url} answered without a token or without its usage",
+                backend=server.name,
+                likely_cause="a proxy that strips stream_options, or a model that has nothing to say",
+            )
+        return Probed(
+            tokens_per_s=usage.num_output_tokens / duration_s,
+            can_ignore_eos=can_ignore_eos,
+            engine_version=backend.info.engine_version,
+        )
+
+
+_PROBE_PROMPT = "Describe, one after the other, everything that can be seen from the window of a slow train."
+
+
+def _first_impression(probed: Probed) -> str:
+    version = f"version {probed.engine_version}, " if probed.engine_version else ""
+    return f"  {escape(version)}{probed.tokens_per_s:.0f} tokens/s for one short answer"
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def _config_text(servers: Sequence[Server], probed: Sequence[Probed], *, api_key_env: str | None) -> str:
+    """Written for people: this is the file to go on with."""
+    entries = "\n".join(f"  {server.name}: {_entry(server, api_key_env)}" for server in servers)
+    return (
+        "# Written by `enginebay bench --url`. Change it, and measure again with `enginebay bench THIS-FILE`.\n"
+        f"version: 1\nmodel: {_quoted(servers[0].model.id)}\nbackend: {servers[0].name}\n"
+        f"backends:\n{entries}\n" + (_bench_text(servers, probed) if probed else "")
+    )
+
+
+def _entry(server: Server, api_key_env: str | None) -> str:
+    parts = [f"kind: {server.found.kind}", f"url: {_quoted(server.found.url)}", f"model: {_quoted(server.model.id)}"]
+    if find_backend(server.found.kind).modes[0] != "external":
+        parts.insert(1, "mode: external")
+    if server.tokenizer is not None:
+        parts.append(f"engine: {{tokenizer: {_quoted(server.tokenizer)}}}")
+    if api_key_env is not None:
+        parts.append(f'options: {{api_key: "${{{api_key_env}}}"}}')
+    return "{" + ", ".join(parts) + "}"
+
+
+def _bench_text(servers: Sequence[Server], probed: Sequence[Probed]) -> str:
+    slowest = min(item.tokens_per_s for item in probed)
+    num_requests = round(SECONDS_PER_RUN * slowest / (sum(OUTPUT_TOKENS) / 2))
+    lines = [
+        "bench:",
+        f"  users: [{', '.join(map(str, USERS))}]",
+        f"  num_requests: {max(MIN_REQUESTS, min(MAX_REQUESTS, num_requests))}",
+        f"  input_tokens: {{min: {INPUT_TOKENS[0]}, max: {INPUT_TOKENS[1]}}}",
+        f"  output_tokens: {{min: {OUTPUT_TOKENS[0]}, max: {OUTPUT_TOKENS[1]}}}",
+        f"  ignore_eos: {str(all(item.can_ignore_eos for item in probed)).lower()}",
+        f"  starts: {NUM_STARTS_OF_TWO if len(servers) > 1 else 1}",
+    ]
+    if any(server.tokenizer is None for server in servers):
+        lines.append("  prompt_counts: estimated")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text.replace("$", "$$"))
+
+
+def default_folder(urls: Sequence[str]) -> Path:
+    hosts = [url.partition("://")[2].strip("/").removesuffix("/v1").strip("/") for url in urls]
+    return Path("out") / "-against-".join("".join(c if c.isalnum() else "-" for c in host) for host in hosts)
