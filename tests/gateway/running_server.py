@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import uvicorn
+from structlog.typing import FilteringBoundLogger
 
 from enginebay.backend import Backend
 from enginebay.gateway.app import build_app
+from enginebay.gateway.capture import TrafficCapture
 from enginebay.gateway.limits import Limits
 from enginebay.gateway.logs import make_logger
 from enginebay.guard import GuardedBackend
@@ -26,8 +28,14 @@ T = TypeVar("T")
 class RunningServer:
     """backend: made by `make_backend` inside the server's loop. log: what the server wrote."""
 
-    def __init__(self, make_backend: Callable[[], Backend], *, limits: Limits | None = None) -> None:
-        self._make_backend, self._limits = make_backend, limits
+    def __init__(
+        self,
+        make_backend: Callable[[], Backend],
+        *,
+        limits: Limits | None = None,
+        make_capture: Callable[[FilteringBoundLogger], TrafficCapture | None] = lambda log: None,
+    ) -> None:
+        self._make_backend, self._limits, self._make_capture = make_backend, limits, make_capture
         self.log = io.StringIO()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
@@ -48,7 +56,9 @@ class RunningServer:
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.backend: Any = self._make_backend()
-        self.app = build_app(GuardedBackend(self.backend), limits=self._limits, log=make_logger(self.log))
+        log = make_logger(self.log)
+        capture = self._make_capture(log)
+        self.app = build_app(GuardedBackend(self.backend), limits=self._limits, log=log, capture=capture)
         config = uvicorn.Config(
             self.app, http="httptools", ws="none", lifespan="on", log_level="warning", timeout_graceful_shutdown=2
         )

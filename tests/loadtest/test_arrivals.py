@@ -89,7 +89,9 @@ def test_a_changing_rate_is_a_poisson_process_once_time_is_measured_in_expected_
 def expected_until(load: Load, instant: float) -> float:
     """By integrating the rate in small steps: nothing of what the schedule computes with."""
     if load.arrivals == "ramp":
-        assert load.rate and load.end_rate and load.duration_s
+        assert load.rate is not None
+        assert load.end_rate is not None
+        assert load.duration_s is not None
         return load.rate * instant + (load.end_rate - load.rate) * instant**2 / (2 * load.duration_s)
     begins = np.cumsum([0.0, *(step.duration_s for step in load.steps)])
     spent = [min(max(0.0, instant - begin), step.duration_s) for begin, step in zip(begins, load.steps, strict=False)]

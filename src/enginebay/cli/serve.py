@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
 import uvicorn
 from cyclopts import Parameter
+from structlog.typing import FilteringBoundLogger
 
 from enginebay.cli.event_loop import new_event_loop
 from enginebay.cli.parent import die_with_parent as _die_with_parent
@@ -21,6 +24,7 @@ from enginebay.config.loader import load_config
 from enginebay.config.overriding import overridden
 from enginebay.errors import ConfigError, EngineDied
 from enginebay.gateway.app import Gateway
+from enginebay.gateway.capture import BLOCK_TOKENS, SALT_VARIABLE, TrafficCapture
 from enginebay.gateway.from_config import app_from_config
 from enginebay.gateway.logs import make_logger
 
@@ -37,6 +41,11 @@ def serve(
     host: Annotated[str | None, Parameter(help="Instead of the config's server.host.")] = None,
     port: Annotated[int | None, Parameter(help="Instead of the config's server.port; 0 takes a free one.")] = None,
     fd: Annotated[int | None, Parameter(help="Serve on this inherited listening socket.")] = None,
+    capture: Annotated[
+        Path | None,
+        Parameter(help="Write the traffic to this new file, without texts: instants, lengths, hashes of beginnings."),
+    ] = None,
+    capture_block_tokens: Annotated[int, Parameter(help="Tokens of a block that the capture hashes.")] = BLOCK_TOKENS,
     die_with_parent: Annotated[bool, Parameter(help="End when the parent process does.", negative="")] = False,
 ) -> int:
     """Serve a backend through the OpenAI API until SIGTERM or Ctrl-C; running requests may end first."""
@@ -46,8 +55,17 @@ def serve(
     given = {"host": host, "port": port}
     server = overridden(loaded.server, {key: value for key, value in given.items() if value is not None}, path="server")
     listener = _listener(server.host, server.port, fd)
-    gateway = app_from_config(loaded, backend, log=make_logger())
+    log = make_logger()
+    traffic = None if capture is None else _capture(capture, capture_block_tokens, log)
+    gateway = app_from_config(loaded, backend, log=log, capture=traffic)
     return Serving(gateway, listener, shutdown_grace_s=loaded.server.shutdown_grace_s).run()
+
+
+def _capture(path: Path, block_tokens: int, log: FilteringBoundLogger) -> TrafficCapture:
+    if block_tokens < 1:
+        raise ConfigError(f"--capture-block-tokens is {block_tokens}", expected="a number of at least 1")
+    salt = os.environ.get(SALT_VARIABLE, "").encode()
+    return TrafficCapture(path, block_tokens=block_tokens, salt=sha256(salt).digest() if salt else None, log=log)
 
 
 def _listener(host: str, port: int, fd: int | None) -> socket.socket:

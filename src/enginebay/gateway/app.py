@@ -14,6 +14,7 @@ from enginebay.clock import Clock
 from enginebay.errors import ShuttingDown
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send
 from enginebay.gateway.body import ClientGone
+from enginebay.gateway.capture import TrafficCapture
 from enginebay.gateway.exchange import Exchange
 from enginebay.gateway.failures import (
     ErrorForm,
@@ -71,27 +72,30 @@ def build_app(
     clock: Clock | None = None,
     log: FilteringBoundLogger | None = None,
     replica: str = "0",
+    capture: TrafficCapture | None = None,
 ) -> Gateway:
     """Serve one backend, not started yet: the application starts it in the background and closes it at the end.
 
     served_name: the name that clients use, else the backend's model. A guarded backend (`get_backend`) is expected.
+    capture: where the traffic is written without its texts.
     """
     log = log or make_logger()
     served = Served(
-        backend=instrument(backend, clock=clock, replica=replica),
+        backend=instrument(backend, clock=clock, replica=replica, observer=capture),
         life=BackendLife(backend, log, clock=clock),
         model_name=served_name or backend.info.model,
         limits=limits or Limits(),
         log=log,
     )
-    return Gateway(served)
+    return Gateway(served, capture)
 
 
 class Gateway:
     """The ASGI callable."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, capture: TrafficCapture | None = None) -> None:
         self.served = served
+        self._capture = capture
         self._id_prefix = token_hex(8)
         self._serials = count()
         self._open_requests = OpenRequests()
@@ -144,7 +148,11 @@ class Gateway:
         """The backend starts beside the server: it answers /health from the first moment."""
         await receive()
         self.served.life.begin()
+        if self._capture is not None:
+            self._capture.begin(self.served.backend)
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        if self._capture is not None:
+            await self._capture.end()  # before the backend, which tells the tokens of what is not written yet
         await self.served.life.end()
         await send({"type": "lifespan.shutdown.complete"})

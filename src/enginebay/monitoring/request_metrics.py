@@ -103,7 +103,18 @@ class RequestRecorder:
 
     def settle(self, num_output_tokens: int) -> None:
         """The engine's own count decides: what passed uncounted is added."""
-        self._metrics.count_tokens(max(0, num_output_tokens - self._num_tokens))
+        num_uncounted = max(0, num_output_tokens - self._num_tokens)
+        self._metrics.count_tokens(num_uncounted)
+        self._num_tokens += num_uncounted
+
+    @property
+    def num_output_tokens(self) -> int:
+        return self._num_tokens
+
+    @property
+    def num_prompt_tokens(self) -> int | None:
+        """None while the backend has not told."""
+        return self._num_prompt_tokens or None
 
     def end(self, outcome: str, ended_at: float) -> None:
         self._metrics.num_in_flight -= 1

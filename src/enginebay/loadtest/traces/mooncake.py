@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from enginebay.errors import LoadTestError
+from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.traces.trace import Trace, TracedRequest, from_zero
 
 BLOCK_TOKENS = 512
@@ -23,13 +24,14 @@ _OTHER_SIZES = (16, 32, 64, 128, 256, 1024, 2048, 4096, 8, 4, 2, 1)
 class MooncakeLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request. Keys that only other tools write are not read."""
 
-    timestamp: float
+    timestamp: int | float
     input_length: int
     output_length: int
     hash_ids: tuple[int, ...] = ()
 
 
 _decoder = msgspec.json.Decoder(MooncakeLine)
+_encoder = msgspec.json.Encoder()
 
 
 def read_mooncake(path: Path, *, block_tokens: int | None = None) -> Trace:
@@ -43,6 +45,17 @@ def read_mooncake(path: Path, *, block_tokens: int | None = None) -> Trace:
         requests=from_zero([_traced(line) for line in lines]),
         block_tokens=_block_tokens(path, lines, block_tokens),
     )
+
+
+def encode_line(line: MooncakeLine) -> bytes:
+    """With its newline; whole milliseconds, as the published traces have them."""
+    return _encoder.encode(line) + b"\n"
+
+
+def sort_by_arrival(path: Path) -> None:
+    """Put lines that were written when their requests ended into the order of the format."""
+    lines = sorted(_read_lines(path), key=lambda line: line.timestamp)
+    write_atomically(path, b"".join(map(encode_line, lines)))
 
 
 def _read_lines(path: Path) -> list[MooncakeLine]:
