@@ -15,7 +15,7 @@ from enginebay.errors import BackendUnavailable, ConfigError
 from enginebay.gateway import capture as capture_module
 from enginebay.gateway.capture import TrafficCapture
 from enginebay.gateway.logs import make_logger
-from enginebay.loadtest.traces import read_trace
+from enginebay.loadtest.traces import mooncake, read_trace
 from enginebay.monitoring import instrument
 from enginebay.types import Feature, GenerationRequest, Prompt, SamplingParams, Text, TokenIds
 
@@ -168,34 +168,35 @@ class Clock:
         raise AssertionError("nobody sleeps here")
 
 
-def test_lines_lie_in_order_of_arrival_although_they_are_written_when_requests_end(tmp_path) -> None:
+def test_lines_lie_in_order_of_arrival_although_they_are_written_when_requests_end(tmp_path, monkeypatch) -> None:
     path = tmp_path / "traffic.jsonl"
     capture = TrafficCapture(path, log=make_logger())
+    as_written: list[dict] = []
 
-    async def main() -> list[dict]:
+    def sort_by_arrival(path: Path) -> None:
+        as_written.extend(lines_of(path))
+        mooncake.sort_by_arrival(path)
+
+    monkeypatch.setattr(capture_module, "sort_by_arrival", sort_by_arrival)
+
+    async def main() -> None:
         clock = Clock()
-        backend = WordTokens()
-        watched = instrument(backend, clock=clock, observer=capture)
+        watched = instrument(WordTokens(), clock=clock, observer=capture)
         capture.begin(watched)
 
         def stream(prompt: Prompt):
-            return watched.generate(
-                GenerationRequest(request_id="r", prompt=prompt, sampling=SamplingParams(max_tokens=2))
-            )
+            sampling = SamplingParams(max_tokens=2)
+            return watched.generate(GenerationRequest(request_id="r", prompt=prompt, sampling=sampling))
 
         slow = stream(Text("first of all"))
         await anext(slow)
         clock.instant += 1.25
         assert [chunk async for chunk in stream(TokenIds((1, 2)))]
         assert [chunk async for chunk in slow]
-        while len(path.read_bytes().splitlines()) < 2:
-            await asyncio.sleep(0)
-        unordered = lines_of(path)
         await capture.end()
-        return unordered
 
-    unordered = asyncio.run(main())
-    assert [line["timestamp"] for line in unordered] == [1250, 0]
+    asyncio.run(main())
+    assert [line["timestamp"] for line in as_written] == [1250, 0]
     assert [line["timestamp"] for line in lines_of(path)] == [0, 1250]
 
 
