@@ -13,7 +13,7 @@ Rules of a stream, kept by every adapter, enforced by `enginebay.plugins` and ch
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -161,6 +161,11 @@ def _accept(context: BackendContext) -> None:
     """The check of a kind that has nothing to add."""
 
 
+def _nothing_known(context: BackendContext) -> Iterable[str]:
+    """The forecast of a kind that has none."""
+    return ()
+
+
 def _newest_version(context: BackendContext) -> str | None:
     """The version of a kind that knows one only."""
 
@@ -209,6 +214,9 @@ class BackendSpec:
 
     `settings` has none that `compile` calls unsupported.
     """
+    forecast: Callable[[BackendContext], Iterable[str]] = _nothing_known
+    """What an engine in this process's place would run with on this machine, as lines for `enginebay plan`: starts,
+    loads and fetches nothing. What is wrong is a line too."""
     in_process_takes: tuple[Literal["venv", "environment"], ...] = ()
     """In mode `in_process`: `environment` where the engine has a process of its own, `venv` where that may run another
     interpreter. One that is not taken is refused."""

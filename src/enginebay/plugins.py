@@ -122,6 +122,12 @@ def check_context(spec: BackendSpec, context: BackendContext) -> None:
         spec.check(context)
 
 
+def forecast_lines(spec: BackendSpec, context: BackendContext) -> list[str]:
+    """What the kind says it would run with here; starts nothing."""
+    with _blamed(spec, "forecast"):
+        return list(spec.forecast(context))
+
+
 def unused_keys(spec: BackendSpec, context: BackendContext) -> dict[str, str]:
     """The keys of an entry that its mode would drop, `options.port` among them, each with what to do about it."""
     mode = context_mode(spec, context)

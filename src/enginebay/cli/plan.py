@@ -16,7 +16,7 @@ from enginebay.config.loader import load_config
 from enginebay.config.models import Config
 from enginebay.configured import CheckedBackend, check_backend, entry_names
 from enginebay.errors import ConfigError, EngineBayError
-from enginebay.plugins import context_mode
+from enginebay.plugins import context_mode, forecast_lines
 
 
 def plan(
@@ -26,7 +26,8 @@ def plan(
     backend: Annotated[str | None, Parameter(help="Name of an entry, or a kind; else the config's own.")] = None,
     all_: Annotated[bool, Parameter(name="--all", help="Every backend, side by side.", negative="")] = False,
 ) -> int:
-    """Show what each engine setting becomes for a backend, and the command that would start it.
+    """Show what each engine setting becomes for a backend, the command that would start it, and, where that can be
+    known, which kernels it would compute with here and what memory it would take.
 
     A setting is mapped, approximated or unsupported. Exit code 2 where one is unsupported and not allowed by name.
     """
@@ -92,6 +93,8 @@ def _show_launch(config: Config, checked: CheckedBackend) -> None:
         print(redact("\n".join(f"  {line}" for line in content.splitlines())))
     for note in checked.plan.notes:
         print(redact(f"note: {note}"))
+    for line in forecast_lines(checked.spec, checked.context):
+        print(redact(line))
 
 
 def _is_sound(checked: CheckedBackend) -> bool:

@@ -36,7 +36,7 @@ class MemoryBudget:
 
     def __init__(self, config: EngineConfig, device: torch.device) -> None:
         self._config = config
-        self._available_bytes = available_memory_bytes(device)
+        self.available_bytes = available_memory_bytes(device)
         self._shareable_bytes = shareable_memory_bytes(device)
 
     def plan(
@@ -65,9 +65,9 @@ class MemoryBudget:
             draft_block_bytes=draft_block_bytes,
         )
         plan = MemoryPlan(weight_bytes, size, needed_bytes)
-        if plan.num_bytes > self._available_bytes:
+        if plan.num_bytes > self.available_bytes:
             raise ModelError(
-                f"the model does not fit into memory: {plan}, but only {self._available_bytes:,} bytes are available; "
+                f"the model does not fit into memory: {plan}, but only {self.available_bytes:,} bytes are available; "
                 "make the KV cache smaller (num_blocks, kv_cache_bytes, gpu_memory_fraction), lower max_model_len, "
                 "max_num_seqs or max_num_batched_tokens, or take int8 weights (quantization)"
             )
@@ -75,9 +75,9 @@ class MemoryBudget:
 
     def check_smoothing(self, num_bytes: int) -> None:
         """num_bytes: of the weights in the dtype, which smoothing holds before they are int8. Raises ModelError."""
-        if num_bytes > self._available_bytes:
+        if num_bytes > self.available_bytes:
             raise ModelError(
                 "the model does not fit into memory: to smooth its int8 weights it is read once in "
-                f"{self._config.dtype}, which takes {num_bytes:,} bytes, but only {self._available_bytes:,} bytes are "
+                f"{self._config.dtype}, which takes {num_bytes:,} bytes, but only {self.available_bytes:,} bytes are "
                 "available; do without smoothing (smooth_int8: false)"
             )

@@ -12,19 +12,16 @@ from torch import Tensor
 from enginebay.engine.kernels import choose_layers
 from enginebay.engine.kv_cache import KvCacheSize, allocate_kv_cache
 from enginebay.engine.logits import StepLogits
-from enginebay.engine.memory_plan import MemoryBudget, MemoryPlan
+from enginebay.engine.memory_plan import MemoryBudget
 from enginebay.engine.model import CausalLM, load_model
 from enginebay.engine.model_config import ModelConfig, read_model_config
 from enginebay.engine.plan import StepPlan
 from enginebay.engine.settings import EngineConfig
+from enginebay.engine.setup import device_of, dtype_of, expected_memory, is_smoothed, max_model_len_of
 from enginebay.engine.smoothing import load_smoothed
 from enginebay.engine.speculation.draft_model import DraftModel
-from enginebay.engine.speculation.draft_weights import expected_draft_bytes, load_draft
+from enginebay.engine.speculation.draft_weights import load_draft
 from enginebay.engine.step_input import StepInput, StepInputBuilder
-from enginebay.engine.weight_headers import expected_weight_bytes
-from enginebay.errors import ModelError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +63,11 @@ class ModelRunner:
 
     def __init__(self, config: EngineConfig) -> None:
         self.model_dir = config.model_dir
-        self.device = _device(config)
-        self.dtype = _dtype(config)
+        self.device = device_of(config)
+        self.dtype = dtype_of(config)
         _set_num_threads(config)
         self.model_config: ModelConfig = read_model_config(Path(config.model_dir))
-        self.max_model_len = _max_model_len(config, self.model_config)
+        self.max_model_len = max_model_len_of(config, self.model_config)
         layers = choose_layers(
             config.kernels,
             config.quantization,
@@ -82,8 +79,8 @@ class ModelRunner:
         self.kernels = layers.name
         """The form of the layers that was chosen."""
         budget = MemoryBudget(config, self.device)
-        self._refuse_what_cannot_fit(config, budget)
-        load = load_smoothed if _is_smoothed(config) else load_model
+        expected_memory(config, self.model_config, budget, dtype=self.dtype)  # refuses what cannot fit
+        load = load_smoothed if is_smoothed(config) else load_model
         self.model, stored_bytes = load(
             Path(config.model_dir), self.model_config, layers, dtype=self.dtype, device=self.device
         )
@@ -96,8 +93,13 @@ class ModelRunner:
             draft_bytes = self.draft_weights.num_bytes
             draft_block_bytes = self.draft_weights.block_bytes(config.block_size)
         weight_bytes = layers.held.num_bytes + draft_bytes
-        plan = self._memory_plan(budget, weight_bytes=weight_bytes, draft_block_bytes=draft_block_bytes)
-        size = plan.kv_cache
+        size = budget.plan(
+            self.model_config,
+            max_model_len=self.max_model_len,
+            dtype=self.dtype,
+            weight_bytes=weight_bytes,
+            draft_block_bytes=draft_block_bytes,
+        ).kv_cache
         self.num_blocks, self.block_size = size.num_blocks, size.block_size
         """Usable blocks: their ids are 1 to num_blocks, block 0 is scratch."""
         self.memory_use = MemoryUse(
@@ -119,24 +121,6 @@ class ModelRunner:
         self.draft: DraftModel | None = None
         if self.draft_weights is not None:
             self.draft = self.draft_weights.on_cache(size, caches=self.caches)
-
-    def _refuse_what_cannot_fit(self, config: EngineConfig, budget: MemoryBudget) -> None:
-        """Before a weight is read."""
-        directory, model, dtype = Path(config.model_dir), self.model_config, self.dtype
-        num_bytes = expected_weight_bytes(directory, model, dtype=dtype, quantization=config.quantization)
-        num_draft_bytes = expected_draft_bytes(config, model, dtype=dtype)
-        self._memory_plan(budget, weight_bytes=num_bytes + num_draft_bytes)
-        if _is_smoothed(config):
-            budget.check_smoothing(expected_weight_bytes(directory, model, dtype=dtype, quantization=None))
-
-    def _memory_plan(self, budget: MemoryBudget, *, weight_bytes: int, draft_block_bytes: int = 0) -> MemoryPlan:
-        return budget.plan(
-            self.model_config,
-            max_model_len=self.max_model_len,
-            dtype=self.dtype,
-            weight_bytes=weight_bytes,
-            draft_block_bytes=draft_block_bytes,
-        )
 
     def forward(self, plan: StepPlan) -> StepLogits:
         with torch.inference_mode():
@@ -173,39 +157,7 @@ class ModelRunner:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
 
 
-def _is_smoothed(config: EngineConfig) -> bool:
-    return config.quantization == "int8" and config.smooth_int8
-
-
-def _device(config: EngineConfig) -> torch.device:
-    try:
-        device = torch.device(config.device)
-    except RuntimeError as error:
-        raise ModelError(f"device {config.device!r} is not a torch device: {error}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {config.device!r} was asked for, but this torch sees no CUDA device; use cpu")
-    return device
-
-
-def _dtype(config: EngineConfig) -> torch.dtype:
-    if config.dtype not in DTYPES:
-        raise ModelError(f"dtype {config.dtype!r} is not supported (supported: {', '.join(DTYPES)})")
-    return DTYPES[config.dtype]
-
-
 def _set_num_threads(config: EngineConfig) -> None:
     num_threads = config.num_threads or len(os.sched_getaffinity(0))
     if torch.get_num_threads() != num_threads:
         torch.set_num_threads(num_threads)
-
-
-def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
-    max_model_len = model.max_model_len if config.max_model_len is None else config.max_model_len
-    if max_model_len < 2:
-        raise ModelError(f"max_model_len must be at least 2, a token of prompt and one of output, not {max_model_len}")
-    if config.max_model_len is not None and config.max_model_len > model.longest_context:
-        raise ModelError(
-            f"max_model_len {config.max_model_len} is beyond the {model.longest_context} tokens "
-            f"that the model's position embeddings reach; lower it"
-        )
-    return max_model_len

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from enginebay.backend import Backend, BackendContext, BackendSpec
 from enginebay.backends.reference.capabilities import capabilities
 from enginebay.backends.reference.launch_plan import compile_settings
@@ -21,6 +23,7 @@ def enginebay_backend() -> BackendSpec:
         create=_create,
         modes=("in_process",),
         check=_check,
+        forecast=_forecast,
         in_process_takes=("environment",),
         evidence="ran real: the engine of this package, on CPU; greedy output checked against transformers",
     )
@@ -110,6 +113,14 @@ def _quantization(context: BackendContext) -> str | None:
     """In the engine's own word; None where there is none, or one that is refused by its name."""
     value = context.settings.get("quantization")
     return engine_quantization(value) if is_known(value) else None
+
+
+def _forecast(context: BackendContext) -> Iterable[str]:
+    try:
+        from enginebay.backends.reference.forecast import forecast_lines
+    except ImportError as error:
+        return (f"kernels and memory: not known without {error.name}: pip install 'enginebay[engine]'",)
+    return forecast_lines(context)
 
 
 def _create(context: BackendContext) -> Backend:

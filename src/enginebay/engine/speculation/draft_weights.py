@@ -82,6 +82,14 @@ def expected_draft_bytes(config: EngineConfig, target: ModelConfig, *, dtype: to
     return 0
 
 
+def expected_draft_block_bytes(config: EngineConfig, *, dtype: torch.dtype) -> int:
+    """What a draft model with a cache of its own will put beside each block. Raises ModelError."""
+    if config.speculative_draft_dir is None:
+        return 0
+    own = read_model_config(Path(config.speculative_draft_dir))
+    return block_bytes(own, block_size=config.block_size, dtype=dtype)
+
+
 def _another(
     config: EngineConfig, target: ModelConfig, directory: Path, *, max_model_len: int, dtype: torch.dtype,
     device: torch.device,
