@@ -26,6 +26,7 @@ from enginebay.loadtest.session import Bench
 from enginebay.loadtest.subjects import subject_of
 from enginebay.loadtest.tokenizer import TextTokenizer
 from enginebay.report.write import remove_reports
+from enginebay.verdict.certificate.certify import certify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | No
             on_estimate=tell_estimate(console),
         )
         interruption = run_until_interrupted(measurement)
+    certify(job.folder)
     judged(load_result(job.folder), job.folder)
     exit_code = report_on(job.folder, flags, console=console)
     if interruption is not None:

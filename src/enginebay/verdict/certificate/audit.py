@@ -136,12 +136,9 @@ def _faults(material: _Material) -> Iterator[Fault]:
 
 
 def _other_requests(material: _Material) -> Iterator[Fault]:
-    yield from _fault(
-        "request_missing", "planned and not sent", [i for i in material.planned if i not in material.sends]
-    )
-    yield from _fault(
-        "request_not_planned", "sent and not planned", [i for i in material.sends if i not in material.planned]
-    )
+    planned, sends_of = material.planned, material.sends
+    yield from _fault("request_missing", "planned and not sent", [i for i in planned if i not in sends_of])
+    yield from _fault("request_not_planned", "sent and not planned", [i for i in sends_of if i not in planned])
     changed = [i for i, sends in sends_of.items() if len({one.body_sha256 for one in sends}) > 1]
     yield from _fault("request_changed", "sent again with another body", changed)
     again = [i for i, sends in sends_of.items() if len(sends) > 1]
