@@ -158,6 +158,15 @@ def test_a_row_is_the_same_bit_for_bit_whatever_stands_beside_it(is_int8: bool) 
 
 
 @pytest.mark.parametrize("is_int8", [False, True])
+def test_more_rows_than_a_cache_holds_are_each_what_they_are_alone(is_int8: bool) -> None:
+    linear = native(is_int8=is_int8).linear(affine(70, 1030, bias=True))
+    hidden = random(541, 1030, seed=3)  # several blocks of rows, and a last one that is not full
+    together = linear.forward(hidden)
+    for first, last in ((0, 40), (100, 300), (512, 541), (540, 541)):
+        assert torch.equal(linear.forward(hidden[first:last]), together[first:last])
+
+
+@pytest.mark.parametrize("is_int8", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_row_that_is_not_finite_stays_so_and_spoils_no_other(is_int8: bool, value: float) -> None:
     linear = native(is_int8=is_int8).linear(affine(48, 64, bias=False))

@@ -26,6 +26,7 @@ namespace {
 constexpr int64_t TILE = 16;         // rows of a tile
 constexpr int64_t TILE_BYTES = 64;   // of one row of a tile
 constexpr int64_t LANES = 16;        // floats in a register
+constexpr int64_t ROW_BLOCK_BYTES = 256 << 10;  // of a core's second cache: rows that stay there for all columns
 constexpr int64_t MAX_ROWS = 32;     // rows of one pass: two tiles of them, against two tiles of columns
 
 // ---------------------------------------------------------------- tiles
@@ -225,21 +226,25 @@ void product(const Rows<type>& rows, const char* packed, int64_t num_pairs, int6
   using sum = typename Element<type>::sum;
   constexpr int64_t BYTES = TILE * TILE_BYTES;
   const int64_t row_bytes = rows.row_elements * sizeof(typename Element<type>::input);
+  const int64_t rows_at_once = std::max<int64_t>(MAX_ROWS, ROW_BLOCK_BYTES / row_bytes / MAX_ROWS * MAX_ROWS);
   at::parallel_for(0, num_pairs, 1, [&](int64_t begin, int64_t end) {
     const Tiles tiles(full_tiles());
     alignas(64) sum sums[MAX_ROWS][2 * TILE];
-    for (int64_t pair = begin; pair < end; ++pair) {
-      const char* left = packed + 2 * pair * num_tiles * BYTES;
-      const char* right = left + num_tiles * BYTES;
-      for (int64_t first = 0; first < rows.count; first += MAX_ROWS) {
-        const auto* a = rows.data + first * rows.row_elements;
-        if (rows.count - first > TILE) {
-          multiply<type, true>(a, row_bytes, left, right, num_tiles, sums);
-        } else {
-          multiply<type, false>(a, row_bytes, left, right, num_tiles, sums);
+    for (int64_t block = 0; block < rows.count; block += rows_at_once) {
+      const int64_t block_end = std::min(rows.count, block + rows_at_once);
+      for (int64_t pair = begin; pair < end; ++pair) {
+        const char* left = packed + 2 * pair * num_tiles * BYTES;
+        const char* right = left + num_tiles * BYTES;
+        for (int64_t first = block; first < block_end; first += MAX_ROWS) {
+          const auto* a = rows.data + first * rows.row_elements;
+          if (rows.count - first > TILE) {
+            multiply<type, true>(a, row_bytes, left, right, num_tiles, sums);
+          } else {
+            multiply<type, false>(a, row_bytes, left, right, num_tiles, sums);
+          }
+          const int64_t last = std::min(rows.count - first, MAX_ROWS);
+          for (int64_t row = 0; row < last; ++row) write(first + row, pair, sums[row], sums[row] + TILE);
         }
-        const int64_t last = std::min(rows.count - first, MAX_ROWS);
-        for (int64_t row = 0; row < last; ++row) write(first + row, pair, sums[row], sums[row] + TILE);
       }
     }
   });
