@@ -54,9 +54,16 @@ from enginebay.types import Feature, SamplingParams
 
 
 def plan_from_config(
-    settings: BenchConfig, *, model: str, tokenizer: TextTokenizer, ignore_eos: bool | None = None
+    settings: BenchConfig,
+    *,
+    model: str,
+    tokenizer: TextTokenizer,
+    ignore_eos: bool | None = None,
+    runs_already: bool = False,
 ) -> Plan:
     """ignore_eos: what `auto` means for the backends at hand (`all_ignore_eos`); else what the section says.
+
+    runs_already: one of them is a server that runs on between two starts, and remembers prompts.
 
     Reads the files that the section names. Raises LoadTestError.
     """
@@ -70,6 +77,8 @@ def plan_from_config(
         seed=settings.seed,
         tokenizer=tokenizer,
         form=_form(settings),
+        num_prompt_sets=settings.starts if runs_already and settings.starts > 1 else None,
+        has_estimated_lengths=settings.prompt_counts == "estimated",
     )
 
 

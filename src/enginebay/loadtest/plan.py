@@ -134,8 +134,13 @@ class PlannedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return GenerationRequest(request_id=request_id, prompt=self.prompt, sampling=self.sampling)
 
 
-class PlannedLoad(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PlannedLoad(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     load: Load
+    start_index: int | None = None
+    """The only start that it is for; None: every start. A server that runs already remembers prompts from one start to
+    the next, so that each start has prompts of its own."""
+    has_estimated_lengths: bool = False
+    """`num_prompt_tokens` is a rule of thumb, since nobody has the tokenizer."""
     warmup: tuple[PlannedRequest, ...] = ()
     """Sent first, in a closed loop, and not measured. Shares no prompt with `requests`, and no more of a beginning than
     their `num_shared_tokens` tell."""
@@ -153,6 +158,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def sha256(self) -> str:
         return hashlib.sha256(canonical_json(self)).hexdigest()
+
+    def loads_of_start(self, start_index: int) -> tuple[PlannedLoad, ...]:
+        return tuple(planned for planned in self.loads if planned.start_index in (None, start_index))
 
 
 def canonical_json(plan: Plan) -> bytes:

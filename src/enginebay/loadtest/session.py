@@ -65,7 +65,7 @@ class Bench:
         self._errors: dict[str, EngineBayError] = {}
         """By label: what ended a start first."""
         self._left = [start for start in rounds(list(self._subjects), settings.num_starts) if start not in kept.starts]
-        self._estimator = Estimator(plan.loads)
+        self._estimator = Estimator(plan.loads_of_start(0))
         self._estimator.learn(kept.runs)
         self._order = max((run.order + 1 for run in kept.runs), default=0)
         self._start_duration_s = 0.0
@@ -112,10 +112,11 @@ class Bench:
         try:
             async with subject.open() as backend:
                 self._start_duration_s = self._clock.now() - began_at
-                for planned_load in self._plan.loads:
+                planned_loads = self._plan.loads_of_start(start_index)
+                for planned_load in planned_loads:
                     load = planned_load.load
                     check_plan_fits(planned_load, backend.info)
-                for planned_load in self._plan.loads:
+                for planned_load in planned_loads:
                     load = planned_load.load
                     await self._warm_up(subject, backend, planned_load)
                     await self._measure_run(subject, backend, planned_load, start_index=start_index)

@@ -12,7 +12,7 @@ from enginebay.config.models import Config
 from enginebay.config.overriding import overridden
 from enginebay.config.resolution import resolve_backend
 from enginebay.config.settings import EngineSettings
-from enginebay.configured import check_backend
+from enginebay.configured import CheckedBackend, check_backend
 from enginebay.errors import ConfigError, ModelNotFound
 from enginebay.loadtest.environment import describe_environment
 from enginebay.loadtest.estimated_tokenizer import EstimatedTokenizer
@@ -54,8 +54,18 @@ def make_bench_plan(
     is_exact = settings.prompt_counts == "tokenizer"
     tokenizer = FileTokenizer(_tokenizer_directory(backend.engine, model=model)) if is_exact else EstimatedTokenizer()
     ignore_eos = settings.ignore_eos == "auto" and all_ignore_eos([check_backend(config, each) for each in names])
-    plan = plan_from_config(settings, model=model, tokenizer=tokenizer, ignore_eos=ignore_eos)
+    plan = plan_from_config(
+        settings,
+        model=model,
+        tokenizer=tokenizer,
+        ignore_eos=ignore_eos,
+        runs_already=any(_runs_already(check_backend(config, each)) for each in names),
+    )
     return plan, tokenizer if is_exact else None
+
+
+def _runs_already(checked: CheckedBackend) -> bool:
+    return (checked.resolved.entry.mode or checked.spec.modes[0]) == "external"
 
 
 def _tokenizer_directory(engine: EngineSettings, *, model: str) -> Path:

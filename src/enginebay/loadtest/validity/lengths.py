@@ -11,7 +11,8 @@ from enginebay.loadtest.validity.reason import Finding, Reason
 PROMPT_LENGTHS = Reason(
     code="prompt_lengths",
     meaning="The engine read prompts of other lengths than planned: another tokenizer, a template, a cut.",
-    bound="every prompt has exactly the planned number of tokens, where the engine tells it",
+    bound="every prompt has exactly the planned number of tokens, where the engine tells it and the plan did not only "
+    "estimate it",
     remedy="Check that `engine.tokenizer` is the model's own, and that nothing truncates prompts.",
 )
 OUTPUT_LENGTHS = Reason(
@@ -27,7 +28,7 @@ def lengths_as_planned(evidence: Evidence) -> Iterator[Finding]:
     num_other_prompts = sum(
         record.num_prompt_tokens not in (None, record.num_planned_prompt_tokens) for record in finished
     )
-    if num_other_prompts:
+    if num_other_prompts and not evidence.planned_load.has_estimated_lengths:
         yield PROMPT_LENGTHS.found(f"{num_other_prompts} prompts had another number of tokens than planned")
     # Only where the end of sequence is ignored is the length of an output part of the plan.
     fixed = {planned.index for planned in evidence.planned_load.requests if planned.sampling.ignore_eos}

@@ -42,17 +42,28 @@ def make_plan(
     seed: int,
     tokenizer: TextTokenizer,
     form: PromptForm = "text",
+    num_prompt_sets: int | None = None,
+    has_estimated_lengths: bool = False,
 ) -> Plan:
     """Every load gets the same lengths, arrivals of its own, and prompts that no other load has.
 
     sampling: what all requests share; max_tokens and, unless it is greedy, seed are drawn for each. In an open loop
     the arrivals are those of conversations, where there are any: later turns wait for the answer before.
+    num_prompt_sets: as many starts, each with prompts of its own; None: all starts share theirs.
+    has_estimated_lengths: the tokenizer is none, and only estimates.
     Raises LoadTestError for a load that the workload cannot make.
     """
     desk = Desk(tokenizer, form=form, seed=seed)
     opened = workload.open(desk, seed=seed)
     planner = _Planner(opened, quantity, sampling, seed=seed)
-    planned = tuple(planner.plan(load) for load in loads)
+    starts = (None,) if num_prompt_sets is None else tuple(range(num_prompt_sets))
+    planned = tuple(
+        msgspec.structs.replace(
+            planner.plan(load), start_index=start_index, has_estimated_lengths=has_estimated_lengths
+        )
+        for start_index in starts
+        for load in loads
+    )
     return Plan(model=model, workload=_in_words(opened, quantity, sampling), seed=seed, loads=planned)
 
 

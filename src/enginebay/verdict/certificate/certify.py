@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 
 from enginebay.errors import LoadTestError, NotComparable
-from enginebay.loadtest.plan import load_plan
+from enginebay.loadtest.plan import Plan, PlannedLoad, load_plan
 from enginebay.loadtest.records import Record, RunKey, read_records
-from enginebay.loadtest.result import Result, load_result, save_result
+from enginebay.loadtest.result import Result, Run, load_result, save_result
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
 from enginebay.loadtest.sent.sent import Sent, read_sent
 from enginebay.verdict.certificate.audit import audit_run
@@ -53,8 +53,7 @@ def make_certificate(folder: Path) -> Certificate:
         records[line.run].append(line.record)
     for line in read_sent(folder / SENT_FILE_NAME):
         sent[line.run].append(line.sent)
-    planned = {planned_load.load: planned_load for planned_load in plan.loads}
-    audits = tuple(audit_run(planned[run.load], run, records[run.key], sent[run.key]) for run in result.runs)
+    audits = tuple(audit_run(_planned(plan, run), run, records[run.key], sent[run.key]) for run in result.runs)
     found = tuple(likenesses(audits))
     return Certificate(
         plan_sha256=plan.sha256,
@@ -64,6 +63,10 @@ def make_certificate(folder: Path) -> Certificate:
         runs=audits,
         likenesses=found,
     )
+
+
+def _planned(plan: Plan, run: Run) -> PlannedLoad:
+    return next(planned for planned in plan.loads_of_start(run.start_index) if planned.load == run.load)
 
 
 def is_identical(audits: Sequence[RunAudit], found: Sequence[Likeness]) -> bool:

@@ -88,7 +88,8 @@ def output_agreements_between(
     if one.plan.sha256 != other.plan.sha256:
         raise LoadTestError("the results replayed different plans: there are no answers to the same prompts")
     names = names or (one_label, other_label)
-    under_load = [_under_load(planned, first, second, names=names, tokenizer=tokenizer) for planned in one.plan.loads]
+    planned_loads = one.plan.loads_of_start(0)
+    under_load = [_under_load(planned, first, second, names=names, tokenizer=tokenizer) for planned in planned_loads]
     alone = [_alone(first, second, names=names)] if one_label in one.answers and other_label in other.answers else []
     return (*(agreement for agreement in under_load if agreement is not None), *alone)
 
@@ -113,7 +114,7 @@ def _under_load(
     where = str(planned.load)
     if reason := _why_not(planned, left, right):
         return not_compared(*names, where=where, reason=reason)
-    bound = _bound(first, second, planned.load, tokenizer=tokenizer)
+    bound = _bound(first, second, planned, tokenizer=tokenizer)
     return output_agreement(
         answers_of_records(first[0].records.get(left.key, ())),
         answers_of_records(second[0].records.get(right.key, ())),
@@ -140,9 +141,12 @@ def _why_not(planned: PlannedLoad, left: Run, right: Run) -> str:
 
 
 def _bound(
-    first: tuple[Said, str], second: tuple[Said, str], load: Load, *, tokenizer: TextTokenizer | None
+    first: tuple[Said, str], second: tuple[Said, str], planned: PlannedLoad, *, tokenizer: TextTokenizer | None
 ) -> OutputBound:
+    load = planned.load
     bound = bound_for(*(_settings(*side, load) for side in (first, second)))
+    if planned.start_index is not None:
+        return bound  # each start has prompts of its own: no subject answered one twice
     own = [_of_itself(*side, load, bound=bound, tokenizer=tokenizer) for side in (first, second)]
     return msgspec.structs.replace(
         bound, max_partings_per_token=max(bound.max_partings_per_token, *(2 * rate for rate in own))
