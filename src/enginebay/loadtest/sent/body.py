@@ -35,6 +35,8 @@ SAMPLING_NAMES: Mapping[str, str] = {
 CONTAINERS = ("parameters", "sampling_params")
 """Objects inside a body that hold the sampling fields of some engines."""
 PROMPT_NAMES = ("prompt", "messages", "inputs", "text", "input_ids", "text_input")
+GREEDY_NAME = "do_sample"
+"""Of engines that take no temperature of 0: false is greedy."""
 IDENTITY_NAMES = frozenset({"model", "request_id", "rid", "user"})
 """Who is asked, and by whom: no part of the load."""
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -59,16 +61,13 @@ def read_body(body: bytes) -> Body | None:
     prompt = next((fields[name] for name in PROMPT_NAMES if name in fields), None)
     form, digest = _prompt(prompt)
     flat = dict(_flat(fields))
+    read_names = {*SAMPLING_NAMES, *PROMPT_NAMES, *IDENTITY_NAMES, GREEDY_NAME}
     return Body(
         model=model if isinstance(model, str) else None,
         prompt_form=form,
         prompt_sha256=digest,
         sampling=_sampling(flat),
-        others={
-            name: value
-            for name, value in flat.items()
-            if name not in SAMPLING_NAMES and name not in PROMPT_NAMES and name not in IDENTITY_NAMES
-        },
+        others={name: value for name, value in flat.items() if name not in read_names},
     )
 
 
@@ -148,8 +147,7 @@ def _sampling(flat: JsonFields) -> JsonFields:
     }
     if found.get("seed") == -1:  # drawn by the engine
         del found["seed"]
-    # Greedy in the words of engines that take no temperature of 0.
-    if flat.get("do_sample") is False or found.get("top_k") == 1:
+    if flat.get(GREEDY_NAME) is False or found.get("top_k") == 1:
         found["temperature"] = 0.0
         found.pop("top_k", None)
     return found

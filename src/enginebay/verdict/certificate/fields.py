@@ -39,7 +39,7 @@ def carried(planned: Mapping[str, object], sent: Mapping[str, object]) -> Iterat
         elif is_greedy and name in CHOICE_AMONG_LIKELY:
             yield name, "off"
         elif name not in sent:
-            yield name, "off" if name in OFF and value == OFF[name] else "missing"
+            yield name, "off" if name in OFF and _equal(name, value, OFF[name]) else "missing"
         else:
             # Without a seed each request draws its own, here or there.
             yield name, "off" if name == "seed" and value is None else "other"
