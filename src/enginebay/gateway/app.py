@@ -10,7 +10,7 @@ from secrets import token_hex
 from structlog.typing import FilteringBoundLogger
 
 from enginebay.backend import Backend
-from enginebay.clock import Clock
+from enginebay.clock import Clock, MonotonicClock
 from enginebay.errors import ShuttingDown
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send
 from enginebay.gateway.body import ClientGone
@@ -86,6 +86,7 @@ def build_app(
         model_name=served_name or backend.info.model,
         limits=limits or Limits(),
         log=log,
+        clock=clock or MonotonicClock(),
     )
     return Gateway(served, capture)
 
@@ -120,6 +121,7 @@ class Gateway:
             limits=self.served.limits,
             fallback_id=f"{self._id_prefix}{next(self._serials):x}",
             base_headers=self._base_headers(),
+            arrived_at=self.served.clock.now(),
         )
         route = self._route(exchange.path)
         if route is None:

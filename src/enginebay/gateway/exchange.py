@@ -21,13 +21,17 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class Exchange:
-    """request_id: the client's `x-request-id` where it is sound, else ours; it goes back in every answer."""
+    """request_id: the client's `x-request-id` where it is sound, else ours; it goes back in every answer.
+
+    arrived_at: of the backend's clock, before anything was read of the body.
+    """
 
     __slots__ = (
         "_base_headers",
         "_limits",
         "_receive",
         "_send",
+        "arrived_at",
         "has_begun",
         "has_ended",
         "is_writing",
@@ -38,9 +42,17 @@ class Exchange:
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, limits: Limits, fallback_id: str, base_headers: Headers
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        limits: Limits,
+        fallback_id: str,
+        base_headers: Headers,
+        arrived_at: float,
     ) -> None:
-        self.scope = scope
+        self.scope, self.arrived_at = scope, arrived_at
         self._receive, self._send, self._limits = receive, send, limits
         given_id = (self.header(b"x-request-id") or b"").decode("latin-1")
         self.request_id = given_id if REQUEST_ID.fullmatch(given_id) else fallback_id
@@ -61,6 +73,10 @@ class Exchange:
             if header_name == name:
                 return value
         return None
+
+    def headers(self, name: bytes) -> list[bytes]:
+        """name: lower case. All of that name."""
+        return [value for header_name, value in self.scope["headers"] if header_name == name]
 
     async def body(self) -> bytes:
         """Raises BodyTooLarge, DeadlineExceeded, InvalidRequest, or ClientGone."""

@@ -8,6 +8,7 @@ from itertools import count
 
 from structlog.typing import FilteringBoundLogger
 
+from enginebay.clock import Clock
 from enginebay.errors import UnknownModel
 from enginebay.gateway.lifecycle import BackendLife
 from enginebay.gateway.limits import Limits
@@ -23,6 +24,8 @@ class Served:
     model_name: str
     limits: Limits
     log: FilteringBoundLogger
+    clock: Clock
+    """The backend's."""
     started_at_unix: int = field(default_factory=lambda: int(time.time()))
     _serials: count[int] = field(default_factory=count)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from enginebay import errors
+from enginebay.wire.deadline_header import DEADLINE_HEADER
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -52,6 +53,11 @@ CLASS_OF_CODE = {form.code: cls for cls, form in TABLE.items()}
 DEFAULT_RETRY_AFTER_S = 1.0
 
 
+_WIRE_NAMES = {"deadline_at": DEADLINE_HEADER}
+_OWN_NAMES = {wire_name: own for own, wire_name in _WIRE_NAMES.items()}
+"""Of what has another name here than in a request."""
+
+
 class ErrorDetail(msgspec.Struct, kw_only=True):
     message: str
     type: str | None = None
@@ -76,7 +82,7 @@ def error_body(error: BaseException) -> bytes:
     detail = ErrorDetail(
         message=public_message(error),
         type=form.type,
-        param=error.field if isinstance(error, errors.RequestError) else None,
+        param=_WIRE_NAMES.get(error.field or "", error.field) if isinstance(error, errors.RequestError) else None,
         code=form.code,
     )
     return msgspec.json.encode(ErrorBody(detail))
@@ -169,6 +175,7 @@ def _build(
     headers: Mapping[str, str],
 ) -> errors.EngineBayError:
     param = detail.param if detail is not None else None
+    param = _OWN_NAMES.get(param or "", param)
     if cls is errors.BackendOverloaded:
         return errors.BackendOverloaded(message, backend=backend, retry_after_s=_retry_after_s(headers))
     if cls is errors.UpstreamError or cls is errors.BackendError or cls is errors.EngineBayError:

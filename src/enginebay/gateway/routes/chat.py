@@ -9,6 +9,7 @@ import msgspec
 from enginebay.errors import ContextTooLong
 from enginebay.gateway.answers import answer_streaming, answer_whole
 from enginebay.gateway.body import demand_json
+from enginebay.gateway.deadlines import with_deadline
 from enginebay.gateway.exchange import Exchange
 from enginebay.gateway.request_ids import response_id
 from enginebay.gateway.served import Served
@@ -35,6 +36,7 @@ async def create_chat_completion(served: Served, exchange: Exchange) -> None:
             max_tokens = await _rest_of_context(served, prompt, body.truncate_prompt_tokens)
     engine_request_id = served.engine_request_id(answer_id)
     requests = chat_requests(body, prompt, served.target, request_id=engine_request_id, max_tokens=max_tokens)
+    requests = with_deadline(requests, exchange, served)
     options = _options(body, served, answer_id, num_choices=len(requests))
     encoder = ChatEncoder(options)
     if body.stream:

@@ -8,6 +8,7 @@ import msgspec
 
 from enginebay.gateway.answers import answer_streaming, answer_whole
 from enginebay.gateway.body import demand_json
+from enginebay.gateway.deadlines import with_deadline
 from enginebay.gateway.exchange import Exchange
 from enginebay.gateway.request_ids import response_id
 from enginebay.gateway.served import Served
@@ -27,6 +28,7 @@ async def create_completion(served: Served, exchange: Exchange) -> None:
     served.demand_model(body.model)
     answer_id = response_id("cmpl", exchange, body.request_id)
     requests = completion_requests(body, served.target, request_id=served.engine_request_id(answer_id))
+    requests = with_deadline(requests, exchange, served)
     options = _options(body, served, answer_id, num_choices=len(requests))
     echoed = [_known_text(request) for request in requests] if body.echo else ()
     encoder = CompletionEncoder(options, echoed=echoed, backend=served.backend.info.name)

@@ -9,6 +9,7 @@ import msgspec
 from enginebay.errors import InvalidRequest
 from enginebay.gateway.answers import generate_whole
 from enginebay.gateway.body import demand_json
+from enginebay.gateway.deadlines import with_deadline
 from enginebay.gateway.exchange import JSON_HEADERS, Exchange
 from enginebay.gateway.request_ids import response_id
 from enginebay.gateway.served import Served
@@ -24,7 +25,8 @@ async def generate(served: Served, exchange: Exchange) -> None:
     body = await _read(exchange)
     served.life.demand_ready()
     request_id = served.engine_request_id(response_id("gen", exchange, None))
-    [answer] = await generate_whole(exchange, served, [generate_request(body, request_id=request_id)])
+    requests = with_deadline([generate_request(body, request_id=request_id)], exchange, served)
+    [answer] = await generate_whole(exchange, served, requests)
     await exchange.respond(200, encode({"text": answer.text}), JSON_HEADERS)
 
 
