@@ -38,6 +38,7 @@ def audit_run(planned_load: PlannedLoad, run: Run, records: Sequence[Record], se
         transport=run.transport,
         simulated=run.simulated,
         valid=run.valid,
+        planned_sha256=_digest([planned_load]),
         num_requests=len(in_order),
         num_sent_again=sum(len(sends) - 1 for sends in material.sends.values()),
         paths=tuple(sorted({one.path for one in in_order})),
@@ -194,6 +195,8 @@ def _other_instants(material: _Material) -> Iterator[Fault]:
 
 
 def _other_counts(material: _Material) -> Iterator[Fault]:
+    if material.planned_load.has_estimated_lengths:
+        return
     others = [
         one.index
         for one in material.in_order

@@ -39,6 +39,8 @@ class RunAudit(msgspec.Struct, frozen=True, kw_only=True):
     transport: str
     simulated: bool
     valid: bool
+    planned_sha256: str
+    """Of what the plan has for this load and start: runs with the same one are set against each other."""
     num_requests: int
     """Sent, each counted once."""
     num_sent_again: int
@@ -89,7 +91,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """At least one side is a simulator."""
     runs: tuple[RunAudit, ...]
     likenesses: tuple[Likeness, ...] = ()
-    """Of each run with the first of its load."""
+    """Of each valid run with the first that was planned the same."""
 
     @property
     def sha256(self) -> str:

@@ -117,15 +117,15 @@ def demand_identical(certificate: Certificate, *, name: str) -> None:
 
 
 def demand_one_load(first: Certificate, second: Certificate) -> list[Likeness]:
-    """Of two folders: each valid run of the second with the first valid one of its load in the first.
+    """Of two folders: each valid run of the second with the first in the first that was planned the same.
 
     Raises NotComparable where one is apart.
     """
-    references = {audit.run.load: audit for audit in reversed(first.runs) if audit.valid}
+    references = {audit.planned_sha256: audit for audit in reversed(first.runs) if audit.valid}
     found = [
-        likeness(references[audit.run.load], audit)
+        likeness(references[audit.planned_sha256], audit)
         for audit in second.runs
-        if audit.valid and audit.run.load in references
+        if audit.valid and audit.planned_sha256 in references
     ]
     if apart := [one for one in found if one.level == "apart"]:
         one = apart[0]

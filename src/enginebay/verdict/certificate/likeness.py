@@ -15,12 +15,12 @@ NEUTRAL: Mapping[str, object] = {"n": 1, "add_special_tokens": True, "add_genera
 
 
 def likenesses(audits: Sequence[RunAudit]) -> Iterator[Likeness]:
-    """Each valid run with the first of its load."""
-    first_of: dict[object, RunAudit] = {}
+    """Each valid run with the first that was planned the same."""
+    first_of: dict[str, RunAudit] = {}
     for audit in audits:
         if not audit.valid:
             continue
-        first = first_of.setdefault(audit.run.load, audit)
+        first = first_of.setdefault(audit.planned_sha256, audit)
         if first is not audit:
             yield likeness(first, audit)
 
