@@ -123,8 +123,14 @@ def _below_what_was_served(observations: Sequence[Observation], log_rates: np.nd
 
 
 def _pooled_autocorrelation_time(misses: Sequence[Misses]) -> float:
-    """Of probes near their level: at twice the allowed misses bursts are as long as they will be at the level."""
-    near = [item for item in misses if item.autocorrelation_time and item.ratio < 0.5]
+    """One for all probes: where few missed by chance, bursts look short by the same chance. Were each probe weighed
+    by its own, those with few misses would weigh more, and the capacity would come out too high."""
+    near = [
+        (item.autocorrelation_time, item.num_missed)
+        for item in misses
+        if item.autocorrelation_time is not None and item.ratio < 0.5
+    ]
     if not near:
         return TYPICAL_AUTOCORRELATION_TIME
-    return float(np.average([item.autocorrelation_time for item in near], weights=[item.num_missed for item in near]))
+    times, weights = zip(*near, strict=True)
+    return float(np.average(times, weights=weights))

@@ -6,7 +6,6 @@ capacity most likely is: a probe tells most there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import msgspec
@@ -41,6 +40,7 @@ class CapacitySearch:
         self._start_rps, self._max_probes = start_rps, max_probes
         self._confidence, self._precision = confidence, precision
         self._observations: list[Observation] = []
+        self._known: Posterior | None = None
 
     @property
     def observations(self) -> Sequence[Observation]:
@@ -48,6 +48,7 @@ class CapacitySearch:
 
     def observe(self, observation: Observation) -> None:
         self._observations.append(observation)
+        self._known = None
 
     def next_rate(self) -> float | None:
         """None when enough is known, or as many probes were made as may be."""
@@ -98,13 +99,12 @@ class CapacitySearch:
 
     @property
     def _posterior(self) -> Posterior:
-        rates = [seen.rate_rps for seen in self._observations]
-        return posterior_of(self._observations, lowest_rps=min(rates) / MARGIN, highest_rps=max(rates) * MARGIN)
+        if self._known is None:
+            rates = [seen.rate_rps for seen in self._observations]
+            lowest, highest = min(rates) / MARGIN, max(rates) * MARGIN
+            self._known = posterior_of(self._observations, lowest_rps=lowest, highest_rps=highest)
+        return self._known
 
 
 def is_borne(observation: Observation) -> bool:
     return not observation.is_saturated and all(misses.is_met for misses in observation.misses.values())
-
-
-def geometric_middle(low: float, high: float) -> float:
-    return math.sqrt(low * high)

@@ -14,6 +14,7 @@ import msgspec
 from enginebay.loadtest.answers import Answer
 from enginebay.loadtest.metrics import Distribution, distribution
 from enginebay.loadtest.tokenizer import TextTokenizer
+from enginebay.statistics.scipy_stats import scipy_stats
 from enginebay.verdict.outputs.bounds import MAX_UNEXPLAINED_RATIO, OutputBound
 from enginebay.verdict.outputs.parting import END, Parting, gaps_at, num_shared
 
@@ -212,11 +213,9 @@ def _is_beyond(
 
 
 def _proportion_interval(num_events: int, num_trials: int) -> tuple[float, float]:
-    from scipy.stats import binomtest  # heavy, and only wanted where outputs are compared
-
     if num_trials == 0:
         return 0.0, 1.0
-    found = binomtest(num_events, num_trials).proportion_ci(CONFIDENCE, method="exact")
+    found = scipy_stats().binomtest(num_events, num_trials).proportion_ci(CONFIDENCE, method="exact")
     return float(found.low), float(found.high)
 
 

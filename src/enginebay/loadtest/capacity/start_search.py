@@ -1,0 +1,176 @@
+"""The search on one start of one backend: warmed up, then probed at one rate after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from enginebay.backend import Backend
+from enginebay.clock import Clock
+from enginebay.errors import BackendError
+from enginebay.loadtest.capacity.cost import cost_at
+from enginebay.loadtest.capacity.energy import EnergyMeter, MachineMeter
+from enginebay.loadtest.capacity.levels import CapacityLevels
+from enginebay.loadtest.capacity.probing import Probed, ProbeRun
+from enginebay.loadtest.capacity.result import BackendCapacity, Interval, Outcome, Probe
+from enginebay.loadtest.capacity.search import CapacitySearch
+from enginebay.loadtest.measurement import BenchSettings, Subject, Watcher
+from enginebay.loadtest.plan import Load, PlannedLoad
+from enginebay.loadtest.plan_fit import check_plan_fits
+from enginebay.loadtest.runner import Runner
+
+MAX_INVALID_IN_A_ROW = 2
+IDLE_WAIT_S = 10.0
+"""After a probe that was given up: so long may the engine take to be rid of what was cancelled."""
+IDLE_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacitySettings:
+    levels: CapacityLevels
+    max_probes: int = 12
+    probe_s: float = 60.0
+    confidence: float = 0.95
+    precision: float = 0.03
+    """The search ends when half of the interval is no more than this share of the capacity."""
+    start_rps: float = 1.0
+    num_starts: int = 1
+    price_per_hour: dict[str, float] | None = None
+    """By label."""
+
+    def num_requests(self, rate_rps: float) -> int:
+        """Of one probe."""
+        return max(self.levels.min_requests, math.ceil(rate_rps * self.probe_s))
+
+
+PlanProbe = Callable[[float, int, int], PlannedLoad]
+"""(rate, number of requests, number of the probe) -> a Poisson load with prompts that no other probe has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchTools:
+    """What every search of a load test shares."""
+
+    plan_probe: PlanProbe
+    settings: CapacitySettings
+    bench_settings: BenchSettings
+    clock: Clock
+    watcher: Watcher
+    meter_of: Callable[[str], EnergyMeter] = lambda label: MachineMeter()
+    """How the energy of a label's engine is read."""
+
+
+class StartSearch:
+    """What was probed until then is kept, also when `run` is cut short."""
+
+    def __init__(self, tools: SearchTools, subject: Subject, backend: Backend, *, start_index: int) -> None:
+        self._tools, self._subject, self._backend, self._start_index = tools, subject, backend, start_index
+        settings = tools.settings
+        self._search = CapacitySearch(
+            start_rps=settings.start_rps,
+            max_probes=settings.max_probes,
+            confidence=settings.confidence,
+            precision=settings.precision,
+        )
+        self.probed: list[Probed] = []
+        self._why = ""
+
+    async def run(self) -> None:
+        while len(self.probed) < self._tools.settings.max_probes and not self._why:
+            rate = self._search.next_rate()
+            if rate is None:
+                return
+            await self._probe(rate)
+
+    async def _probe(self, rate_rps: float) -> None:
+        tools, number = self._tools, len(self.probed)
+        planned = tools.plan_probe(rate_rps, tools.settings.num_requests(rate_rps), number)
+        check_plan_fits(planned, self._backend.info)
+        if number == 0:
+            await self._warm_up(planned)
+        probed = await ProbeRun(
+            self._subject,
+            self._backend,
+            planned_load=planned,
+            number=number,
+            start_index=self._start_index,
+            levels=tools.settings.levels,
+            clock=tools.clock,
+            watcher=tools.watcher,
+            settings=tools.bench_settings,
+            meter=tools.meter_of(self._subject.label),
+        ).run()
+        self._keep(probed)
+        if probed.probe.is_saturated:
+            await self._until_idle()
+
+    def _keep(self, probed: Probed) -> None:
+        self.probed.append(probed)
+        if probed.probe.is_counted:
+            self._search.observe(probed.observation)
+        self._tools.watcher.run_ends(probed.run)
+        latest = self.probed[-MAX_INVALID_IN_A_ROW:]
+        if len(latest) == MAX_INVALID_IN_A_ROW and not any(each.probe.is_counted for each in latest):
+            reasons = "; ".join(f"{reason.code}: {reason.detail}" for reason in probed.probe.invalid_reasons)
+            self._why = f"{MAX_INVALID_IN_A_ROW} probes in a row were invalid ({reasons})"
+
+    async def _warm_up(self, planned: PlannedLoad) -> None:
+        if planned.warmup:
+            self._tools.watcher.phase(self._subject.label, "warming up")
+            runner = Runner(
+                self._backend,
+                clock=self._tools.clock,
+                on_record=lambda record: None,
+                request_timeout_s=self._tools.bench_settings.request_timeout_s,
+                run_id=f"{self._subject.label}-warmup",
+            )
+            await runner.run(planned.warmup, Load(users=len(planned.warmup)))
+
+    async def _until_idle(self) -> None:
+        """As the engine tells; one that tells nothing is given a second."""
+        clock = self._tools.clock
+        until = clock.now() + IDLE_WAIT_S
+        while clock.now() < until:
+            try:
+                stats = await self._backend.stats()
+            except BackendError:
+                return
+            if stats.requests_running is None:
+                await clock.sleep_until(clock.now() + 1.0)
+                return
+            if not stats.requests_running and not stats.requests_waiting:
+                return
+            await clock.sleep_until(clock.now() + IDLE_POLL_S)
+
+    def capacity(self) -> BackendCapacity:
+        probes = tuple(each.probe for each in self.probed)
+        outcome, rate = self._outcome(probes)
+        estimate = self._search.estimate if outcome == "found" else None
+        run, info = self.probed[-1].run, self._backend.info
+        prices = self._tools.settings.price_per_hour or {}
+        return BackendCapacity(
+            label=self._subject.label,
+            backend=self._subject.kind,
+            start_index=self._start_index,
+            simulated=info.simulated,
+            transport=run.transport,
+            engine_version=info.engine_version,
+            outcome=outcome,
+            rate_rps=rate,
+            interval_rps=None
+            if estimate is None
+            else Interval(low=estimate.interval_rps[0], high=estimate.interval_rps[1], confidence=estimate.confidence),
+            why=self._why,
+            probes=probes,
+            cost=cost_at(rate, probes, price_per_hour=prices.get(self._subject.label)),
+        )
+
+    def _outcome(self, probes: Sequence[Probe]) -> tuple[Outcome, float | None]:
+        borne = [probe.offered_rps for probe in probes if probe.is_counted and probe.is_borne]
+        not_borne = [probe.offered_rps for probe in probes if probe.is_counted and not probe.is_borne]
+        if borne and not_borne:
+            return "found", self._search.estimate.rate_rps
+        if borne:
+            return "at least", max(borne)
+        return ("at most", min(not_borne)) if not_borne else ("none", None)
