@@ -12,7 +12,7 @@ import msgspec
 from enginebay.errors import LoadTestError, NotComparable
 from enginebay.loadtest.plan import Plan, PlannedLoad, load_plan
 from enginebay.loadtest.records import Record, RunKey, read_records
-from enginebay.loadtest.result import Result, Run, load_result, save_result
+from enginebay.loadtest.result import Run, load_result, save_result
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
 from enginebay.loadtest.sent.sent import Sent, read_sent
 from enginebay.verdict.certificate.audit import audit_run
@@ -90,18 +90,39 @@ def verify(certificate: Certificate, folder: Path) -> list[str]:
     return []
 
 
-def verified_certificate(result: Result, folder: Path) -> Certificate:
-    """Raises NotComparable for a result whose certificate is missing, does not fit, or shows another load."""
-    if result.certificate_sha256 is None:
-        raise NotComparable(f"{folder}: nobody has audited what was sent: measure again with `enginebay bench`")
+def check_for_comparison(first: Path, second: Path | None = None) -> list[str]:
+    """That the results of one folder, or of two, were measured under one load. Returns what a reader must know besides.
+
+    Raises NotComparable for a certificate that is missing though its result names it, that does not fit its files, or
+    that shows another load.
+    """
+    folders = [first] if second is None else [first, second]
+    caveats: list[str] = []
+    certificates = [_certificate_of(folder, caveats) for folder in folders]
+    for folder, certificate in zip(folders, certificates, strict=True):
+        if certificate is not None:
+            demand_identical(certificate, name=str(folder))
+    if len(certificates) == 2 and certificates[0] is not None and certificates[1] is not None:
+        demand_one_load(certificates[0], certificates[1])
+    return caveats
+
+
+def _certificate_of(folder: Path, caveats: list[str]) -> Certificate | None:
+    named = load_result(folder).certificate_sha256
+    if named is None:
+        caveats.append(f"{folder.name}: nobody has audited what was sent, so that nothing shows the load as identical.")
+        return None
     if not (folder / FILE_NAME).exists():
-        raise NotComparable(f"{folder}: {FILE_NAME} is missing, which result.json names")
+        raise NotComparable(f"{folder}: {FILE_NAME} is missing, which result.json names: keep both together")
     certificate = load_certificate(folder)
-    if certificate.sha256 != result.certificate_sha256:
+    if certificate.sha256 != named:
         raise NotComparable(f"{folder}: {FILE_NAME} is not the one that result.json names")
-    if problems := verify(certificate, folder):
+    if missing := [name for name in certificate.files if not (folder / name).exists()]:
+        caveats.append(
+            f"{folder.name}: the certificate could not be made again without {', '.join(missing)}; it is taken as it is."
+        )
+    elif problems := verify(certificate, folder):
         raise NotComparable(f"{folder}: {FILE_NAME} does not fit the results: {'; '.join(problems)}")
-    demand_identical(certificate, name=str(folder))
     return certificate
 
 
