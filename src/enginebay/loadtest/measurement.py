@@ -131,6 +131,11 @@ class Measurement:
         self._gpu_memory_used_bytes: tuple[int, ...] = ()
 
     @property
+    def started_at(self) -> float:
+        """On the clock; all instants of the records count from here."""
+        return self._replayer.started_at
+
+    @property
     def samples(self) -> list[Sample]:
         return self._sampler.samples
 

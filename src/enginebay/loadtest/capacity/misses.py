@@ -25,6 +25,16 @@ class Misses(msgspec.Struct, frozen=True, kw_only=True):
     autocorrelation_time: float | None
     """In requests, 1 for independent ones. None where all or none missed, which tells nothing about bursts."""
 
+    @classmethod
+    def of(cls, num_missed: int, num_requests: int, *, allowed_ratio: float) -> Misses:
+        """Of whom nothing is known but how many."""
+        return cls(
+            allowed_ratio=allowed_ratio,
+            num_requests=num_requests,
+            num_missed=num_missed,
+            autocorrelation_time=None,
+        )
+
     @property
     def ratio(self) -> float:
         return self.num_missed / self.num_requests if self.num_requests else 0.0
