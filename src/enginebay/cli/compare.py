@@ -1,4 +1,4 @@
-"""`enginebay compare`."""
+"""`enginebay compare`: the verdict on saved results, and what a CI makes of it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,101 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from enginebay.loadtest.result import load_result
-from enginebay.report.comparison import paired_runs, print_comparison
-
-NO_VERDICT = 3
+from enginebay.errors import ConfigError, NotComparable
+from enginebay.loadtest.files import write_atomically
+from enginebay.loadtest.result import Result, load_result
+from enginebay.report.verdict_section import print_verdict, verdict_markdown
+from enginebay.verdict.comparison.judge import judge, judge_between, pairings_between
+from enginebay.verdict.gate import GATES, exit_code, gate_failures, parse_gates
+from enginebay.verdict.junit import junit_xml
+from enginebay.verdict.outputs.agreement import OutputAgreement
+from enginebay.verdict.outputs.of_result import output_agreements, output_agreements_between, said_in
+from enginebay.verdict.verdict import Verdict, save_verdict
 
 
 def compare(
     first: Annotated[Path, Parameter(help="result.json of bench, or the folder that holds it.")],
-    second: Annotated[Path, Parameter(help="What it is compared with.")],
+    second: Annotated[
+        Path | None, Parameter(help="What it is compared with; left out, the backends of the first with each other.")
+    ] = None,
     /,
+    *,
+    fail_on: Annotated[
+        str | None,
+        Parameter(help=f"What makes the exit code 1, with commas: {', '.join(GATES)}."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        Parameter(help="Differences up to this share count as equivalent, as in 0.05; else what the result says."),
+    ] = None,
+    junit: Annotated[Path | None, Parameter(help="Write the verdict as JUnit XML, for CI.")] = None,
+    markdown: Annotated[Path | None, Parameter(help="Write the verdict as Markdown, for a pull request.")] = None,
+    json: Annotated[Path | None, Parameter(help="Write the verdict as JSON.")] = None,
 ) -> int:
-    """Set two results of the same plan side by side.
+    """Say which of two is faster, slower, equivalent or undecided, from several starts of each.
 
-    Ratios are shown, and every verdict is `undecided`: it would take the intervals of several starts.
+    Two engines, two versions or two settings of one: an upgrade is compared like another engine. Exit code 0: decided;
+    1: a gate of --fail-on failed; 2: wrong command line or file; 3: invalid runs, or nothing could be decided.
     """
-    results = load_result(first), load_result(second)
-    pairs = paired_runs(*results)
-    names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
-    slo = results[0].slo
-    has_levels = any(level is not None for level in (slo.ttft_s, slo.tpot_s, slo.e2e_s))
-    print_comparison(pairs, Console(), names=names, has_levels=has_levels)
-    return NO_VERDICT
+    gates = parse_gates(fail_on)
+    if margin is not None and margin < 0:
+        raise ConfigError(f"--margin is {margin:g}", expected="0 or more, as in 0.05")
+    verdict = compared(first, second, margin=margin)
+    console = Console()
+    print_verdict(verdict, console)
+    for failure in gate_failures(verdict, gates):
+        console.print(f"gate {failure.gate}: {failure.message}", style="red", highlight=False, markup=False)
+    if junit is not None:
+        write_atomically(junit, junit_xml(verdict, gates))
+    if markdown is not None:
+        write_atomically(markdown, ("\n".join(verdict_markdown(verdict)).strip() + "\n").encode())
+    if json is not None:
+        save_verdict(verdict, json)
+    return exit_code(verdict, gates)
+
+
+def compared(first: Path, second: Path | None, *, margin: float | None = None) -> Verdict:
+    """Raises LoadTestError for what is no result, NotComparable for what cannot be set side by side."""
+    if second is None:
+        return judge(load_result(first), margin=margin, outputs=_outputs(first))
+    if _folder(first).resolve() == _folder(second).resolve():
+        raise NotComparable(f"{first} and {second} is one result: give it once to compare its backends with each other")
+    results, names = (load_result(first), load_result(second)), _names(first, second)
+    outputs = _outputs_between(first, second, results, names=names)
+    return judge_between(*results, names=names, margin=margin, outputs=outputs)
+
+
+def _names(first: Path, second: Path) -> tuple[str, str]:
+    names = [_folder(path).resolve().name for path in (first, second)]
+    return (names[0], names[1]) if names[0] != names[1] else (str(first), str(second))
+
+
+def _outputs(folder: Path) -> tuple[OutputAgreement, ...]:
+    """None of a result without its records: figures can be compared all the same."""
+    if not _has_records(folder):
+        return ()
+    return output_agreements(said_in(folder))
+
+
+def _outputs_between(
+    first: Path, second: Path, results: tuple[Result, Result], *, names: tuple[str, str]
+) -> tuple[OutputAgreement, ...]:
+    if not (_has_records(first) and _has_records(second)) or results[0].plan_sha256 != results[1].plan_sha256:
+        return ()
+    one, other = said_in(first), said_in(second)
+    return tuple(
+        agreement
+        for pairing in pairings_between(*results, names=names)
+        for agreement in output_agreements_between(
+            (one, pairing.labels[0]), (other, pairing.labels[1]), names=pairing.names
+        )
+    )
+
+
+def _has_records(path: Path) -> bool:
+    folder = _folder(path)
+    return (folder / "records.jsonl").is_file() and (folder / "plan.json").is_file()
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -51,10 +52,17 @@ def judge_between(
     labels are the same on both sides. Raises NotComparable for other plans, other transports or nothing in common.
     """
     _demand_one_plan(first, second)
-    pairs = list(_pairs(first, second, names=names))
-    if not pairs:
+    pairings = pairings_between(first, second, names=names)
+    if not pairings:
         ours, theirs = (", ".join(_labels(result)) or "none" for result in (first, second))
         raise NotComparable(f"no backend in common: {ours} against {theirs}")
+    pairs = [
+        (
+            _subject(first, pairing.labels[0], name=pairing.names[0]),
+            _subject(second, pairing.labels[1], name=pairing.names[1]),
+        )
+        for pairing in pairings
+    ]
     contests = [
         Contest(first=one, second=other, load=load, is_paired=False)
         for one, other in pairs
@@ -139,23 +147,26 @@ def _subject(result: Result, label: str, *, name: str | None = None) -> Subject:
     )
 
 
-def _pairs(first: Result, second: Result, *, names: tuple[str, str]) -> Iterator[tuple[Subject, Subject]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """Of the first and the second of two results."""
+
+    labels: tuple[str, str]
+    names: tuple[str, str]
+    """In the verdict: no two subjects of it have the same."""
+
+
+def pairings_between(first: Result, second: Result, *, names: tuple[str, str]) -> list[Pairing]:
+    """Equal labels, each with the name of its result; where each has one label alone, those two."""
     ours, theirs = _labels(first), _labels(second)
     if len(ours) == len(theirs) == 1 and ours != theirs:
-        yield _subject(first, ours[0]), _subject(second, theirs[0])
-        return
-    for label in ours:
-        if label in theirs:
-            one, other = (
-                _subject(result, label, name=f"{label} ({name})") for result, name in _named(first, second, names)
-            )
-            yield one, other
-
-
-def _named(first: Result, second: Result, names: tuple[str, str]) -> Iterator[tuple[Result, str]]:
-    """Names that are equal would make two subjects one."""
-    told = names if names[0] != names[1] else ("first", "second")
-    yield from zip((first, second), told, strict=True)
+        return [Pairing(labels=(ours[0], theirs[0]), names=(ours[0], theirs[0]))]
+    one, other = names if names[0] != names[1] else ("first", "second")
+    return [
+        Pairing(labels=(label, label), names=(f"{label} ({one})", f"{label} ({other})"))
+        for label in ours
+        if label in theirs
+    ]
 
 
 # ---------------------------------------------------------------- what must be alike
