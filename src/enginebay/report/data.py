@@ -14,7 +14,10 @@ from enginebay.loadtest.result import Result, Run, load_result
 from enginebay.loadtest.timeseries import Sample, read_samples
 from enginebay.probes.saved import ProbeReport
 from enginebay.report.probes_section import load_probes
-from enginebay.verdict.verdict import FILE_NAME, Verdict, load_verdict
+from enginebay.verdict.certificate.certificate import FILE_NAME as CERTIFICATE
+from enginebay.verdict.certificate.certificate import Certificate, load_certificate
+from enginebay.verdict.verdict import FILE_NAME as VERDICT
+from enginebay.verdict.verdict import Verdict, load_verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,8 @@ class Report:
     """What `enginebay backends --check` saved in the folder."""
     verdict: Verdict | None = None
     """Of several backends; None where one was measured alone."""
+    certificate: Certificate | None = None
+    """Of what was sent; None where nobody has audited it."""
 
     @property
     def invalid_runs(self) -> tuple[RunReport, ...]:
@@ -133,8 +138,12 @@ def load_report(folder: Path) -> Report:
     if (folder / "timeseries.jsonl").exists():
         for sample in read_samples(folder / "timeseries.jsonl"):
             samples[sample.run].append(sample)
-    verdict = load_verdict(folder) if (folder / FILE_NAME).exists() else None
-    return replace(make_report(result, records, samples), probes=load_probes(folder), verdict=verdict)
+    return replace(
+        make_report(result, records, samples),
+        probes=load_probes(folder),
+        verdict=load_verdict(folder) if (folder / VERDICT).exists() else None,
+        certificate=load_certificate(folder) if (folder / CERTIFICATE).exists() else None,
+    )
 
 
 def make_report(result: Result, records: dict[RunKey, list[Record]], samples: dict[RunKey, list[Sample]]) -> Report:

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from enginebay.loadtest.metrics import Metrics
 from enginebay.report import figures, numbers
+from enginebay.report.certificate_words import certificate_headline, certificate_lines
 from enginebay.report.curves import LATENCIES, has_curves, throughput_latency
 from enginebay.report.data import LoadReport, Report
 from enginebay.report.errors_table import error_rows
@@ -63,6 +64,9 @@ def render_html(report: Report) -> str:
         sections=sections,
         curves=curves,
         verdict=report.verdict,
+        certificate=report.certificate,
+        certificate_headline=certificate_headline,
+        certificate_lines=certificate_lines,
         agreement_words=agreement_words,
         metric_rows=metric_rows,
         status_words=status_words,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginebay.loadtest.metrics import Distribution
+from enginebay.report.certificate_words import certificate_headline, certificate_lines
 from enginebay.report.data import LoadReport, Report, Side
 from enginebay.report.errors_table import error_rows
 from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, Row, headline_rows, policy_rows
@@ -12,6 +13,7 @@ from enginebay.report.numbers import count, duration, named, share, size, times
 from enginebay.report.probes_section import probes_markdown
 from enginebay.report.summary import summary
 from enginebay.report.verdict_section import verdict_markdown
+from enginebay.verdict.certificate.certificate import Certificate
 
 
 def render_markdown(report: Report) -> str:
@@ -27,6 +29,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from verdict_markdown(report.verdict)
     yield from (f"- {_escaped(sentence)}" for sentence in summary(report))
     yield from _validity(report)
+    yield from _certificate(report.certificate)
     for load in report.loads:
         yield from ("", f"## {load.load}", "")
         yield from _headline(load, report)
@@ -73,6 +76,14 @@ def _counts(load: LoadReport) -> Iterator[str]:
     for name, title in COUNTS:
         yield _row(title, *(count(getattr(run.run.metrics, name)) for run in load.runs))
     yield _row("CPU of the load test itself, of one core", *(share(run.run.client_cpu_ratio) for run in load.runs))
+
+
+def _certificate(certificate: Certificate | None) -> Iterator[str]:
+    if certificate is None:
+        return
+    yield from ("", "## Was the load the same?", "", certificate_headline(certificate), "")
+    yield from (f"- {_escaped(line)}" for line in certificate_lines(certificate))
+    yield f"- certificate `{certificate.sha256}`"
 
 
 def _failures(report: Report) -> Iterator[str]:

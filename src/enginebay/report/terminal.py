@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from enginebay.report.certificate_words import certificate_headline
 from enginebay.report.data import LoadReport, Report, Side
 from enginebay.report.figures_table import Row, headline_rows, policy_rows
 from enginebay.report.numbers import times
@@ -21,6 +22,12 @@ def print_runs(report: Report, console: Console) -> None:
         console.print(_table(load, has_levels=_has_levels(report)))
     for sentence in summary(report):
         console.print(f"• {sentence}", highlight=False, markup=False)
+    for run in report.invalid_runs:
+        for reason in run.run.invalid_reasons:
+            text = f"INVALID {run.name}, {run.run.load}: {reason.code}: {reason.detail}"
+            console.print(Text(text, style="red"), soft_wrap=True)
+    if report.certificate is not None:
+        console.print(f"• {certificate_headline(report.certificate)}", highlight=False, markup=False)
     if report.verdict is not None:
         print_verdict(report.verdict, console)
 

@@ -9,10 +9,11 @@ from enginebay.loadtest.files import write_atomically
 from enginebay.report.data import Report
 from enginebay.report.html import render_html
 from enginebay.report.markdown import render_markdown
-from enginebay.verdict.verdict import FILE_NAME
+from enginebay.verdict.certificate.certificate import FILE_NAME as CERTIFICATE
+from enginebay.verdict.verdict import FILE_NAME as VERDICT
 
 NAMES = ("report.md", "report.html")
-OF_EARLIER = (*NAMES, FILE_NAME)
+OF_EARLIER = (*NAMES, VERDICT, CERTIFICATE)
 """What tells of the results beside it, and must not stand beside others."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -109,6 +110,7 @@ def _measure_servers(
         api_key_env=servers.api_key_env,
         model=servers.model,
         tokenizer=servers.tokenizer,
+        seed=secrets.randbelow(2**31),
     )
     folder = result.out or default_folder(urls)
     config_path = folder / "bench.yaml"

@@ -76,7 +76,7 @@ def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | No
         )
         interruption = run_until_interrupted(measurement)
     certify(job.folder)
-    judged(load_result(job.folder), job.folder)
+    judged(load_result(job.folder), job.folder, tokenizer=job.tokenizer)
     exit_code = report_on(job.folder, flags, console=console)
     if interruption is not None:
         raise interruption

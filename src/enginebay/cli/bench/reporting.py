@@ -12,6 +12,7 @@ from enginebay.cli.bench.flags import ResultFlags
 from enginebay.errors import ConfigError
 from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.result import Result
+from enginebay.loadtest.tokenizer import TextTokenizer
 from enginebay.report.data import Report, load_report
 from enginebay.report.picture import FORMATS, save_picture
 from enginebay.report.terminal import print_runs
@@ -20,6 +21,7 @@ from enginebay.report.write import write_reports
 from enginebay.verdict.comparison.judge import judge
 from enginebay.verdict.gate import FAILED, PASSED, GateName, exit_code, gate_failures, parse_gates
 from enginebay.verdict.junit import junit_xml
+from enginebay.verdict.outputs.of_result import output_agreements, said_in
 from enginebay.verdict.verdict import FILE_NAME, Verdict, save_verdict
 
 INVALID = 3
@@ -37,11 +39,11 @@ def check_result_flags(flags: ResultFlags, *, num_backends: int) -> None:
             raise ConfigError(f"{picture}: no picture can be drawn in that form", expected=" or ".join(FORMATS))
 
 
-def judged(result: Result, folder: Path) -> Verdict | None:
+def judged(result: Result, folder: Path, *, tokenizer: TextTokenizer | None) -> Verdict | None:
     """The verdict between the backends of a result, saved beside it; None where fewer than two were measured."""
     if len({run.label for run in result.runs}) < 2:
         return None
-    verdict = judge(result)
+    verdict = judge(result, outputs=output_agreements(said_in(folder), tokenizer=tokenizer))
     save_verdict(verdict, folder / FILE_NAME)
     return verdict
 

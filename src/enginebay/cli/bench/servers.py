@@ -59,6 +59,7 @@ def configure_servers(
     api_key_env: str | None,
     model: str | None,
     tokenizer: str | None,
+    seed: int,
 ) -> str:
     """The text of a config that measures these servers. Sends one short request to each.
 
@@ -70,7 +71,7 @@ def configure_servers(
         console.print(_introduction(server), highlight=False, soft_wrap=True)
         probed.append(asyncio.run(_probe(server, clock=clock, api_key_env=api_key_env)))
         console.print(_first_impression(probed[-1]), highlight=False, soft_wrap=True)
-    return _config_text(servers, probed, api_key_env=api_key_env)
+    return _config_text(servers, probed, api_key_env=api_key_env, seed=seed)
 
 
 # ---------------------------------------------------------------- who they are
@@ -197,13 +198,13 @@ def _first_impression(probed: Probed) -> str:
 # ---------------------------------------------------------------- what is measured
 
 
-def _config_text(servers: Sequence[Server], probed: Sequence[Probed], *, api_key_env: str | None) -> str:
+def _config_text(servers: Sequence[Server], probed: Sequence[Probed], *, api_key_env: str | None, seed: int = 0) -> str:
     """Written for people: this is the file to go on with."""
     entries = "\n".join(f"  {server.name}: {_entry(server, api_key_env)}" for server in servers)
     return (
         "# Written by `enginebay bench --url`. Change it, and measure again with `enginebay bench THIS-FILE`.\n"
         f"version: 1\nmodel: {_quoted(servers[0].model.id)}\nbackend: {servers[0].name}\n"
-        f"backends:\n{entries}\n" + (_bench_text(servers, probed) if probed else "")
+        f"backends:\n{entries}\n" + (_bench_text(servers, probed, seed=seed) if probed else "")
     )
 
 
@@ -218,7 +219,7 @@ def _entry(server: Server, api_key_env: str | None) -> str:
     return "{" + ", ".join(parts) + "}"
 
 
-def _bench_text(servers: Sequence[Server], probed: Sequence[Probed]) -> str:
+def _bench_text(servers: Sequence[Server], probed: Sequence[Probed], *, seed: int) -> str:
     slowest = min(item.tokens_per_s for item in probed)
     num_requests = round(SECONDS_PER_RUN * slowest / (sum(OUTPUT_TOKENS) / 2))
     lines = [
@@ -227,6 +228,7 @@ def _bench_text(servers: Sequence[Server], probed: Sequence[Probed]) -> str:
         f"  num_requests: {max(MIN_REQUESTS, min(MAX_REQUESTS, num_requests))}",
         f"  input_tokens: {{min: {INPUT_TOKENS[0]}, max: {INPUT_TOKENS[1]}}}",
         f"  output_tokens: {{min: {OUTPUT_TOKENS[0]}, max: {OUTPUT_TOKENS[1]}}}",
+        f"  seed: {seed}  # of its own: a server remembers the prompts of another measurement",
         f"  ignore_eos: {str(all(item.can_ignore_eos for item in probed)).lower()}",
         f"  starts: {NUM_STARTS_OF_TWO if len(servers) > 1 else 1}",
     ]
