@@ -40,7 +40,7 @@ def _certificate_of(folder: Path, caveats: list[str]) -> Certificate | None:
         raise NotComparable(f"{folder}: {FILE_NAME} is not the one that result.json names")
     if missing := [name for name in certificate.files if not (folder / name).exists()]:
         caveats.append(
-            f"{folder.name}: without {', '.join(missing)} the certificate could not be made again: it is taken as it is."
+            f"{folder.name}: without {', '.join(missing)} the certificate cannot be made again, and is taken as it is."
         )
     elif problems := verify(certificate, folder):
         raise NotComparable(f"{folder}: {FILE_NAME} does not fit the results: {'; '.join(problems)}")
