@@ -44,6 +44,12 @@ def simulated() -> Verdict:
     )
 
 
+def lengths_apart() -> Verdict:
+    against = (InvalidReason(code="output_lengths_apart", detail="100 and 90"),)
+    loads = [msgspec.structs.replace(load, status="invalid", against=against) for load in simulated().loads]
+    return msgspec.structs.replace(simulated(), status="invalid", loads=tuple(loads))
+
+
 @pytest.mark.parametrize(
     ("verdict", "gates", "code"),
     [
@@ -60,6 +66,8 @@ def simulated() -> Verdict:
         (with_an_invalid_run(), "slower", 1),
         (simulated(), "slower,invalid,outputs", 3),
         (simulated(), "undecided", 1),
+        (lengths_apart(), "slower", 3),
+        (lengths_apart(), "invalid", 1),
         (with_outputs(FASTER, agreement(is_beyond_bound=True)), "outputs", 1),
         (with_outputs(FASTER, agreement(is_beyond_bound=True)), "slower", 0),
         (with_outputs(FASTER, agreement()), "outputs", 0),
@@ -88,8 +96,12 @@ def parsed(verdict: Verdict, gates: str) -> junitparser.JUnitXml:
     return junitparser.JUnitXml.fromstring(junit_xml(verdict, parse_gates(gates)))
 
 
+def results_of(verdict: Verdict, gates: str) -> list[junitparser.junitparser.Result]:
+    return [result for suite in parsed(verdict, gates) for case in suite for result in case.result]
+
+
 def results(verdict: Verdict, gates: str) -> list[type]:
-    return [type(result) for suite in parsed(verdict, gates) for case in suite for result in case.result]
+    return [type(result) for result in results_of(verdict, gates)]
 
 
 def test_junit_has_a_suite_for_each_load_and_a_case_for_each_figure() -> None:
@@ -114,3 +126,5 @@ def test_junit_tells_of_invalid_runs_and_of_outputs() -> None:
     messages = [result.message for suite in root for case in suite for result in case.result]
     assert messages == ["b, 8 users, start 1: errors: <many> & more", "3 of 48 answers part"]
     assert (root.tests, root.failures) == (9, 2)
+    [failure] = [one for one in results_of(lengths_apart(), "invalid") if isinstance(one, junitparser.Failure)]
+    assert failure.message == "b against a: output_lengths_apart: 100 and 90"

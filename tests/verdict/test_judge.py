@@ -218,6 +218,28 @@ def test_goodput_is_compared_only_where_there_are_service_levels() -> None:
     assert "goodput_rps" not in {one.metric for one in judge(drawn_result({"a": 1.0, "b": 2.0})).metrics}
 
 
+def test_sides_whose_outputs_are_of_other_lengths_are_not_set_against_each_other() -> None:
+    runs = [
+        run(label, index, metrics(speed, num_output_tokens=num_tokens))
+        for label, speed, num_tokens in (("a", 1.0, 30_000), ("b", 2.0, 27_000))
+        for index in range(4)
+    ]
+    verdict = judge(result(runs, labels=["a", "b"]))
+    assert (verdict.status, outcome(verdict)) == ("invalid", "undecided")
+    assert [reason.code for reason in verdict.loads[0].against] == ["output_lengths_apart"]
+    assert "outputs are 100.0 and 90.0 tokens long" in " ".join(verdict.caveats)
+
+
+def test_a_server_that_was_not_started_anew_is_told() -> None:
+    drawn = drawn_result({"a": 1.0, "b": 2.0})
+    subjects = [msgspec.structs.replace(one, is_restarted=one.label == "a") for one in drawn.subjects]
+    assert any(
+        caveat.startswith("b ran all the time")
+        for caveat in judge(msgspec.structs.replace(drawn, subjects=subjects)).caveats
+    )
+    assert judge(drawn).caveats == ()
+
+
 # ---------------------------------------------------------------- refused
 
 

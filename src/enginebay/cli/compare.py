@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 
 from enginebay.errors import ConfigError, NotComparable
 from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.result import Result, load_result
-from enginebay.report.verdict_section import print_verdict, verdict_markdown
-from enginebay.verdict.comparison.judge import judge, judge_between, pairings_between
+from enginebay.report.verdict_section import print_verdict, verdict_document
+from enginebay.verdict.certificate.for_comparison import check_for_comparison
+from enginebay.verdict.comparison.judge import demand_one_plan, judge, judge_between, pairings_between
 from enginebay.verdict.gate import GATES, exit_code, gate_failures, parse_gates
 from enginebay.verdict.junit import junit_xml
 from enginebay.verdict.outputs.agreement import OutputAgreement
@@ -55,7 +57,7 @@ def compare(
     if junit is not None:
         write_atomically(junit, junit_xml(verdict, gates))
     if markdown is not None:
-        write_atomically(markdown, ("\n".join(verdict_markdown(verdict)).strip() + "\n").encode())
+        write_atomically(markdown, verdict_document(verdict).encode())
     if json is not None:
         save_verdict(verdict, json)
     return exit_code(verdict, gates)
@@ -64,12 +66,19 @@ def compare(
 def compared(first: Path, second: Path | None, *, margin: float | None = None) -> Verdict:
     """Raises LoadTestError for what is no result, NotComparable for what cannot be set side by side."""
     if second is None:
-        return judge(load_result(first), margin=margin, outputs=_outputs(first))
+        caveats = check_for_comparison(_folder(first))
+        return _with(caveats, judge(load_result(first), margin=margin, outputs=_outputs(first)))
     if _folder(first).resolve() == _folder(second).resolve():
         raise NotComparable(f"{first} and {second} is one result: give it once to compare its backends with each other")
     results, names = (load_result(first), load_result(second)), _names(first, second)
+    demand_one_plan(*results)
+    caveats = check_for_comparison(_folder(first), _folder(second))
     outputs = _outputs_between(first, second, results, names=names)
-    return judge_between(*results, names=names, margin=margin, outputs=outputs)
+    return _with(caveats, judge_between(*results, names=names, margin=margin, outputs=outputs))
+
+
+def _with(caveats: list[str], verdict: Verdict) -> Verdict:
+    return msgspec.structs.replace(verdict, caveats=(*verdict.caveats, *caveats))
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:
@@ -87,7 +96,7 @@ def _outputs(folder: Path) -> tuple[OutputAgreement, ...]:
 def _outputs_between(
     first: Path, second: Path, results: tuple[Result, Result], *, names: tuple[str, str]
 ) -> tuple[OutputAgreement, ...]:
-    if not (_has_records(first) and _has_records(second)) or results[0].plan_sha256 != results[1].plan_sha256:
+    if not (_has_records(first) and _has_records(second)):
         return ()
     one, other = said_in(first), said_in(second)
     return tuple(

@@ -49,6 +49,8 @@ class Subject:
     """As the config says it."""
     weights: str | None = None
     """Fingerprint of the model's files, where they are at hand."""
+    is_restarted: bool = True
+    """False of a server that others run."""
 
 
 class Replayer(Protocol):

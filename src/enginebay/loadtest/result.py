@@ -61,6 +61,8 @@ class MeasuredSubject(msgspec.Struct, frozen=True, kw_only=True):
     """As the config says it."""
     weights: str | None = None
     """Fingerprint of the model's files: names, sizes, and what stands in them."""
+    is_restarted: bool = True
+    """False of a server that others run: its `starts` are rounds on one and the same."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -212,4 +212,5 @@ def _measured_subject(subject: Subject) -> MeasuredSubject:
         image=subject.image,
         model=subject.model,
         weights=subject.weights,
+        is_restarted=subject.is_restarted,
     )

@@ -55,6 +55,7 @@ def subject_of(config: Config, config_path: Path, name: str, *, clock: Clock) ->
         image=checked.context.image,
         model=checked.context.model,
         weights=_weights(checked),
+        is_restarted=_mode(checked) != "external",
     )
 
 

@@ -61,6 +61,9 @@ def _slower(verdict: Verdict) -> Iterator[str]:
 def _invalid(verdict: Verdict) -> Iterator[str]:
     for invalid in dict.fromkeys(invalid for load in verdict.loads for invalid in load.invalid):
         yield f"INVALID {invalid_words(invalid)}"
+    for load in verdict.loads:
+        for reason in load.against:
+            yield f"{load.load}: {load.second} against {load.first}: {reason.code}: {reason.detail}"
 
 
 def _outputs(verdict: Verdict) -> Iterator[str]:

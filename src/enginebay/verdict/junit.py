@@ -10,7 +10,7 @@ from enginebay.verdict.comparison.phrases import changed
 from enginebay.verdict.comparison.words import invalid_words
 from enginebay.verdict.gate import GateName
 from enginebay.verdict.outputs.agreement import OutputAgreement
-from enginebay.verdict.verdict import NO_VERDICT, InvalidRun, LoadVerdict, MetricVerdict, Verdict
+from enginebay.verdict.verdict import NO_VERDICT, LoadVerdict, MetricVerdict, Verdict
 
 
 def junit_xml(verdict: Verdict, gates: Collection[GateName]) -> bytes:
@@ -21,7 +21,9 @@ def junit_xml(verdict: Verdict, gates: Collection[GateName]) -> bytes:
         for metric in load.metrics:
             _metric_case(suite, metric, load, gates)
         for invalid in load.invalid:
-            _invalid_case(suite, invalid, gates)
+            _invalid_case(suite, invalid_words(invalid), gates)
+        for reason in load.against:
+            _invalid_case(suite, f"{load.second} against {load.first}: {reason.code}: {reason.detail}", gates)
     if verdict.outputs:
         suite = ET.SubElement(root, "testsuite", name="outputs")
         for agreement in verdict.outputs:
@@ -47,8 +49,7 @@ def _metric_case(suite: ET.Element, metric: MetricVerdict, load: LoadVerdict, ga
         ET.SubElement(case, "system-out").text = found
 
 
-def _invalid_case(suite: ET.Element, invalid: InvalidRun, gates: Collection[GateName]) -> None:
-    words = invalid_words(invalid)
+def _invalid_case(suite: ET.Element, words: str, gates: Collection[GateName]) -> None:
     case = _case(suite, name=f"valid: {words.partition(':')[0]}")
     if "invalid" in gates:
         ET.SubElement(case, "failure", message=words, type="invalid")

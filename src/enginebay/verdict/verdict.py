@@ -101,6 +101,8 @@ class LoadVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """Also where there is no verdict: then all are undecided, and ratios are shown only where runs may be compared."""
     invalid: tuple[InvalidRun, ...] = ()
     """Runs and starts that count for nothing. Their subject can lose, but neither win nor be equivalent."""
+    against: tuple[InvalidReason, ...] = ()
+    """Why runs that are valid by themselves are not set against each other."""
     reasons: tuple[Reason, ...] = ()
     """Why one is faster, as far as the engines tell; most telling first."""
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from enginebay.errors import NotComparable
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.result import Failure, InvalidReason, Run
+from enginebay.loadtest.validity.comparison import SIMULATED, comparison_reasons
 from enginebay.verdict.comparison.figures import Figure
 from enginebay.verdict.verdict import InvalidRun, Status
 
@@ -54,7 +55,13 @@ class Contest:
             return "invalid" if self.invalid else "nothing to compare"
         if min(map(len, self.starts)) < FEWEST_STARTS:
             return "invalid" if self.invalid else "too few starts"
-        return "judged"
+        return "invalid" if self.against else "judged"
+
+    @cached_property
+    def against(self) -> tuple[InvalidReason, ...]:
+        """What speaks against setting them side by side, although each run is valid by itself."""
+        found = comparison_reasons(self.first.under(self.load), self.second.under(self.load))
+        return tuple(reason for reason in found if reason.code != SIMULATED.code)  # a status of its own
 
     @cached_property
     def invalid(self) -> tuple[InvalidRun, ...]:

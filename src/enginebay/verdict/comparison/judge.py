@@ -13,6 +13,7 @@ from enginebay.loadtest.result import Result
 from enginebay.verdict.comparison.contest import Contest, Subject
 from enginebay.verdict.comparison.family import LEVEL, judge_all
 from enginebay.verdict.comparison.figures import figures
+from enginebay.verdict.comparison.phrases import listed
 from enginebay.verdict.comparison.why import reasons
 from enginebay.verdict.comparison.words import headline, invalid_words, sentences
 from enginebay.verdict.outputs.agreement import OutputAgreement
@@ -51,7 +52,7 @@ def judge_between(
     Nothing puts their starts side by side in time, so they are compared as two groups. names: of the results, where
     labels are the same on both sides. Raises NotComparable for other plans, other transports or nothing in common.
     """
-    _demand_one_plan(first, second)
+    demand_one_plan(first, second)
     pairings = pairings_between(first, second, names=names)
     if not pairings:
         ours, theirs = (", ".join(_labels(result)) or "none" for result in (first, second))
@@ -92,6 +93,7 @@ def _verdict(
             status=contest.status,
             metrics=tuple(metrics),
             invalid=contest.invalid,
+            against=contest.against,
             reasons=reasons(contest) if contest.status in ("judged", "too few starts") else (),
         )
         for contest, metrics in zip(contests, family.by_contest, strict=True)
@@ -172,7 +174,8 @@ def pairings_between(first: Result, second: Result, *, names: tuple[str, str]) -
 # ---------------------------------------------------------------- what must be alike
 
 
-def _demand_one_plan(first: Result, second: Result) -> None:
+def demand_one_plan(first: Result, second: Result) -> None:
+    """Raise NotComparable for results of different plans."""
     if first.plan_sha256 != second.plan_sha256:
         raise NotComparable(
             f"the two results replayed different plans ({first.plan_sha256[:12]} and {second.plan_sha256[:12]}): "
@@ -197,8 +200,16 @@ def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterato
             "The results were measured one after the other and not in turns: what changed on the machine in between "
             "counts as a difference of the engines."
         )
+    if kept_up := dict.fromkeys(one.label for result in results for one in result.subjects if not one.is_restarted):
+        yield (
+            f"{listed(list(kept_up))} ran all the time and was not started anew for each round: the intervals tell how "
+            "rounds scatter, and a restart may change more than that."
+        )
     if any(result.status == "partial" for result in results):
         yield "A load test ended early: not every start that was planned was measured."
+    for load in loads:
+        for reason in load.against:
+            yield f"{load.load}: {load.second} is not set against {load.first}: {reason.code}: {reason.detail}"
     for invalid in dict.fromkeys(invalid for load in loads for invalid in load.invalid):
         yield f"INVALID {invalid_words(invalid)}"
 
