@@ -16,6 +16,8 @@ from enginebay.engine.plan import SCRATCH_BLOCK, ScheduledSequence, StepPlan
 
 MIN_GROUP_BLOCKS = 16
 """Decode rows of up to this many blocks share a group; longer ones are grouped by powers of two of it."""
+MIN_PIECE_ROWS = 16
+"""Of a prompt's chunk under a window, which is cut so that rows do not score keys that they cannot see."""
 KEY_ALIGNMENT = 32
 """Keys that the native kernels sum in one instruction."""
 
@@ -84,7 +86,9 @@ class StepInputBuilder:
         return AttentionInput(
             slot_mapping,
             decode_groups={window: [self._group(rows, window) for rows in groups] for window in self._windows},
-            prefill_chunks={window: [self._chunk(row, window) for row in chunks] for window in self._windows},
+            prefill_chunks={
+                window: [piece for row in chunks for piece in self._pieces(row, window)] for window in self._windows
+            },
         )
 
     def _paged_rows(self, ordered: list[_Rows], window: int | None) -> PagedRows:
@@ -133,15 +137,26 @@ class StepInputBuilder:
             mask=self._mask(visible)[:, None, None, :],
         )
 
-    def _chunk(self, row: _Rows, window: int | None) -> PrefillChunk:
-        """A chunk that starts a sequence finds its keys in the step itself, others read them from the blocks."""
-        is_plain = window is None or row.end <= window
-        first = first_visible(row.start, window)
-        rows = slice(row.first_row, row.first_row + row.num_rows)
-        slots = None if row.start == 0 else self._indices(row.context_slots(first, self._block_size))
-        if row.start == 0 and is_plain:
+    def _pieces(self, row: _Rows, window: int | None) -> list[PrefillChunk]:
+        """A chunk that is longer than the window, in pieces of that length: each scores at most twice as many keys."""
+        if window is None or row.end <= window or not row.num_new_tokens:
+            return [self._piece(row, window, 0, row.num_rows)]
+        num_rows = max(window, MIN_PIECE_ROWS)
+        return [
+            self._piece(row, window, begin, min(begin + num_rows, row.num_rows))
+            for begin in range(0, row.num_rows, num_rows)
+        ]
+
+    def _piece(self, row: _Rows, window: int | None, begin: int, end: int) -> PrefillChunk:
+        """The rows [begin, end) of a chunk. Those that start a sequence find their keys in the step itself, others read
+        them from the blocks, where those of the step are written first."""
+        start, stop = row.start + begin, row.start + end
+        first = first_visible(start, window)
+        rows = slice(row.first_row + begin, row.first_row + end)
+        slots = None if start == 0 else self._indices(row.context_slots(first, stop, self._block_size))
+        if start == 0 and (window is None or stop <= window):
             return PrefillChunk(rows, context_slots=None, mask=None)
-        queries, keys = np.arange(row.start, row.end)[:, None], np.arange(first, row.end)
+        queries, keys = np.arange(start, stop)[:, None], np.arange(first, stop)
         visible = keys <= queries
         if window is not None:
             visible &= keys > queries - window
@@ -208,10 +223,10 @@ class _Rows:
         blocks[:num_kept] = self._blocks_of(positions[:num_kept], block_size)
         return blocks * block_size + positions % block_size
 
-    def context_slots(self, first: int, block_size: int) -> NDArray[np.int64]:
-        """Of [first, self.end). Padding reads the newest token again: as much work, and nobody else's values."""
+    def context_slots(self, first: int, end: int, block_size: int) -> NDArray[np.int64]:
+        """Of [first, end). Padding reads the newest token again: as much work, and nobody else's values."""
         newest = max(self.start + self.num_new_tokens - 1, 0)
-        positions = np.minimum(np.arange(first, self.end), newest)
+        positions = np.minimum(np.arange(first, end), newest)
         return self._blocks_of(positions, block_size) * block_size + positions % block_size
 
     def _blocks_of(self, positions: NDArray[np.int64], block_size: int) -> NDArray[np.int64]:
