@@ -130,6 +130,9 @@ ENGINE_DRAFTED_TOKENS = Quantity(
 ENGINE_ACCEPTED_TOKENS = Quantity(
     "enginebay_engine_accepted_tokens_total", "counter", "tokens", "Tokens proposed by speculation and accepted"
 )
+ENGINE_FAILED_DRAFTS = Quantity(
+    "enginebay_engine_failed_drafts_total", "counter", "requests", "Requests that go on without drafts: one has failed"
+)
 ENGINE_DRAFT_SECONDS = Quantity(
     "enginebay_engine_draft_seconds_total", "counter", "seconds", "Time in proposing tokens, draft models included"
 )
@@ -176,7 +179,7 @@ ENGINE = (
     ENGINE_STEPS, ENGINE_STEP_SECONDS, ENGINE_MODEL_SECONDS, ENGINE_SAMPLE_SECONDS, ENGINE_BUSY_SECONDS,
     ENGINE_COMPUTED_TOKENS, ENGINE_PADDING_TOKENS, ENGINE_SLOT_STEPS, ENGINE_IDLE_SLOT_STEPS,
     ENGINE_BATCH_WAIT_SECONDS, ENGINE_ADMITTED, ENGINE_PREFIX_EVICTED, ENGINE_DRAFTS, ENGINE_DRAFTED_TOKENS,
-    ENGINE_ACCEPTED_TOKENS, ENGINE_DRAFT_SECONDS, ENGINE_DISCARDED_TOKENS,
+    ENGINE_ACCEPTED_TOKENS, ENGINE_FAILED_DRAFTS, ENGINE_DRAFT_SECONDS, ENGINE_DISCARDED_TOKENS,
     ENGINE_DEADLINE_EXCEEDED, ENGINE_DEADLINE_REFUSED, ENGINE_OUT_OF_MEMORY, ENGINE_SLOTS, ENGINE_TOKEN_BUDGET,
 )  # fmt: skip
 CATALOGUE = (*SERVING, *ENGINE, STATS_UP)

@@ -142,23 +142,80 @@ def test_a_request_cancelled_between_drafts_leaves_nothing() -> None:
     assert under_test.tokens("b") == tokens_alone(make_request("b", 5, 30), max_model_len=MAX_MODEL_LEN)
 
 
-def test_a_proposer_that_fails_costs_the_requests_of_its_step_and_no_others() -> None:
-    @dataclass
-    class Broken:
-        is_broken: bool = True
+@dataclass
+class FailsFor:
+    """Drafts like `inner`, but fails where one of these requests is among those that it is asked for."""
 
-        def propose(self, wanted: Many[Wanted]) -> list[Draft]:
-            if self.is_broken:
-                raise RuntimeError("no memory for the draft")
-            return [Draft([]) for _ in wanted]
+    broken: set[str]
+    error: Exception
+    inner: Foresight
+    asked: list[list[str]]
 
-    proposer = Broken()
+    def propose(self, wanted: Many[Wanted]) -> list[Draft]:
+        names = [one.sequence.request.request_id for one in wanted]
+        self.asked.append(names)
+        for one in wanted:
+            one.sequence.num_draft_computed_tokens = one.sequence.num_tokens + 1  # it has begun to draft
+        if self.broken & set(names):
+            raise self.error
+        return self.inner.propose(wanted)
+
+
+def failing_for(*broken: str, error: Exception) -> FailsFor:
+    return FailsFor(set(broken), error, Foresight(), [])
+
+
+def test_a_draft_that_fails_costs_nobody_anything_and_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    proposer = failing_for("b", error=RuntimeError("no such n-gram"))
+    under_test = speculating(proposer, num_blocks=200)
+    requests = [make_request(name, 5, 30) for name in "abc"]
+    expect_tokens_alone(under_test, *requests)
+    assert {under_test.finish_reason(name) for name in "abc"} == {"length"}
+    assert [len(output.token_ids) for output in under_test.outputs["b"]] == [1] * 30
+    assert max(len(output.token_ids) for output in under_test.outputs["a"]) == 5
+    assert proposer.asked[:4] == [["a", "b", "c"], ["a"], ["b"], ["c"]]
+    assert not any("b" in names for names in proposer.asked[4:])
+    assert under_test.engine.counters.num_failed_drafts == 1
+    assert "drafting failed for request b, which goes on without" in caplog.text
+    assert "no such n-gram" in caplog.text
+
+
+def test_drafts_that_fail_for_everybody_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"r{index}" for index in range(6)]
+    proposer = failing_for(*names, error=RuntimeError("broken for good"))
+    expect_tokens_alone(speculating(proposer, num_blocks=200), *(make_request(name, 5, 12) for name in names))
+    under_test = speculating(proposer, num_blocks=200)
+    caplog.clear()
+    expect_tokens_alone(under_test, *(make_request(name, 5, 12) for name in names))
+    assert under_test.engine.counters.num_failed_drafts == len(names)
+    assert len(caplog.records) == 1
+
+
+def test_what_was_drafted_before_it_failed_does_not_count_as_seen() -> None:
+    proposer = failing_for("a", error=RuntimeError("broken"))
     under_test = speculating(proposer)
-    under_test.engine.add(make_request("a"))
+    under_test.engine.add(make_request("a", 5, 9))
+    for _ in range(3):
+        under_test.step()
+    [sequence] = under_test.engine.scheduler.running
+    assert sequence.num_draft_computed_tokens <= sequence.num_computed_tokens
     under_test.run()
-    assert under_test.finish_reason("a") == "error"
-    proposer.is_broken = False
-    expect_tokens_alone(under_test, make_request("b"))
+
+
+def test_a_draft_that_has_no_memory_makes_the_step_smaller_and_the_next_ones_go_without() -> None:
+    proposer = failing_for("a", error=MemoryError("no memory for the draft"))
+    under_test = speculating(proposer, num_blocks=200)
+    expect_tokens_alone(under_test, make_request("a", 5, 12), make_request("b", 5, 12))
+    assert {under_test.finish_reason(name) for name in "ab"} == {"length"}
+    counters = under_test.engine.counters
+    assert (counters.num_out_of_memory > 0, counters.num_failed_drafts) == (True, 0)
+
+
+def test_a_request_that_is_alone_when_its_draft_has_no_memory_goes_on_without() -> None:
+    under_test = speculating(failing_for("a", error=MemoryError("no memory for the draft")))
+    expect_tokens_alone(under_test, make_request("a", 5, 12))
+    assert under_test.finish_reason("a") == "length"
+    assert under_test.engine.counters.num_failed_drafts == 1
 
 
 def test_drafts_that_never_fit_are_given_up_and_tried_again_now_and_then() -> None:

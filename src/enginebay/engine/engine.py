@@ -124,6 +124,8 @@ class Engine:
             counters.num_prefix_queried_tokens = cache.counters.num_queried_tokens
             counters.num_prefix_hit_tokens = cache.counters.num_hit_tokens
             counters.num_prefix_evicted_blocks = cache.counters.num_evicted_blocks
+        if self._speculator is not None:
+            counters.num_failed_drafts = self._speculator.num_failures
         counters.num_slots = self.scheduler.policy.num_slots
         counters.max_num_batched_tokens = self.scheduler.policy.max_num_batched_tokens
         counters.device_memory_bytes = self._runner.device_memory_bytes()

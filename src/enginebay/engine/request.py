@@ -113,4 +113,5 @@ class EngineCounters(msgspec.Struct, kw_only=True):
     num_drafts: int = 0
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_failed_drafts: int = 0
     device_memory_bytes: int | None = None

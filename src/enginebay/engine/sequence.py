@@ -32,6 +32,7 @@ class Sequence:
         "block_names",
         "block_table",
         "draft_length",
+        "has_draft_failed",
         "is_prompt_reported",
         "ngram_index",
         "num_cached_tokens",
@@ -71,6 +72,8 @@ class Sequence:
         self.draft_length: DraftLength | None = None
         self.ngram_index: NgramIndex | None = None
         """What speculation knows of this sequence; None until it has drafted."""
+        self.has_draft_failed = False
+        """Nothing is drafted for it any more."""
         self.num_draft_computed_tokens = 0
         """Positions whose keys and values of a draft model with a cache of its own stand in the blocks."""
 

@@ -59,6 +59,7 @@ def _own_counters(counters: EngineCounters, metrics: RequestMetrics) -> dict[str
         quantities.ENGINE_DRAFTS: counters.num_drafts,
         quantities.ENGINE_DRAFTED_TOKENS: counters.num_drafted_tokens,
         quantities.ENGINE_ACCEPTED_TOKENS: counters.num_accepted_tokens,
+        quantities.ENGINE_FAILED_DRAFTS: counters.num_failed_drafts,
         quantities.ENGINE_DRAFT_SECONDS: counters.draft_s,
         quantities.ENGINE_DISCARDED_TOKENS: counters.num_discarded_tokens + metrics.num_discarded_tokens,
         quantities.ENGINE_DEADLINE_EXCEEDED: metrics.num_deadline_exceeded,

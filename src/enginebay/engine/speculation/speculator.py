@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence as Many
+
 from enginebay.engine.plan import ScheduledSequence, StepPlan
 from enginebay.engine.scheduler import Scheduler
 from enginebay.engine.sequence import Sequence
 from enginebay.engine.speculation.draft_length import DraftCost, DraftLength
-from enginebay.engine.speculation.proposer import Proposer, Wanted
+from enginebay.engine.speculation.proposer import Draft, Proposer, Wanted
+from enginebay.engine.step_ceiling import is_out_of_memory
+
+_log = logging.getLogger(__name__)
 
 
 class Speculator:
@@ -17,6 +23,8 @@ class Speculator:
     back with the step. Never is more drafted than the request and the context have room for.
 
     Requests with penalties do not speculate: what is penalised at a draft would depend on the drafts before it.
+    One whose draft fails goes on without drafts, and nobody else notices. Where the drafts of several want memory the
+    step is made smaller, and goes without any (`step_ceiling`).
     """
 
     def __init__(self, proposer: Proposer, *, max_num_tokens: int, max_model_len: int, cost: DraftCost | None) -> None:
@@ -24,6 +32,8 @@ class Speculator:
         self._proposer = proposer
         self._max_num_tokens, self._max_model_len = max_num_tokens, max_model_len
         self._cost = cost
+        self.num_failures = 0
+        """Drafts that failed, each of another sequence; the first one is logged."""
 
     def draft(self, plan: StepPlan, scheduler: Scheduler) -> None:
         num_spare_tokens = scheduler.num_spare_tokens(plan)
@@ -38,9 +48,35 @@ class Speculator:
                 num_spare_tokens -= num_tokens
         if not wanted:
             return
-        for item, draft in zip(drafting, self._proposer.propose(wanted), strict=True):
+        for item, draft in zip(drafting, self._proposed(wanted), strict=True):
             item.num_new_tokens += len(draft.token_ids)
             item.draft_token_ids, item.draft_probabilities = draft.token_ids, draft.probabilities
+
+    def _proposed(self, wanted: Many[Wanted]) -> list[Draft]:
+        try:
+            return self._proposer.propose(wanted)
+        except Exception as error:
+            if is_out_of_memory(error) and len(wanted) > 1:
+                raise
+            for one in wanted:  # what was drafted before it failed does not count as seen
+                sequence = one.sequence
+                sequence.num_draft_computed_tokens = min(
+                    sequence.num_draft_computed_tokens, sequence.num_computed_tokens
+                )
+            if len(wanted) > 1:
+                return [draft for one in wanted for draft in self._proposed([one])]
+            self._give_up(wanted[0].sequence, error)
+            return [Draft([])]
+
+    def _give_up(self, sequence: Sequence, error: Exception) -> None:
+        sequence.has_draft_failed = True
+        self.num_failures += 1
+        if self.num_failures == 1:
+            _log.warning(
+                "drafting failed for request %s, which goes on without; more of these are only counted",
+                sequence.request.request_id,
+                exc_info=error,
+            )
 
     def note(self, item: ScheduledSequence, num_accepted: int) -> None:
         """What became of the drafts of a sequence; it is advanced already."""
@@ -53,7 +89,7 @@ class Speculator:
         sequence = item.sequence
         if not item.samples or item.num_new_tokens != 1 or not sequence.num_output_tokens:
             return 0
-        if sequence.request.is_penalised or (room := self._room(sequence)) <= 0:
+        if sequence.request.is_penalised or sequence.has_draft_failed or (room := self._room(sequence)) <= 0:
             return 0
         if cost_ratio is None:
             return min(self._max_num_tokens, room)
