@@ -233,10 +233,8 @@ def test_sides_whose_outputs_are_of_other_lengths_are_not_set_against_each_other
 def test_a_server_that_was_not_started_anew_is_told() -> None:
     drawn = drawn_result({"a": 1.0, "b": 2.0})
     subjects = [msgspec.structs.replace(one, is_restarted=one.label == "a") for one in drawn.subjects]
-    assert any(
-        caveat.startswith("b ran all the time")
-        for caveat in judge(msgspec.structs.replace(drawn, subjects=subjects)).caveats
-    )
+    [caveat] = judge(msgspec.structs.replace(drawn, subjects=subjects)).caveats
+    assert caveat.startswith("b ran all the time and was not started anew")
     assert judge(drawn).caveats == ()
 
 

@@ -1,0 +1,193 @@
+import asyncio
+from collections.abc import Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from loadtest_fakes import ENVIRONMENT, Answer, ScriptedBackend, SilentWatcher, VirtualClock, small_plan, started
+
+from enginebay.errors import NotComparable, StartFailed
+from enginebay.loadtest.kept import Kept, read_kept
+from enginebay.loadtest.measurement import BenchSettings, Subject
+from enginebay.loadtest.plan import Load, PlannedLoad
+from enginebay.loadtest.result import Result, load_result
+from enginebay.loadtest.schedule import ASSUMED_START_S, Estimator, TimeEstimate, rounds
+from enginebay.loadtest.session import Bench
+
+
+def subject(label: str, backend: ScriptedBackend, *, start_s: float = 0.0, opened: list[str] | None = None) -> Subject:
+    @asynccontextmanager
+    async def open_it():
+        if opened is not None:
+            opened.append(label)
+        guarded = await started(backend)
+        try:
+            await backend.clock.sleep_until(backend.clock.now() + start_s)
+            yield guarded
+        finally:
+            await guarded.aclose()
+
+    return Subject(label=label, kind="scripted", open=open_it)
+
+
+def bench(subjects: Sequence[Subject], out: Path, clock: VirtualClock, *, num_starts: int, **changes) -> Bench:
+    values = {"plan": small_plan(4), "watcher": SilentWatcher(), "kept": None}
+    values |= changes
+    return Bench(
+        values.pop("plan"),
+        subjects,
+        out=out,
+        clock=clock,
+        environment=ENVIRONMENT,
+        settings=BenchSettings(num_starts=num_starts),
+        **values,
+    )
+
+
+def test_starts_go_to_and_fro() -> None:
+    assert "".join(label for _, label in rounds("AB", 4)) == "ABBAABBA"
+    assert [*rounds("ABC", 2)] == [(0, "A"), (0, "B"), (0, "C"), (1, "C"), (1, "B"), (1, "A")]
+
+
+def test_backends_are_started_in_turns_and_each_run_knows_its_place(tmp_path) -> None:
+    clock, opened = VirtualClock(), []
+    subjects = [subject(label, ScriptedBackend(clock), opened=opened, start_s=2.0) for label in "ab"]
+    result = asyncio.run(bench(subjects, tmp_path, clock, num_starts=3).run())
+    assert opened == ["a", "b", "b", "a", "a", "b"]
+    assert [(run.label, run.start_index, run.order) for run in result.runs] == [
+        ("a", 0, 0), ("b", 0, 1), ("b", 1, 2), ("a", 1, 3), ("a", 2, 4), ("b", 2, 5),
+    ]  # fmt: skip
+    assert [run.start_duration_s for run in result.runs] == pytest.approx([2.0] * 6)
+    assert [one.label for one in result.subjects] == ["a", "b"]
+    assert result.num_starts == 3
+
+
+class FailingSecond(ScriptedBackend):
+    """Its second start fails."""
+
+    num_starts = 0
+
+    async def start(self) -> None:
+        FailingSecond.num_starts += 1
+        if FailingSecond.num_starts == 2:
+            raise StartFailed("no memory", backend="b")
+
+
+def test_a_start_that_fails_is_kept_and_the_backend_gets_its_further_starts(tmp_path) -> None:
+    clock, opened = VirtualClock(), []
+    FailingSecond.num_starts = 0
+    subjects = [
+        subject("a", ScriptedBackend(clock), opened=opened),
+        subject("b", FailingSecond(clock), opened=opened),
+    ]
+    with pytest.raises(StartFailed, match="no memory"):
+        asyncio.run(bench(subjects, tmp_path, clock, num_starts=3).run())
+    result = load_result(tmp_path)
+    assert opened == ["a", "b", "b", "a", "a", "b"]
+    assert [run.start_index for run in result.runs if run.label == "b"] == [0, 2]
+    [failure] = result.failures
+    assert (failure.label, failure.start_index, failure.error_class) == ("b", 1, "StartFailed")
+
+
+# ---------------------------------------------------------------- how long it takes
+
+
+def test_the_time_is_told_before_the_first_start_and_after_each(tmp_path) -> None:
+    clock = VirtualClock()
+    told: list[TimeEstimate] = []
+    # Two users, four requests of two tokens: 0.22 s beside the start.
+    subjects = [
+        subject("a", ScriptedBackend(clock), start_s=1.0),
+        subject("b", ScriptedBackend(clock, answer=lambda request: Answer()), start_s=3.0),
+    ]
+    measurement = bench(subjects, tmp_path, clock, num_starts=2, on_estimate=told.append)
+    assert measurement.estimate.remaining_s > 4 * ASSUMED_START_S
+    began_at = clock.now()
+    asyncio.run(measurement.run())
+    assert [estimate.is_measured for estimate in told] == [False, False, True, True, True]
+    # Once both were measured, what is left of the others is known to the sample after each run.
+    assert told[2].remaining_s == pytest.approx(4.44)
+    assert told[3].remaining_s == pytest.approx(1.22)
+    assert told[4].remaining_s == 0.0
+    assert clock.now() - began_at == pytest.approx(2 * told[2].remaining_s)
+
+
+def test_a_backend_that_nobody_measured_is_taken_to_be_like_the_others() -> None:
+    estimator = Estimator(small_plan().loads)
+    estimator.measured("a", 100.0)
+    assert estimator.estimate({"a": 1, "b": 2}) == TimeEstimate(remaining_s=300.0, is_measured=False)
+    estimator.measured("b", 40.0)
+    assert estimator.estimate({"a": 1, "b": 2}) == TimeEstimate(remaining_s=180.0, is_measured=True)
+
+
+def test_what_nobody_measured_is_assumed_from_the_plan() -> None:
+    closed, twice_as_many = (small_plan(loads=[Load(users=users)]).loads for users in (1, 2))
+    one, two = (Estimator(loads).estimate({"a": 1}).remaining_s - ASSUMED_START_S for loads in (closed, twice_as_many))
+    assert one == pytest.approx(2 * two)
+    [planned_load] = small_plan(loads=[Load(rate=1.0, arrivals="constant")]).loads
+    late = [
+        *planned_load.requests[:-1],
+        type(planned_load.requests[-1])(
+            index=3, text="x", num_prompt_tokens=1, offset_s=600.0, sampling=planned_load.requests[0].sampling
+        ),
+    ]
+    opened = PlannedLoad(load=planned_load.load, requests=tuple(late))
+    assert Estimator([opened]).estimate({"a": 1}).remaining_s == pytest.approx(ASSUMED_START_S + 600.0, abs=1.0)
+
+
+# ---------------------------------------------------------------- going on
+
+
+def interrupted_result(tmp_path: Path) -> Result:
+    """Two starts of each were asked for; a's first is whole, b's first was cut short under its second load."""
+    clock = VirtualClock()
+    watcher = SilentWatcher()
+
+    async def main() -> None:
+        subjects = [subject(label, ScriptedBackend(clock)) for label in "ab"]
+        plan = small_plan(4, loads=[Load(users=1), Load(users=2)])
+        task = asyncio.create_task(bench(subjects, tmp_path, clock, num_starts=2, plan=plan, watcher=watcher).run())
+        watcher.on_record = lambda record: len(watcher.records) == 14 and task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    return load_result(tmp_path)
+
+
+def test_whole_starts_are_kept_and_the_others_measured_again(tmp_path) -> None:
+    before = interrupted_result(tmp_path)
+    assert [(run.label, run.status) for run in before.runs] == [
+        ("a", "complete"), ("a", "complete"), ("b", "complete"), ("b", "partial"),
+    ]  # fmt: skip
+    plan = small_plan(4, loads=[Load(users=1), Load(users=2)])
+    kept = read_kept(tmp_path, plan)
+    assert kept.starts == {(0, "a")}
+    assert len(kept.lines) == 8
+    clock, opened = VirtualClock(), []
+    subjects = [subject(label, ScriptedBackend(clock), opened=opened) for label in "ab"]
+    result = asyncio.run(bench(subjects, tmp_path, clock, num_starts=2, plan=plan, kept=kept).run())
+    assert opened == ["b", "b", "a"]
+    assert sorted((run.label, run.start_index) for run in result.runs) == [
+        ("a", 0), ("a", 0), ("a", 1), ("a", 1), ("b", 0), ("b", 0), ("b", 1), ("b", 1),
+    ]  # fmt: skip
+    assert {run.status for run in result.runs} == {"complete"}
+    assert result.status == "complete"
+    assert len({run.order for run in result.runs}) == 4
+
+
+def test_another_plan_cannot_be_gone_on_with(tmp_path) -> None:
+    interrupted_result(tmp_path)
+    with pytest.raises(NotComparable, match="go on with the same config"):
+        read_kept(tmp_path, small_plan(5))
+
+
+def test_nothing_is_measured_again_where_all_is_there(tmp_path) -> None:
+    clock, opened = VirtualClock(), []
+    subjects = [subject("a", ScriptedBackend(clock), opened=opened)]
+    asyncio.run(bench(subjects, tmp_path, clock, num_starts=1).run())
+    again = bench(subjects, tmp_path, clock, num_starts=1, kept=read_kept(tmp_path, small_plan(4)))
+    assert again.estimate == TimeEstimate(remaining_s=0.0, is_measured=True)
+    assert asyncio.run(again.run()).status == "complete"
+    assert opened == ["a"]
+    assert Kept().starts == frozenset()
