@@ -140,6 +140,17 @@ def test_a_second_count_stands_beside_the_engines_and_a_difference_is_told() -> 
     assert run_metrics([STEADY], ServiceLevels()).num_retokenized_tokens is None
 
 
+def test_the_lengths_that_were_planned_stand_beside_those_that_came() -> None:
+    capped = record((1.2, 1), (1.3, 1), max_tokens=2, num_output_tokens=2, num_prompt_tokens=10)
+    ended_early = record((1.2, 1), (1.3, 1), max_tokens=8, num_output_tokens=2, num_prompt_tokens=30)
+    metrics = run_metrics([capped, ended_early, failed()], ServiceLevels())
+    assert metrics.planned_output_lengths is not None
+    assert metrics.output_lengths is not None
+    assert metrics.prompt_lengths is not None
+    assert (metrics.planned_output_lengths.mean, metrics.output_lengths.mean, metrics.prompt_lengths.mean) == (5, 2, 20)
+    assert (metrics.output_lengths.num_values, metrics.num_capped_outputs) == (2, 1)
+
+
 def test_percentiles_pool_the_requests() -> None:
     records = [record((1.0 + wait / 100, 1), index=wait) for wait in range(101)]
     metrics = run_metrics(records, ServiceLevels())

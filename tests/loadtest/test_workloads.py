@@ -1,9 +1,8 @@
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from workload_tokenizer import byte_level_tokenizer
 
 from enginebay.errors import LoadTestError
 from enginebay.loadtest.plan import Load, PlannedRequest
@@ -21,24 +20,6 @@ from enginebay.types import SamplingParams
 GREEDY = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
 
 SIXTEEN_USERS = (Load(users=16),)
-
-
-def byte_level_tokenizer(folder: Path, *, adds_bos: bool) -> FileTokenizer:
-    """A small byte-level BPE of its own, trained on the corpus; built like those of real models."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1200,
-        special_tokens=["<s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([read_corpus()], trainer)
-    if adds_bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return FileTokenizer(folder)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "with BOS"])

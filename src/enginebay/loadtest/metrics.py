@@ -61,6 +61,14 @@ class Metrics(PolicyMetrics, frozen=True, kw_only=True):
     e2e_s: Distribution | None
     send_lag_s: Distribution | None
     """From the scheduled instant to the sending: how late this client was."""
+    prompt_lengths: Distribution | None = None
+    """This and the following in tokens, of finished requests."""
+    planned_output_lengths: Distribution | None = None
+    """What was asked for at most."""
+    output_lengths: Distribution | None = None
+    """What came: less, where the model ended before."""
+    num_capped_outputs: int = 0
+    """As long as was asked for."""
 
 
 NO_POLICY = PolicyMetrics()
@@ -99,6 +107,10 @@ def run_metrics(records: Sequence[Record], slo: ServiceLevels, *, policy: Policy
         chunk_gap_s=distribution(chain.from_iterable(chunk_gap_s(record) for record in finished)),
         e2e_s=distribution(e2e_s(record) for record in finished),
         send_lag_s=distribution(record.sent_at - record.scheduled_at for record in ended),
+        prompt_lengths=distribution(record.num_prompt_tokens for record in finished),
+        planned_output_lengths=distribution(record.max_tokens for record in finished),
+        output_lengths=distribution(output_tokens(record) for record in finished),
+        num_capped_outputs=sum(output_tokens(record) >= record.max_tokens for record in finished),
         **msgspec.structs.asdict(policy),
     )
 

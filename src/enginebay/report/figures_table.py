@@ -187,6 +187,7 @@ COUNTS = (
     ("num_unfinished", "Unfinished when stopped"),
     ("num_prompt_tokens", "Prompt tokens"),
     ("num_output_tokens", "Output tokens, counted by the engine"),
+    ("num_capped_outputs", "Outputs as long as asked for"),
     ("num_retokenized_tokens", "Output tokens, text encoded again"),
     ("num_token_mismatches", "Answers where these two differ"),
     ("num_uncounted_chunks", "Chunks whose tokens nobody counted"),
