@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from enginebay.config.bench_arrivals import AT_RATES, ArrivalsConfig, ClosedArrivals, SteadyArrivals
+from enginebay.config.bench_capacity import CapacityConfig
 from enginebay.config.bench_lengths import STRICT as _CONFIG
 from enginebay.config.bench_lengths import PositiveFloat, PositiveInt, TokenLengths, TokenRange
 from enginebay.config.bench_workloads import SyntheticConfig, WorkloadConfig
@@ -79,8 +80,18 @@ class BenchConfig(BaseModel):
     sampling: BenchSampling = Field(default_factory=BenchSampling, description="Sampling of every request.")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Of prompts, lengths and arrivals.")
     warmup_requests: Annotated[int, Field(ge=0)] = Field(default=4, description="Sent before the run and not counted.")
-    starts: PositiveInt = Field(default=1, description="Fresh starts of each backend.")
-    slo: ServiceLevels = Field(default_factory=ServiceLevels, description="Bounds for goodput.")
+    starts: PositiveInt = Field(
+        default=1, description="Fresh starts of each backend, in turns; a verdict between two takes three or more."
+    )
+    equivalence_margin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.05, description="Differences up to this share do not matter: what surely lies within is equivalent."
+    )
+    slo: ServiceLevels = Field(
+        default_factory=ServiceLevels, description="Bounds for goodput, and for the search of the capacity."
+    )
+    capacity: CapacityConfig = Field(
+        default_factory=CapacityConfig, description="How `bench --capacity` searches the highest rate that `slo` bears."
+    )
     start_timeout_s: PositiveFloat = Field(
         default=120.0,
         description="Longest wait for a backend to be ready. Of one that we launch or attach to, its own "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from enginebay.cli.bench.capacity import search_capacity
 from enginebay.cli.bench.flags import (
     NO_LOAD,
     NO_OTHER,
@@ -23,12 +24,19 @@ from enginebay.cli.bench.flags import (
 )
 from enginebay.cli.bench.measuring import job_of_config, measure
 from enginebay.cli.bench.planning import overridden_settings
+from enginebay.cli.bench.replaying import replay_result
 from enginebay.cli.bench.reporting import check_result_flags
+from enginebay.cli.bench.self_checking import self_check
 from enginebay.cli.bench.servers import configure_servers, default_folder
-from enginebay.clock import MonotonicClock
+from enginebay.cli.bench.sweeping import read_sweep
+from enginebay.clock import Clock, MonotonicClock
 from enginebay.config.loader import load_config
+from enginebay.config.models import Config
 from enginebay.errors import ConfigError
 from enginebay.loadtest.files import write_atomically
+
+WRITTEN_CONFIG = "bench.yaml"
+"""Of servers and sweeps, in the folder of results."""
 
 
 def bench(
@@ -51,84 +59,110 @@ def bench(
     other: OtherFlags = NO_OTHER,
 ) -> int:
     """What it does is told in `help_text`; here the flags find their journey."""
-    console = Console()
+    console, clock = Console(), MonotonicClock()
     _demand_one_source(config, servers, other)
-    if servers.url:
-        return _measure_servers(servers.url, servers, load, result, backend=backend, console=console)
-    if config is None:
-        raise ConfigError("there is nothing to measure", expected="a config file, or --url http://...")
-    loaded = load_config(config)
-    clock = MonotonicClock()
-    names = _distinct(backend or [loaded.backend])
-    check_result_flags(result, num_backends=len(names))
-    job = job_of_config(
-        loaded,
-        config,
-        names,
-        settings=overridden_settings(loaded.bench, load.given),
-        folder=result.out or Path("out") / config.stem,
-        clock=clock,
-    )
+    if other.self_check:
+        return self_check(console)
+    if other.replay is not None:
+        return replay_result(other.replay, config, load=load, flags=result, clock=clock, console=console)
+    chosen = _chosen(config, backend, servers, result, other, clock=clock, console=console)
+    settings = overridden_settings(chosen.config.bench, load.given)
+    if other.capacity:
+        return search_capacity(
+            chosen.config, chosen.path, chosen.names, settings=settings, folder=chosen.folder, clock=clock,
+            console=console,
+        )  # fmt: skip
+    check_result_flags(result, num_backends=len(chosen.names))
+    job = job_of_config(chosen.config, chosen.path, chosen.names, settings=settings, folder=chosen.folder, clock=clock)
     return measure(job, result, console=console, clock=clock)
 
 
 def _demand_one_source(config: Path | None, servers: ServerFlags, other: OtherFlags) -> None:
-    given = [
-        name
-        for name, value in (
-            ("a config", config), ("--url", servers.url), ("--replay", other.replay), ("--self-check", other.self_check)
-        )
-        if value
-    ]  # fmt: skip
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)} exclude each other", expected="one of them")
+    """A config may go with --replay: where the one of the result has been moved to."""
+    given = {"--url": servers.url, "--replay": other.replay, "--self-check": other.self_check}
+    asked = [name for name, value in given.items() if value]
+    if len(asked) > 1 or (asked and config is not None and asked != ["--replay"]):
+        names = " and ".join([*(["a config"] if config else []), *asked])
+        raise ConfigError(f"{names} exclude each other", expected="one of them")
+    if not asked and config is None:
+        raise ConfigError("there is nothing to measure", expected="a config file, or --url http://...")
     if not servers.url and (servers.api_key_env or servers.model or servers.tokenizer):
         raise ConfigError(
-            "--api-key-env, --model and --tokenizer go with --url", expected="the same in the config: options.api_key, "
-            "model and engine.tokenizer of the entry",
-        )  # fmt: skip
+            "--api-key-env, --model and --tokenizer go with --url",
+            expected="in a config: options.api_key, model and engine.tokenizer of the entry",
+        )
+    if (other.sweep or other.capacity) and (other.replay or other.self_check):
+        raise ConfigError(
+            "--sweep and --capacity need a load of their own", expected="neither --replay nor --self-check"
+        )
 
 
-def _measure_servers(
-    urls: Sequence[str],
-    servers: ServerFlags,
-    load: LoadFlags,
-    result: ResultFlags,
-    *,
+# ---------------------------------------------------------------- which config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    config: Config
+    path: Path
+    names: list[str]
+    """What is measured of it."""
+    folder: Path
+
+
+def _chosen(
+    config: Path | None,
     backend: list[str] | None,
+    servers: ServerFlags,
+    result: ResultFlags,
+    other: OtherFlags,
+    *,
+    clock: Clock,
     console: Console,
-) -> int:
-    """The config that fits them is written into the folder of results, and measured like any other."""
-    if len(urls) > 2 or backend:
-        raise ConfigError("--url takes one server or two", expected="a config with --backend for more")
-    check_result_flags(result, num_backends=len(urls))
-    clock = MonotonicClock()
-    text = configure_servers(
-        urls,
-        clock=clock,
-        console=console,
-        api_key_env=servers.api_key_env,
-        model=servers.model,
-        tokenizer=servers.tokenizer,
-        seed=secrets.randbelow(2**31),
-    )
-    folder = result.out or default_folder(urls)
-    config_path = folder / "bench.yaml"
-    write_atomically(config_path, text.encode())
-    loaded = load_config(config_path)
-    console.print(f"config       {config_path}", highlight=False, soft_wrap=True)
-    job = job_of_config(
-        loaded,
-        config_path,
-        list(loaded.backends),
-        settings=overridden_settings(loaded.bench, load.given),
-        folder=folder,
-        clock=clock,
-    )
-    return measure(job, result, console=console, clock=clock)
-
-
-def _distinct(names: list[str]) -> list[str]:
+) -> _Chosen:
+    if servers.url:
+        return _written_for_servers(servers, result, backend=backend, clock=clock, console=console)
+    assert config is not None, "demanded above"
+    if other.sweep is not None:
+        return _written_for_sweep(other.sweep, config, result, backend=backend)
+    loaded = load_config(config)
+    names = backend or [loaded.backend]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"--backend {sorted(repeated)[0]} is given twice", expected="each name once")
-    return names
+    return _Chosen(config=loaded, path=config, names=names, folder=result.out or Path("out") / config.stem)
+
+
+def _written_for_servers(
+    servers: ServerFlags, result: ResultFlags, *, backend: list[str] | None, clock: Clock, console: Console
+) -> _Chosen:
+    """The config that fits them, written into the folder of results; with --resume the one that is there."""
+    urls = servers.url or []
+    if len(urls) > 2 or backend:
+        raise ConfigError("--url takes one server or two", expected="a config with --backend for more")
+    folder = result.out or default_folder(urls)
+    path = folder / WRITTEN_CONFIG
+    if not (result.resume and path.is_file()):
+        check_result_flags(result, num_backends=len(urls))
+        text = configure_servers(
+            urls,
+            clock=clock,
+            console=console,
+            api_key_env=servers.api_key_env,
+            model=servers.model,
+            tokenizer=servers.tokenizer,
+            seed=secrets.randbelow(2**31),
+        )
+        write_atomically(path, text.encode())
+        console.print(f"{path.name:12} {path}", highlight=False, soft_wrap=True, markup=False)
+    loaded = load_config(path)
+    return _Chosen(config=loaded, path=path, names=list(loaded.backends), folder=folder)
+
+
+def _written_for_sweep(sweep: Path, config: Path, result: ResultFlags, *, backend: list[str] | None) -> _Chosen:
+    """One entry for each variant, written into the folder of results."""
+    if backend and len(backend) > 1:
+        raise ConfigError("--sweep varies one backend", expected="--backend once")
+    variants = read_sweep(sweep, config, backend=backend[0] if backend else None)
+    folder = result.out or Path("out") / f"{config.stem}-{sweep.stem}"
+    path = folder / WRITTEN_CONFIG
+    write_atomically(path, variants.text.encode())
+    return _Chosen(config=load_config(path), path=path, names=variants.names, folder=folder)

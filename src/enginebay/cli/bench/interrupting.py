@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Protocol
 
 from enginebay.cli.event_loop import new_event_loop
 from enginebay.errors import EngineBayError
-from enginebay.loadtest.session import Bench
 
 TERMINATED = 128 + signal.SIGTERM
 
 
-def run_until_interrupted(measurement: Bench) -> BaseException | None:
+class Interruptible(Protocol):
+    """A load test of any kind."""
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether there is a result to report, also after `run` was cut short."""
+        ...
+
+    async def run(self) -> object: ...
+
+
+def run_until_interrupted(measurement: Interruptible) -> BaseException | None:
     """What ended it early, if it left a result to report; raises what left none."""
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -23,7 +34,7 @@ def run_until_interrupted(measurement: Bench) -> BaseException | None:
         return error
 
 
-async def _run_until_terminated(measurement: Bench) -> SystemExit | None:
+async def _run_until_terminated(measurement: Interruptible) -> SystemExit | None:
     """SIGTERM ends it as Ctrl-C does: what was measured is kept."""
     running = asyncio.ensure_future(measurement.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)

@@ -11,7 +11,7 @@ from rich.console import Console
 from enginebay.cli.bench.flags import ResultFlags
 from enginebay.cli.bench.interrupting import run_until_interrupted
 from enginebay.cli.bench.live import live_view, tell_estimate
-from enginebay.cli.bench.planning import bench_settings_of, make_bench_plan
+from enginebay.cli.bench.planning import Planning, bench_settings_of
 from enginebay.cli.bench.reporting import judged, report_on
 from enginebay.cli.bench.resuming import kept_starts
 from enginebay.clock import Clock, MonotonicClock
@@ -21,7 +21,8 @@ from enginebay.loadtest.environment import describe_environment
 from enginebay.loadtest.kept import Kept
 from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.plan import Plan
-from enginebay.loadtest.result import load_result
+from enginebay.loadtest.replay import origin_of
+from enginebay.loadtest.result import Origin, load_result
 from enginebay.loadtest.session import Bench
 from enginebay.loadtest.subjects import subject_of
 from enginebay.loadtest.tokenizer import TextTokenizer
@@ -40,6 +41,8 @@ class Job:
     settings: BenchConfig
     """The `bench:` section with what the command line says instead."""
     folder: Path
+    origin: Origin | None = None
+    """The config, so that the result can be measured again."""
 
 
 def job_of_config(
@@ -47,8 +50,15 @@ def job_of_config(
 ) -> Job:
     """names: entries of the config, or kinds. Starts nothing."""
     subjects = [subject_of(config, path, name, clock=clock) for name in names]
-    plan, tokenizer = make_bench_plan(config, settings, names=names)
-    return Job(subjects=subjects, plan=plan, tokenizer=tokenizer, settings=settings, folder=folder)
+    planning = Planning(config, settings, names=names)
+    return Job(
+        subjects=subjects,
+        plan=planning.plan(settings),
+        tokenizer=planning.tokenizer,
+        settings=settings,
+        folder=folder,
+        origin=origin_of(path),
+    )
 
 
 def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | None = None) -> int:
@@ -72,6 +82,7 @@ def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | No
             settings=settings,
             tokenizer=job.tokenizer,
             kept=kept,
+            origin=job.origin,
             on_estimate=tell_estimate(console),
         )
         interruption = run_until_interrupted(measurement)

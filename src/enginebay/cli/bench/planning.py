@@ -42,26 +42,40 @@ def overridden_settings(settings: BenchConfig, given: Mapping[str, object]) -> B
     return overridden(settings, changes, path="bench")
 
 
-def make_bench_plan(
-    config: Config, settings: BenchConfig, *, names: Sequence[str]
-) -> tuple[Plan, TextTokenizer | None]:
-    """One plan for all backends; its lengths are counted by the tokenizer of the first of `names`.
+class Planning:
+    """Plans for the named backends of a config; lengths are counted by the tokenizer of the first of them."""
 
-    The tokenizer is for a second count of the outputs; one that only estimates is none.
-    """
-    backend = resolve_backend(config, names[0])
-    model = backend.model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
-    is_exact = settings.prompt_counts == "tokenizer"
-    tokenizer = FileTokenizer(_tokenizer_directory(backend.engine, model=model)) if is_exact else EstimatedTokenizer()
-    ignore_eos = settings.ignore_eos == "auto" and all_ignore_eos([check_backend(config, each) for each in names])
-    plan = plan_from_config(
-        settings,
-        model=model,
-        tokenizer=tokenizer,
-        ignore_eos=ignore_eos,
-        runs_already=any(_runs_already(check_backend(config, each)) for each in names),
-    )
-    return plan, tokenizer if is_exact else None
+    def __init__(self, config: Config, settings: BenchConfig, *, names: Sequence[str]) -> None:
+        checked = [check_backend(config, name) for name in names]
+        self.model = _model_of(config, names[0])
+        self._tokenizer = tokenizer_of(config, settings, name=names[0])
+        self._can_ignore_eos = all_ignore_eos(checked)
+        self._runs_already = any(map(_runs_already, checked))
+
+    @property
+    def tokenizer(self) -> TextTokenizer | None:
+        """For a second count of the outputs; one that only estimates is none."""
+        return self._tokenizer
+
+    def plan(self, settings: BenchConfig) -> Plan:
+        return plan_from_config(
+            settings,
+            model=self.model,
+            tokenizer=self._tokenizer or EstimatedTokenizer(),
+            ignore_eos=self._can_ignore_eos,
+            runs_already=self._runs_already,
+        )
+
+
+def tokenizer_of(config: Config, settings: BenchConfig, *, name: str) -> TextTokenizer | None:
+    """That of a backend's model; None where lengths are to be estimated."""
+    if settings.prompt_counts == "estimated":
+        return None
+    return FileTokenizer(_tokenizer_directory(resolve_backend(config, name).engine, model=_model_of(config, name)))
+
+
+def _model_of(config: Config, name: str) -> str:
+    return resolve_backend(config, name).model or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL
 
 
 def _runs_already(checked: CheckedBackend) -> bool:
@@ -86,6 +100,7 @@ def bench_settings_of(settings: BenchConfig) -> BenchSettings:
     return BenchSettings(
         slo=ServiceLevels(**settings.slo.model_dump()),
         num_starts=settings.starts,
+        equivalence_margin=settings.equivalence_margin,
         request_timeout_s=settings.request_timeout_s,
         num_client_processes=settings.client_processes,
         ceiling=load_ceiling(ceiling_path(), environment=describe_environment()),

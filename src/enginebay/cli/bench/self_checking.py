@@ -45,6 +45,7 @@ def ceiling_table(ceiling: ClientCeiling) -> Table:
         f"requests/s ({ceiling.num_users} users, {ceiling.num_tokens} streamed tokens each)",
         f"{ceiling.requests_per_s:,.0f}",
     )
+    table.add_row("the same for a few seconds", f"{ceiling.burst_requests_per_s:,.0f}")
     table.add_row("tokens/s (long answers)", f"{ceiling.chunks_per_s:,.0f}")
     table.add_row(f"streams at {ceiling.stream_tokens_per_s:g} tokens/s each", f"{ceiling.num_streams:,}")
     table.add_row(

@@ -1,0 +1,144 @@
+"""`bench CONFIG --capacity`: the highest rate at which the service levels hold, for each backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from enginebay.cli.bench.interrupting import run_until_interrupted
+from enginebay.cli.bench.live import live_view
+from enginebay.cli.bench.planning import Planning, bench_settings_of
+from enginebay.clock import Clock
+from enginebay.config.bench import BenchConfig
+from enginebay.config.models import Config
+from enginebay.config.overriding import overridden
+from enginebay.errors import ConfigError
+from enginebay.loadtest.capacity.levels import CapacityLevels
+from enginebay.loadtest.capacity.result import CapacityResult, load_capacity
+from enginebay.loadtest.capacity.rows import (
+    CAPACITY_HEADER,
+    PROBE_HEADER,
+    capacity_rows,
+    capacity_sentences,
+    probe_rows,
+)
+from enginebay.loadtest.capacity.session import CapacityBench, Searched
+from enginebay.loadtest.capacity.start_search import CapacitySettings, PlanProbe, SearchTools
+from enginebay.loadtest.environment import describe_environment
+from enginebay.loadtest.files import write_atomically
+from enginebay.loadtest.plan import PlannedLoad
+from enginebay.loadtest.subjects import subject_of
+
+FOUND, NOT_FOUND = 0, 3
+REPORT = "capacity.md"
+
+
+def search_capacity(
+    config: Config,
+    path: Path,
+    names: Sequence[str],
+    *,
+    settings: BenchConfig,
+    folder: Path,
+    clock: Clock,
+    console: Console,
+) -> int:
+    """Returns the exit code: 0 where the capacity of every backend was found."""
+    planning = Planning(config, settings, names=names)
+    search = _search_settings(settings)
+    subjects = [subject_of(config, path, name, clock=clock) for name in names]
+    console.print(f"Searching the highest rate with {search.levels}", highlight=False)
+    with live_view(console, num_runs=len(subjects) * search.num_starts * search.max_probes) as view:
+        bench = CapacityBench(
+            subjects,
+            SearchTools(
+                plan_probe=_prober(planning, settings),
+                settings=search,
+                bench_settings=bench_settings_of(settings),
+                clock=clock,
+                watcher=view,
+            ),
+            searched=Searched(model=planning.model, workload=settings.workload.kind, seed=settings.seed),
+            out=folder,
+            environment=describe_environment(),
+        )
+        interruption = run_until_interrupted(bench)
+    result = load_capacity(folder)
+    _report(result, folder, console)
+    if interruption is not None:
+        raise interruption
+    return FOUND if all(capacity.outcome == "found" for capacity in result.capacities) else NOT_FOUND
+
+
+def _search_settings(settings: BenchConfig) -> CapacitySettings:
+    search, slo = settings.capacity, settings.slo
+    if slo.ttft_s is None and slo.tpot_s is None and slo.e2e_s is None:
+        raise ConfigError(
+            "--capacity needs levels that have to hold", path="bench.slo", expected="ttft_s, tpot_s or e2e_s in seconds"
+        )
+    levels = CapacityLevels(**slo.model_dump(), percentile=search.percentile, max_error_ratio=search.max_error_ratio)
+    same = search.model_dump(include={"max_probes", "probe_s", "confidence", "precision", "start_rps"})
+    return CapacitySettings(
+        levels=levels, num_starts=settings.starts, price_per_hour=dict(search.price_per_hour), **same
+    )
+
+
+def _prober(planning: Planning, settings: BenchConfig) -> PlanProbe:
+    """Each probe of each start is planned with a seed of its own: a server that runs on must know none of its prompts.
+
+    Backends get the same, as far as they are asked for the same rates.
+    """
+
+    def plan_probe(rate_rps: float, num_requests: int, *, start_index: int, number: int) -> PlannedLoad:
+        changes: dict[str, object] = {
+            "users": None,
+            "rate_rps": [rate_rps],
+            "arrivals": {"kind": "poisson"},
+            "num_requests": num_requests,
+            "seed": settings.seed + 1 + start_index * settings.capacity.max_probes + number,
+            "starts": 1,
+        }
+        return planning.plan(overridden(settings, changes, path="bench")).loads[0]
+
+    return plan_probe
+
+
+# ---------------------------------------------------------------- what was found
+
+
+def _report(result: CapacityResult, folder: Path, console: Console) -> None:
+    for capacity in result.capacities:
+        name = f"{capacity.label}, start {capacity.start_index + 1}"
+        console.print(_table(f"{name}: probes", PROBE_HEADER, probe_rows(capacity)))
+    console.print(_table("Capacity", CAPACITY_HEADER, capacity_rows(result)))
+    for sentence in capacity_sentences(result):
+        console.print(f"• {sentence}", highlight=False, markup=False)
+    write_atomically(folder / REPORT, _markdown(result).encode())
+    for name in ("capacity.json", REPORT):
+        console.print(f"{name:13} {folder / name}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in header:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(result: CapacityResult) -> str:
+    lines = [f"# Capacity of {result.model}", "", *(f"- {sentence}" for sentence in capacity_sentences(result)), ""]
+    lines += _markdown_table(CAPACITY_HEADER, capacity_rows(result))
+    for capacity in result.capacities:
+        lines += ["", f"## {capacity.label}, start {capacity.start_index + 1}", ""]
+        lines += _markdown_table(PROBE_HEADER, probe_rows(capacity))
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
