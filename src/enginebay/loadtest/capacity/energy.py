@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
 RAPL = Path("/sys/class/powercap")
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 ELSEWHERE = "the engine runs on another machine"
 
 
@@ -55,6 +57,11 @@ class MachineMeter:
         gpu_joules, why_no_gpu = _used(self._gpu, _read_gpus())
         cpu_joules, why_no_cpu = _used(self._cpu, _read_packages(self._rapl))
         return EnergyUse(gpu_joules=gpu_joules, cpu_joules=cpu_joules, why_no_gpu=why_no_gpu, why_no_cpu=why_no_cpu)
+
+
+def meter_for(url: str | None) -> EnergyMeter:
+    """url: of a server that runs already; None for an engine that is started here."""
+    return MachineMeter() if url is None or urlsplit(url).hostname in LOOPBACK else NoMeter()
 
 
 class _Counter(msgspec.Struct, frozen=True):

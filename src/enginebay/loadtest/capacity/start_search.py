@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
@@ -44,8 +46,10 @@ class CapacitySettings:
         return max(self.levels.min_requests, math.ceil(rate_rps * self.probe_s))
 
 
-PlanProbe = Callable[[float, int, int], PlannedLoad]
-"""(rate, number of requests, number of the probe) -> a Poisson load with prompts that no other probe has."""
+class PlanProbe(Protocol):
+    def __call__(self, rate_rps: float, num_requests: int, number: int, /) -> PlannedLoad:
+        """A Poisson load with arrivals and prompts that no other probe has, of this start or another. Blocks."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,9 @@ class StartSearch:
 
     async def _probe(self, rate_rps: float) -> None:
         tools, number = self._tools, len(self.probed)
-        planned = tools.plan_probe(rate_rps, tools.settings.num_requests(rate_rps), number)
+        # Long prompts take seconds to cut.
+        num_requests = tools.settings.num_requests(rate_rps)
+        planned = await asyncio.to_thread(tools.plan_probe, rate_rps, num_requests, number)
         check_plan_fits(planned, self._backend.info)
         if number == 0:
             await self._warm_up(planned)
