@@ -248,28 +248,29 @@ class _cancelled_synchronously(Awaitable[T]):  # noqa: N801 - reads as a verb at
 
     def __await__(self) -> Generator[Any, Any, T]:
         steps: Any = self._awaitable.__await__()
+        try:
+            waits_for = next(steps)
+        except StopIteration as stop:
+            return stop.value  # it was there already, as most chunks are
+        if self._always:
+            _cut_off(steps)
+            raise StreamContractViolated(_WAITS)
         num_cancels = _num_cancels()
-        send_error: BaseException | None = None
         while True:
+            send_error: BaseException | None = None
+            try:
+                yield waits_for
+            except BaseException as error:  # noqa: BLE001 - handed on to the generator
+                send_error = error
             try:
                 waits_for = next(steps) if send_error is None else steps.throw(send_error)
             except StopIteration as stop:
                 return stop.value
-            is_cancelled = isinstance(send_error, asyncio.CancelledError) and _num_cancels() > num_cancels
-            if is_cancelled:
-                assert send_error is not None
+            if isinstance(send_error, asyncio.CancelledError) and _num_cancels() > num_cancels:
                 _cut_off(steps)
                 send_error.add_note(_WAITS)
                 _log.error(_WAITS)
                 raise send_error
-            if self._always:
-                _cut_off(steps)
-                raise StreamContractViolated(_WAITS)
-            try:
-                yield waits_for
-                send_error = None
-            except BaseException as error:  # noqa: BLE001 - handed on to the generator
-                send_error = error
 
 
 @contextmanager

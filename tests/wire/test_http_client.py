@@ -227,3 +227,51 @@ def test_a_listener_is_given_what_was_sent_and_when_until_it_is_removed(run):
             assert sent_at <= response.received_at
 
     run(main)
+
+
+# ---------------------------------------------------------------- answers that are collected
+
+EVENTS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+DONE = b"e\r\ndata: [DONE]\n\n\r\n"
+
+
+def test_a_collected_answer_is_there_whole_and_its_connection_is_used_again(run):
+    async def main():
+        async with raw_server(EVENTS + b"1\r\nd\r\n0\r\n\r\n") as server:
+            client = client_of(server.url)
+            for _ in range(2):
+                stream = await client.send(client.head("GET", "/", b"", {}), b"")
+                await stream.collect(1000)
+                assert b"".join(data for data, _ in stream.take()) == b"abcd"
+                assert stream.take() == []
+            assert (server.num_connections, client.num_idle) == (1, 1)
+            await client.aclose()
+
+    run(main)
+
+
+def test_the_last_event_ends_a_collected_answer_though_its_body_stays_open(run):
+    async def main():
+        async with raw_server(EVENTS + DONE) as server:
+            client = client_of(server.url)
+            stream = await client.send(client.head("GET", "/", b"", {}), b"")
+            await asyncio.wait_for(stream.collect(1000), 5)
+            assert b"".join(data for data, _ in stream.take()) == b"abcdata: [DONE]\n\n"
+            stream.release()
+            await client.aclose()
+
+    run(main)
+
+
+def test_a_collected_answer_longer_than_the_bound_is_an_error(run):
+    async def main():
+        async with raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 3000\r\n\r\n" + b"x" * 2000) as server:
+            client = client_of(server.url)
+            stream = await client.send(client.head("GET", "/", b"", {}), b"")
+            with pytest.raises(UpstreamError, match="longer than 1000 bytes"):
+                await asyncio.wait_for(stream.collect(1000), 5)
+            stream.abort()
+            assert client.num_open == 0
+            await client.aclose()
+
+    run(main)

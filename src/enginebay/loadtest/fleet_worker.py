@@ -97,6 +97,7 @@ class _Share:
             async with ProcessWatch(self._clock) as watch:
                 with log.listening(backend):
                     await self._replay(runner, begin)
+            runner.finish()
             self._flush(runner)
             sent = log.read(started_at=begin.at)
             for first in range(0, len(sent), SENT_PER_MESSAGE):

@@ -1,8 +1,8 @@
 """Replays requests against one backend and records what happened. The only code that runs while a load is measured.
 
-Bodies are encoded before the first request is sent. Between the bytes of an answer and its record nothing is
-tokenised or computed: chunks are kept as they came and turned into a record when their stream has ended. A request
-whose turn has come is always sent: where users or connections have run out it waits, and its record tells how long.
+Requests are encoded before the first one is sent. The answer of an engine behind HTTP is kept as bytes with their
+instants and decoded in the pauses, or when nothing is measured any more (`backlog`). A request whose turn has come is
+always sent: where users or connections have run out it waits, and its record tells how long.
 """
 
 from __future__ import annotations
@@ -11,16 +11,24 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from enginebay.backend import Backend
+from enginebay.backends.http_engine.kept_answer import KeptAnswer
 from enginebay.clock import Clock
 from enginebay.errors import BackendTimeout, EngineBayError, LoadTestError
 from enginebay.guard import GuardedBackend
+from enginebay.loadtest.backlog import Backlog, Outcome
 from enginebay.loadtest.plan import Load, PlannedRequest
-from enginebay.loadtest.recording import make_record
 from enginebay.loadtest.records import INTERRUPTED, Record
 from enginebay.loadtest.sent.log import TellsSends, request_id_of
-from enginebay.types import GenerationChunk
+from enginebay.request_checks import check_request
+from enginebay.types import GenerationChunk, GenerationRequest
+
+
+@runtime_checkable
+class KeepsAnswers(Protocol):
+    def keep_answer(self, request: GenerationRequest, *, timeout_s: float | None) -> KeptAnswer: ...
 
 
 @dataclass(slots=True)
@@ -29,8 +37,8 @@ class Turn:
 
     planned: PlannedRequest
     request_id: str
-    stream: AsyncGenerator[GenerationChunk, None] | EngineBayError
-    """Not begun, its body encoded; or why the backend refuses it."""
+    answer: KeptAnswer | AsyncGenerator[GenerationChunk, None] | EngineBayError
+    """Not begun, the request encoded; or why the backend refuses it."""
     following: Turn | None = None
     """The next turn of the conversation."""
 
@@ -48,8 +56,9 @@ class Runner:
         run_id: str = "run",
     ) -> None:
         self._backend = backend
+        self._inner = backend.inner if isinstance(backend, GuardedBackend) else backend
         self._clock = clock
-        self._on_record = on_record
+        self._backlog = Backlog(clock=clock, on_record=on_record)
         self._request_timeout_s = request_timeout_s
         self._run_id = run_id
         self._given_to_socket_at: dict[bytes, float] = {}
@@ -61,7 +70,10 @@ class Runner:
     async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
         """Return when every request was answered or failed. A cancelled run records what was on its way."""
         self.prepare(requests)
-        await self.replay(load, started_at=self._clock.now())
+        try:
+            await self.replay(load, started_at=self._clock.now())
+        finally:
+            self.finish()
 
     def prepare(self, requests: Sequence[PlannedRequest]) -> None:
         """All that can be done before the first request is due. Takes long for a long plan."""
@@ -77,23 +89,37 @@ class Runner:
             before.following = turn
 
     async def replay(self, load: Load, *, started_at: float) -> None:
-        """What was prepared, from that instant on."""
-        self.started_at = started_at
+        """What was prepared, from that instant on. Records that are not there yet come with `finish`."""
+        self.started_at = self._backlog.zero = started_at
         conversations, self._conversations = self._conversations, []
-        with self._listening():
-            await self._clock.sleep_until(started_at)
-            if load.users is not None:
-                await self._closed_loop(conversations, num_users=min(load.users, len(conversations)))
-            else:
-                await self._open_loop(conversations)
+        working_off = asyncio.create_task(self._backlog.work_off(), name="decoding of the load test")
+        try:
+            with self._listening():
+                await self._clock.sleep_until(started_at)
+                if load.users is not None:
+                    await self._closed_loop(conversations, num_users=min(load.users, len(conversations)))
+                else:
+                    await self._open_loop(conversations)
+        finally:
+            working_off.cancel()
+
+    def finish(self) -> None:
+        """The records of all answers that are still bytes."""
+        self._backlog.finish()
 
     def _turn(self, planned: PlannedRequest) -> Turn:
-        request_id = f"{self._run_id}-{planned.index}"
+        request = planned.to_request(f"{self._run_id}-{planned.index}")
         try:
-            # The protocol: this validates, and does no work before the first chunk is asked for.
-            return Turn(planned, request_id, self._backend.generate(planned.to_request(request_id)))
+            return Turn(planned, request.request_id, self._answer_to(request))
         except EngineBayError as refusal:
-            return Turn(planned, request_id, refusal)
+            return Turn(planned, request.request_id, refusal)
+
+    def _answer_to(self, request: GenerationRequest) -> KeptAnswer | AsyncGenerator[GenerationChunk, None]:
+        if isinstance(self._inner, KeepsAnswers):
+            check_request(request, self._inner.info)
+            return self._inner.keep_answer(request, timeout_s=self._request_timeout_s)
+        # The protocol: this validates, and does no work before the first chunk is asked for.
+        return self._backend.generate(request)
 
     async def _closed_loop(self, conversations: Sequence[Turn], *, num_users: int) -> None:
         # Shared: whoever is free takes the next conversation.
@@ -129,7 +155,7 @@ class Runner:
         self.num_in_flight += 1
         asked_at = self._clock.now()
         try:
-            await self._receive(turn, chunks)
+            await self._receive(turn.answer, chunks)
         except EngineBayError as failure:
             error = (type(failure).__name__, str(failure))
         except asyncio.CancelledError:
@@ -137,25 +163,34 @@ class Runner:
             raise
         finally:
             self.num_in_flight -= 1
-            self._on_record(
-                make_record(
-                    turn.planned,
-                    chunks,
-                    zero=self.started_at,
+            self._backlog.add(
+                Outcome(
+                    planned=turn.planned,
                     scheduled_at=scheduled_at,
                     # Later than it was asked for where it had to wait for a connection.
                     sent_at=self._given_to_socket_at.pop(turn.request_id.encode(), asked_at),
                     ended_at=self._clock.now(),
                     error=error,
+                    answer=turn.answer if isinstance(turn.answer, KeptAnswer) else chunks,
                 )
             )
 
-    async def _receive(self, turn: Turn, chunks: list[GenerationChunk]) -> None:
-        if isinstance(turn.stream, EngineBayError):
-            raise turn.stream
+    async def _receive(
+        self,
+        answer: KeptAnswer | AsyncGenerator[GenerationChunk, None] | EngineBayError,
+        chunks: list[GenerationChunk],
+    ) -> None:
+        if isinstance(answer, KeptAnswer):
+            await answer.exchange()
+        elif isinstance(answer, EngineBayError):
+            raise answer
+        else:
+            await self._read(answer, chunks)
+
+    async def _read(self, stream: AsyncGenerator[GenerationChunk, None], chunks: list[GenerationChunk]) -> None:
         try:
             async with asyncio.timeout(self._request_timeout_s):
-                async for chunk in turn.stream:
+                async for chunk in stream:
                     chunks.append(chunk)
         except TimeoutError as error:
             raise BackendTimeout(
@@ -165,7 +200,7 @@ class Runner:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """To when each request is given to its socket, where the backend tells."""
-        inner = self._backend.inner if isinstance(self._backend, GuardedBackend) else self._backend
+        inner = self._inner
         if not isinstance(inner, TellsSends):
             yield
             return
@@ -176,4 +211,5 @@ class Runner:
             inner.remove_send_listener(self._note_send)
 
     def _note_send(self, sent_at: float, head: bytes, body: bytes) -> None:
-        self._given_to_socket_at.setdefault(request_id_of(head), sent_at)
+        if request_id := request_id_of(head):
+            self._given_to_socket_at.setdefault(request_id, sent_at)

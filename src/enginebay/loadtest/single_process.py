@@ -54,6 +54,9 @@ class SingleProcess:
     async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
         self._runner.prepare(requests)
         await open_connections(self._backend, num_connections(requests, load))
-        async with self._watch:
-            with self._log.listening(self._backend):
-                await self._runner.replay(load, started_at=self._clock.now())
+        try:
+            async with self._watch:
+                with self._log.listening(self._backend):
+                    await self._runner.replay(load, started_at=self._clock.now())
+        finally:
+            self._runner.finish()

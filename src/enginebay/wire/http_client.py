@@ -129,9 +129,12 @@ class HttpClient:
 
         Raises BackendUnavailable, BackendTimeout or UpstreamError (a redirect, a malformed or compressed answer).
         """
+        return await self.send(self.head(method, path, body, headers), body, timeouts=timeouts)
+
+    async def send(self, head: bytes, body: bytes, *, timeouts: HttpTimeouts | None = None) -> HttpStream:
+        """The same for a request whose head was made before."""
         timeouts = timeouts or self._timeouts
         called_at = self._clock.now()
-        head = self._head(method, path, body, headers)
         try:
             return await self._exchange(head, body, called_at=called_at, timeouts=timeouts)
         except StaleConnection:
@@ -166,7 +169,8 @@ class HttpClient:
             problem = f"{peer} redirects to {headers.get('location', 'nowhere')!r}: configure the final URL"
         return UpstreamError(problem, backend=self._backend, status=stream.status)
 
-    def _head(self, method: Method, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    def head(self, method: Method, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        """Request line and headers. Raises InvalidRequest for what HTTP has no room for."""
         if _FORBIDDEN_IN_TARGET.search(path):
             raise InvalidRequest(f"the path {path!r} has characters that must be percent-encoded", field="path")
         length = f"content-length: {len(body)}\r\n" if body or method != "GET" else ""

@@ -14,6 +14,10 @@ Piece = tuple[bytes, float]
 """Bytes of the body, and when they arrived."""
 
 
+LAST_EVENT = b"data: [DONE]\n\n"
+"""Of a stream of the OpenAI API; nothing follows it that anybody wants."""
+
+
 class Source(Protocol):
     """The connection, as its stream sees it."""
 
@@ -36,7 +40,9 @@ class HttpStream:
 
     __slots__ = (
         "_error",
+        "_is_collecting",
         "_is_complete",
+        "_is_over",
         "_is_paused",
         "_is_released",
         "_max_buffered_bytes",
@@ -61,6 +67,8 @@ class HttpStream:
         self._waiter: asyncio.Future[None] | None = None
         self._error: EngineBayError | None = None
         self._is_complete = False
+        self._is_collecting = False
+        self._is_over = False
         self._is_paused = False
         self._is_released = False
 
@@ -100,6 +108,37 @@ class HttpStream:
                 raise UpstreamError(f"the answer is longer than {max_bytes} bytes", status=self.status)
             pieces.append(data)
         return HttpResponse(self.status, self.headers, b"".join(pieces), self.received_at)
+
+    async def collect(self, max_bytes: int) -> None:
+        """Return when the answer has ended, its pieces not yet taken; nobody wakes for any of them before.
+
+        To be followed by `take` and `abort` or `release`, also after an error or a cancellation. Raises UpstreamError
+        when the answer is longer.
+        """
+        self._is_collecting = True
+        self._max_buffered_bytes = max_bytes
+        has_last_event = bool(self._pieces) and self._pieces[-1][0].endswith(LAST_EVENT)
+        self._is_over = has_last_event or self._num_buffered_bytes > max_bytes
+        if self._is_paused and self._source is not None:
+            self._is_paused = False
+            self._source.resume()
+        while not (self._is_complete or self._is_over):
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._num_buffered_bytes > max_bytes:  # it was told so, and nobody has taken anything
+            raise UpstreamError(f"the answer is longer than {max_bytes} bytes", status=self.status)
+
+    def take(self) -> list[Piece]:
+        """What has been collected."""
+        pieces = list(self._pieces)
+        self._pieces.clear()
+        self._num_buffered_bytes = 0
+        return pieces
 
     def abort(self) -> None:
         """Synchronous and idempotent; nothing happens after the end of the answer."""
@@ -149,6 +188,11 @@ class HttpStream:
             return
         self._pieces.append((data, received_at))
         self._num_buffered_bytes += len(data)
+        if self._is_collecting:
+            if data.endswith(LAST_EVENT) or self._num_buffered_bytes > self._max_buffered_bytes:
+                self._is_over = True
+                self._wake()
+            return
         if self._num_buffered_bytes > self._max_buffered_bytes and not self._is_paused and self._source is not None:
             self._is_paused = True
             self._source.pause()

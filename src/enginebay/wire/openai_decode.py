@@ -114,6 +114,8 @@ class AnswerDecoder:
         if len(answer.choices) > 1 or answer.choices[0].index != 0:
             raise UpstreamError("the server sent several choices, one was asked for", backend=self._backend)
         choice = answer.choices[0]
+        if usage is None and (plain := self._plain_chunk(choice, received_at)) is not None:
+            return plain
         self._learn_prompt(answer, choice)
         chunk = self._chunk(choice, usage, received_at)
         if chunk.finish_reason is not None:
@@ -121,6 +123,25 @@ class AnswerDecoder:
             self._usage = usage  # an earlier, continuous one does not count this chunk
             return None
         return chunk if _has_content(chunk) else None  # else the role alone, or a keep-alive: no token
+
+    def _plain_chunk(self, choice: CompletionChoice | ChatChoice, received_at: float) -> GenerationChunk | None:
+        """The quick path: text and token ids and nothing else, as nearly all events of a stream are. Else None."""
+        token_ids = choice.token_ids
+        if (
+            type(choice) is not CompletionChoice
+            or not token_ids
+            or choice.finish_reason
+            or choice.logprobs is not None
+            or choice.stop_reason is not None
+            or choice.prompt_token_ids is not None
+            or self._prompt is not None
+        ):
+            return None
+        num_tokens = len(token_ids)
+        self._num_output_tokens += num_tokens
+        return GenerationChunk(
+            text=choice.text or "", token_ids=token_ids, num_tokens=num_tokens, received_at=received_at
+        )
 
     def _chunk(self, choice: CompletionChoice | ChatChoice, usage: Usage | None, received_at: float) -> GenerationChunk:
         content = _chat_content(choice) if isinstance(choice, ChatChoice) else NO_CONTENT

@@ -14,6 +14,7 @@ from enginebay.backends.http_engine.api import (
     HttpCall,
     ResetsPrefixCacheOverHttp,
 )
+from enginebay.backends.http_engine.kept_answer import KeptAnswer
 from enginebay.backends.http_engine.options import HttpOptions
 from enginebay.backends.http_engine.server import OwnedServer
 from enginebay.errors import (
@@ -146,6 +147,20 @@ class HttpEngineBackend:
         if not self._is_started:
             raise NotStarted("call start() first", backend=self._name)
         return self._chunks(request, self._api.call(request, self._info))
+
+    def keep_answer(self, request: GenerationRequest, *, timeout_s: float | None) -> KeptAnswer:
+        """The same request, encoded now and sent when told to; its answer stays bytes until it is decoded.
+
+        timeout_s: of the whole answer, from the sending on.
+        """
+        if not self._is_started:
+            raise NotStarted("call start() first", backend=self._name)
+        call, client = self._api.call(request, self._info), self._client_of_data()
+        head = client.head("POST", call.path, call.body, {**call.headers, "x-request-id": request.request_id})
+        timeouts = self._timeouts if timeout_s is None else replace(self._timeouts, total_s=timeout_s)
+        return KeptAnswer(
+            call, head, client=client, timeouts=timeouts, error_of=self._api.error, guarded=self._unless_dead
+        )
 
     async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
         if not isinstance(self._api, CountsTokensOverHttp):

@@ -55,6 +55,10 @@ def render(script: OracleScript, asked: Asked) -> Answer:
         _event(asked, first, end, reason=reason if end == num_tokens else None)
         for first, end in zip(firsts, ends, strict=True)
     )
+    if chunks and script.num_echoed_prompt_tokens and not asked.is_chat:
+        first = _choice(asked, 0, ends[0], reason=reason if len(ends) == 1 else None, key="delta")
+        echo = {"prompt_token_ids": list(range(script.num_echoed_prompt_tokens))}
+        chunks = (_framed({"choices": [first | echo]}), *chunks[1:])
     opening = HEAD + (_role(asked) if script.role_only_chunk or asked.is_chat else b"")
     closing = b"" if num_tokens else _event(asked, 0, 0, reason=reason)
     if script.with_usage and asked.with_usage:

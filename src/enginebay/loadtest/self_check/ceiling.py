@@ -19,7 +19,10 @@ class ClientCeiling(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = CEILING_VERSION
     requests_per_s: float
-    """Streamed answers of `num_tokens` tokens in as many chunks, closed loop of `num_users`, an instant server."""
+    """Streamed answers of `num_tokens` tokens in as many chunks, closed loop of `num_users`, an instant server. Goes on
+    for ever: what is decoded after the last answer is counted in."""
+    burst_requests_per_s: float
+    """The same until the last answer was there, which holds as long as there is memory for what is not decoded yet."""
     chunks_per_s: float
     """Chunks with tokens, of long answers that the server sends as fast as it can."""
     num_streams: int
@@ -48,7 +51,7 @@ class ClientCeiling(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_bounded_by_server(self) -> bool:
         """Where the server itself was no faster, the client's own ceiling lies above what was measured."""
-        return self.server_requests_per_s < 1.2 * self.requests_per_s
+        return self.server_requests_per_s < 1.2 * self.burst_requests_per_s
 
 
 def ceiling_path() -> Path:

@@ -68,6 +68,7 @@ class _Check:
         self._on_step("the server that all this was measured with")
         return ClientCeiling(
             requests_per_s=requests.requests_per_s,
+            burst_requests_per_s=requests.burst_requests_per_s,
             chunks_per_s=max(chunks.chunks_per_s, requests.chunks_per_s),
             num_streams=num_streams,
             stream_tokens_per_s=STREAM_TOKENS_PER_S,

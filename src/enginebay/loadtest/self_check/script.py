@@ -15,6 +15,9 @@ class OracleScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     with_usage: bool = True
     num_tokens: int | None = None
     """Made whatever was asked, if that is less; else as many as were asked for."""
+    num_echoed_prompt_tokens: int = 0
+    """Ids of a prompt in the first chunk of a completion, as engines send them that are asked for token ids: one long
+    event."""
     separate_writes: bool = False
     """Each chunk in a write of its own, also without a delay between them."""
 
