@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from validity_fakes import EIGHT_USERS, Engine, alarms, codes, ordinary_run, record_of, unchecked
+from validity_fakes import EIGHT_USERS, FOUR_A_SECOND, Engine, alarms, codes, ordinary_run, record_of, unchecked
 
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.validity.warm_up import warmed_up
@@ -24,7 +24,7 @@ def num_alarms(load: Load, num_requests: int, *, engine: Engine | None = None, n
 def test_false_alarms_are_at_most_one_in_a_hundred_over_ordinary_runs_of_a_warm_engine() -> None:
     shapes = [
         (ONE_USER, 48), (EIGHT_USERS, 48), (SIXTEEN_USERS, 48), (EIGHT_USERS, 150),
-        (ONE_A_SECOND, 48), (EIGHT_A_SECOND, 48), (EIGHT_A_SECOND, 150),
+        (ONE_A_SECOND, 60), (FOUR_A_SECOND, 100), (EIGHT_A_SECOND, 150),
     ]  # fmt: skip
     found = {(str(load), num_requests): num_alarms(load, num_requests) for load, num_requests in shapes}
     assert sum(found.values()) <= 0.01 * NUM_RUNS * len(shapes), found
