@@ -220,3 +220,46 @@ def test_a_load_is_either_closed_or_open(bench: str, words: str) -> None:
     assert words in str(error)
     assert (error.path, error.line) == ("bench", 2)
     assert parse_config("version: 1\nbench: {rate_rps: [0.5, 2]}").bench.rate_rps == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("bench", "path", "problem", "suggestion"),
+    [
+        ("{workload: synthetik}", "bench.workload", "there is no kind 'synthetik'", "synthetic"),
+        ("{workload: {kind: shareGPT, path: x}}", "bench.workload", "there is no kind 'shareGPT'", "sharegpt"),
+        ("{workload: {path: x}}", "bench.workload.kind", "this key is missing", None),
+        ("{arrivals: poison, rate_rps: [1]}", "bench.arrivals", "there is no kind 'poison'", "poisson"),
+        ("{input_tokens: {kind: norml, mean: 3}}", "bench.input_tokens", "there is no kind 'norml'", "normal"),
+        ("{workload: {kind: trace, path: 4}}", "bench.workload.path", "found the number 4", None),
+        (
+            "{workload: {kind: sharegpt, path: x, think_time: {mean: 3}}}",
+            "bench.workload.think_time.mean",
+            "unknown key",
+            "mean_s",
+        ),
+    ],
+)
+def test_a_wrong_kind_of_load_is_told_with_those_that_there_are(
+    bench: str, path: str, problem: str, suggestion
+) -> None:
+    error = refusal(f"version: 1\nbench: {bench}")
+    assert (error.path, error.problem, error.suggestion) == (path, problem, suggestion)
+
+
+@pytest.mark.parametrize(
+    ("bench", "words"),
+    [
+        ("{workload: {kind: trace, path: x}, output_tokens: 4}", "output_tokens is not for a trace workload"),
+        ("{workload: {kind: sharegpt, path: x}, input_tokens: 4}", "input_tokens is not for a sharegpt workload"),
+        ("{arrivals: {kind: gamma, burstiness: 2}}", "arrivals is gamma, which needs rate_rps"),
+        (
+            "{arrivals: {kind: ramp, from_rps: 1, to_rps: 2, duration_s: 3}, rate_rps: [1]}",
+            "arrivals is ramp, which has rates of its own",
+        ),
+        ("{arrivals: {kind: steps, steps: [{rate_rps: 1, duration_s: 3}]}, users: [1]}", "users ask in a closed loop"),
+        ("{prompt_form: token_ids, prompt_counts: estimated}", "only the tokenizer knows ids"),
+        ("{workload: {kind: table, path: x, fields: {prompt: a, messages: b}}}", "either a prompt or messages"),
+    ],
+)
+def test_parts_of_a_load_that_contradict_each_other_are_refused(bench: str, words: str) -> None:
+    assert words in str(refusal(f"version: 1\nbench: {bench}"))

@@ -31,6 +31,7 @@ _TYPES = {
     "list_type": "a list",
     "tuple_type": "a list",
     "none_required": "nothing (null)",
+    "path_type": "the path of a file",
 }
 _BOUNDS = {
     "greater_than_equal": "a number of at least {ge}",
@@ -92,6 +93,8 @@ class _Described:
             return self._error(place, "this key is missing", expected=self._description(place))
         if details["type"] in ("value_error", "assertion_error"):
             return self._error(place, self._own_message(place, details))
+        if details["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            return self._unknown_kind(place, details)
         expected = " or ".join(dict.fromkeys(_expected(one) for one in alternatives))
         return self._error(
             place,
@@ -106,6 +109,19 @@ class _Described:
         known = known_keys(self._model, parent)
         expected = None if suggestion or not known else f"one of {', '.join(known)}"
         return self._error(place, "unknown key", expected=expected, suggestion=suggestion)
+
+    def _unknown_kind(self, place: YamlPath, details: ErrorDetails) -> ConfigError:
+        context = details.get("ctx", {})
+        if details["type"] == "union_tag_not_found":
+            return self._error((*place, "kind"), "this key is missing", expected="the name of a kind")
+        kinds = re.findall(r"'([^']*)'", str(context["expected_tags"]))
+        told = str(context["tag"])
+        return self._error(
+            place,
+            f"there is no kind {told!r}",
+            expected=f"one of {', '.join(kinds)}",
+            suggestion=nearest(told.lower(), kinds),
+        )
 
     def _own_message(self, place: YamlPath, details: ErrorDetails) -> str:
         # written by a validator, perhaps a plugin's, which may quote the value

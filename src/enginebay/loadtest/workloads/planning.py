@@ -70,9 +70,8 @@ def make_plan(
 def _in_words(opened: OpenWorkload, quantity: Quantity, sampling: SamplingParams) -> str:
     """After planning: a data set knows only then what it left out."""
     how_many = "" if quantity.num_requests is None else f"{quantity.num_requests} requests, "
-    return (
-        f"{how_many}{opened}, {'exact output lengths' if sampling.ignore_eos else 'outputs end where the model ends'}"
-    )
+    outputs = "exact output lengths" if sampling.ignore_eos else "outputs end where the model ends"
+    return f"{how_many}{opened}, {outputs}"
 
 
 class _Planner:
