@@ -99,6 +99,7 @@ _HOW_TO_COUNT = (
 def bench_settings_of(settings: BenchConfig) -> BenchSettings:
     return BenchSettings(
         slo=ServiceLevels(**settings.slo.model_dump()),
+        percentiles=settings.percentiles,
         num_starts=settings.starts,
         equivalence_margin=settings.equivalence_margin,
         request_timeout_s=settings.request_timeout_s,
