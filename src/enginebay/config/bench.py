@@ -15,6 +15,7 @@ from enginebay.config.bench_workloads import SyntheticConfig, WorkloadConfig
 # A YAML list becomes a tuple; its items stay strict.
 Levels = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
 Rates = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+Percentiles = Annotated[tuple[Annotated[float, Field(gt=0, lt=100)], ...], Field(strict=False, min_length=1)]
 
 
 class ServiceLevels(BaseModel):
@@ -86,12 +87,10 @@ class BenchConfig(BaseModel):
     equivalence_margin: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.05, description="Differences up to this share do not matter: what surely lies within is equivalent."
     )
-    percentiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=100)], ...], Field(strict=False, min_length=1)] = (
-        Field(
-            default=(50.0,),
-            description="Percentiles that every run must have enough requests for, else it is invalid: 29 requests for 90, "
-            "59 for 95, 299 for 99.",
-        )
+    percentiles: Percentiles = Field(
+        default=(50.0,),
+        description="Percentiles that every run must have enough requests for, else it is invalid: 29 requests for 90, "
+        "59 for 95, 299 for 99.",
     )
     slo: ServiceLevels = Field(
         default_factory=ServiceLevels, description="Bounds for goodput, and for the search of the capacity."
