@@ -1,1 +1,1 @@
-"""Pure functions over samples: percentiles, summaries, dispersion, effects and their errors. No I/O, no clock, no state."""
+"""Pure functions over samples: percentiles, summaries, dispersion, effects and their errors. No I/O, no clock."""

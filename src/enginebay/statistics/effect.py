@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from enginebay.statistics.scipy_stats import scipy_stats
+from enginebay.statistics.scipy_stats import scipy_stats, student_critical, student_tail
 
 Method = Literal["paired t", "paired bootstrap", "Welch t", "unpaired bootstrap"]
 Floats = NDArray[np.float64]
@@ -68,22 +68,22 @@ class Effect:
 
     def _p_beyond(self, distance: float) -> float:
         if self.roots is None:
-            return float(2 * scipy_stats().t.sf(distance, self.degrees_of_freedom))
+            return 2 * student_tail(distance, self.degrees_of_freedom)
         return _share_of(np.abs(self.roots) >= distance)
 
     def _p_above(self, root: float) -> float:
         if self.roots is None:
-            return float(scipy_stats().t.sf(root, self.degrees_of_freedom))
+            return student_tail(root, self.degrees_of_freedom)
         return _share_of(self.roots >= root)
 
     def _p_below(self, root: float) -> float:
         if self.roots is None:
-            return float(scipy_stats().t.cdf(root, self.degrees_of_freedom))
+            return student_tail(-root, self.degrees_of_freedom)
         return _share_of(self.roots <= root)
 
     def _critical(self, level: float) -> float:
         if self.roots is None:
-            return float(scipy_stats().t.isf(level / 2, self.degrees_of_freedom))
+            return student_critical(level / 2, self.degrees_of_freedom)
         # The largest distance whose p is still above the level, by the same count as `_share_of`.
         distances = np.sort(np.abs(self.roots))[::-1]
         num_beyond = max(1, math.floor(level * (len(distances) + 1)))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from enginebay.statistics.scipy_stats import scipy_stats
+from enginebay.statistics.scipy_stats import scipy_stats, student_critical
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def starts_to_equate(
 def _power_to_differ(num_starts: int, difference: float, spreads: Floats, level: float, is_paired: bool) -> float:
     stats, degrees = scipy_stats(), _degrees_of_freedom(num_starts, is_paired)
     shift = abs(difference) * math.sqrt(num_starts) / spreads
-    shown: Floats = 1 - stats.nct.cdf(stats.t.isf(level / 2, degrees), degrees, shift)
+    shown: Floats = 1 - stats.nct.cdf(student_critical(level / 2, degrees), degrees, shift)
     return float(shown.mean())
 
 
@@ -72,7 +72,7 @@ def _power_to_equate(
     num_starts: int, difference: float, margin: float, spreads: Floats, level: float, is_paired: bool
 ) -> float:
     stats, degrees = scipy_stats(), _degrees_of_freedom(num_starts, is_paired)
-    critical = stats.t.isf(level, degrees)
+    critical = student_critical(level, degrees)
     above_lower: Floats = 1 - stats.nct.cdf(critical, degrees, (difference + margin) * math.sqrt(num_starts) / spreads)
     below_upper: Floats = stats.nct.cdf(-critical, degrees, (difference - margin) * math.sqrt(num_starts) / spreads)
     return float(np.maximum(0.0, above_lower + below_upper - 1).mean())
