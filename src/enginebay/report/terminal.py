@@ -22,7 +22,7 @@ def print_runs(report: Report, console: Console) -> None:
         console.print(_table(load, has_levels=_has_levels(report)))
     for sentence in summary(report):
         console.print(f"• {sentence}", highlight=False, markup=False)
-    for run in report.invalid_runs:
+    for run in report.invalid_runs if report.verdict is None else ():  # else the verdict tells them
         for reason in run.run.invalid_reasons:
             text = f"INVALID {run.name}, {run.run.load}: {reason.code}: {reason.detail}"
             console.print(Text(text, style="red"), soft_wrap=True)
@@ -33,8 +33,10 @@ def print_runs(report: Report, console: Console) -> None:
 
 
 def _table(load: LoadReport, *, has_levels: bool) -> Table:
-    table = Table(title=str(load.load), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
+    num_starts = max(len(side.runs) for side in load.sides)
+    title = f"{load.load}, medians of {num_starts} starts" if num_starts > 1 else str(load.load)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
     for side in load.sides:
         table.add_column(_heading(side), justify="right", no_wrap=True)
     metrics = [run.run.metrics for run in load.runs]
@@ -49,8 +51,6 @@ def _table(load: LoadReport, *, has_levels: bool) -> Table:
 
 def _heading(side: Side) -> Text:
     heading = Text(side.name)
-    if len(side.runs) > 1:
-        heading.append(f", median of {len(side.runs)}", style="dim")
     if side.is_simulated:
         heading.append(" SIMULATED", style="yellow")
     if not side.is_valid:

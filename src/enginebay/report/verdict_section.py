@@ -71,7 +71,7 @@ def _table(load: LoadVerdict) -> Table:
     if status_words(load):
         title.append(f"  {status_words(load)}", style="yellow")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in (load.first, load.second, "ratio", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict")

@@ -74,7 +74,7 @@ def _row(metric: MetricVerdict, load: LoadVerdict) -> MetricRow:
         ratio=times(metric.ratio),
         interval=_interval(metric.interval),
         outcome=metric.outcome if load.status == "judged" else "no verdict",
-        note=_note(metric),
+        note=_note(metric) if load.status == "judged" else "",
     )
 
 

@@ -16,7 +16,9 @@ from enginebay.clock import Clock
 from enginebay.config.bench import BenchConfig
 from enginebay.config.models import Config
 from enginebay.config.overriding import overridden
+from enginebay.config.resolution import resolve_backend
 from enginebay.errors import ConfigError
+from enginebay.loadtest.capacity.energy import meter_for
 from enginebay.loadtest.capacity.levels import CapacityLevels
 from enginebay.loadtest.capacity.result import CapacityResult, load_capacity
 from enginebay.loadtest.capacity.rows import (
@@ -61,6 +63,7 @@ def search_capacity(
                 bench_settings=bench_settings_of(settings),
                 clock=clock,
                 watcher=view,
+                meter_of=lambda label: meter_for(resolve_backend(config, label).entry.url),
             ),
             searched=Searched(model=planning.model, workload=settings.workload.kind, seed=settings.seed),
             out=folder,

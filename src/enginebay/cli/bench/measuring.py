@@ -71,7 +71,7 @@ def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | No
     remove_reports(job.folder)  # they tell of the results that are replaced now
     console.print(f"{job.plan.workload} [dim]· plan {job.plan.sha256[:12]}[/]", highlight=False)
     num_starts = len(job.subjects) * settings.num_starts - len(kept.starts)
-    with live_view(console, num_runs=num_starts * len(job.plan.loads)) as view:
+    with live_view(console, num_runs=num_starts * len(job.plan.loads_of_start(0))) as view:
         measurement = Bench(
             job.plan,
             job.subjects,
