@@ -47,7 +47,7 @@ class CapacitySettings:
 
 
 class PlanProbe(Protocol):
-    def __call__(self, rate_rps: float, num_requests: int, number: int, /) -> PlannedLoad:
+    def __call__(self, rate_rps: float, num_requests: int, *, start_index: int, number: int) -> PlannedLoad:
         """A Poisson load with arrivals and prompts that no other probe has, of this start or another. Blocks."""
         ...
 
@@ -91,7 +91,9 @@ class StartSearch:
         tools, number = self._tools, len(self.probed)
         # Long prompts take seconds to cut.
         num_requests = tools.settings.num_requests(rate_rps)
-        planned = await asyncio.to_thread(tools.plan_probe, rate_rps, num_requests, number)
+        planned = await asyncio.to_thread(
+            tools.plan_probe, rate_rps, num_requests, start_index=self._start_index, number=number
+        )
         check_plan_fits(planned, self._backend.info)
         if number == 0:
             await self._warm_up(planned)
