@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -58,7 +59,7 @@ def main() -> int:
     return 0
 
 
-async def _measure(seconds: float, num_counted: int) -> dict[str, object]:
+async def _measure(seconds: float, num_counted: int) -> dict[str, Any]:
     options = {"max_connections": 4096}
     async with (
         oracle_process() as oracle,

@@ -6,6 +6,7 @@ import pytest
 
 from enginebay.clock import MonotonicClock
 from enginebay.loadtest.client_health import ProcessFigures, ProcessWatch, client_health, lock_step_ratio
+from enginebay.loadtest.garbage import young_garbage_only
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import Record
 
@@ -58,12 +59,14 @@ def test_the_collector_of_garbage_is_as_it_was_after_a_run_and_after_one_that_fa
     before = gc.get_threshold()
     seen: list[tuple[int, int, int]] = []
 
-    async def look() -> None:
-        seen.append(gc.get_threshold())
-        raise KeyError("it fails")
+    def fail_in_a_run() -> None:
+        with young_garbage_only():
+            seen.append(gc.get_threshold())
+            assert gc.get_freeze_count() > 0
+            raise KeyError("it fails")
 
     with pytest.raises(KeyError):
-        watched(look)
+        fail_in_a_run()
     assert seen[0][:2] == before[:2]
     assert seen[0][2] > 10**6
     assert gc.get_threshold() == before

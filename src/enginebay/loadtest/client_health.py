@@ -6,7 +6,6 @@ Everything here is computed when nothing is measured any more, but for the heart
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from enginebay.loadtest.records import Record
 from enginebay.statistics.percentiles import percentile_of_sorted
 
 HEARTBEAT_S = 0.02
-NEVER_COLLECT_ALL = 2**30
 LOCK_STEP_WINDOW = 0.05
 
 
@@ -49,11 +47,7 @@ class ProcessFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessWatch:
-    """Around what one process does in a run: `figures` are there when it has been left.
-
-    Meanwhile the garbage collector looks at young objects alone: to look at all of them would stop the loop for as
-    long as it takes, and a run makes hundreds of thousands.
-    """
+    """Around what one process does in a run: `figures` are there when it has been left."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -61,10 +55,6 @@ class ProcessWatch:
         self.figures = ProcessFigures()
 
     async def __aenter__(self) -> ProcessWatch:
-        gc.collect()
-        gc.freeze()
-        self._thresholds = gc.get_threshold()
-        gc.set_threshold(*self._thresholds[:2], NEVER_COLLECT_ALL)
         self._beating = asyncio.create_task(self._beat(), name="heartbeat of the load test")
         self._began_at, self._cpu_s = self._clock.now(), time.process_time()
         return self
@@ -74,8 +64,6 @@ class ProcessWatch:
     ) -> None:
         elapsed_s, cpu_s = self._clock.now() - self._began_at, time.process_time() - self._cpu_s
         self._beating.cancel()
-        gc.set_threshold(*self._thresholds)
-        gc.unfreeze()
         self.figures = ProcessFigures(
             longest_stall_s=self._longest_stall_s, cpu_ratio=cpu_s / elapsed_s if elapsed_s > 0 else 0.0
         )

@@ -26,6 +26,7 @@ from enginebay.loadtest.fleet_messages import (
     decode_to_worker,
     encode,
 )
+from enginebay.loadtest.garbage import young_garbage_only
 from enginebay.loadtest.opening import open_connections
 from enginebay.loadtest.records import Record
 from enginebay.loadtest.runner import Runner
@@ -94,10 +95,11 @@ class _Share:
             if not isinstance(begin, Begin):
                 return
             log = SendLog()
-            async with ProcessWatch(self._clock) as watch:
-                with log.listening(backend):
-                    await self._replay(runner, begin)
-            runner.finish()
+            with young_garbage_only():
+                async with ProcessWatch(self._clock) as watch:
+                    with log.listening(backend):
+                        await self._replay(runner, begin)
+                runner.finish()
             self._flush(runner)
             sent = log.read(started_at=begin.at)
             for first in range(0, len(sent), SENT_PER_MESSAGE):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from enginebay.backend import Backend
 from enginebay.clock import Clock
 from enginebay.loadtest.client_health import ProcessFigures, ProcessWatch
+from enginebay.loadtest.garbage import young_garbage_only
 from enginebay.loadtest.opening import num_connections, open_connections
 from enginebay.loadtest.plan import Load, PlannedRequest
 from enginebay.loadtest.records import Record
@@ -54,9 +55,10 @@ class SingleProcess:
     async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
         self._runner.prepare(requests)
         await open_connections(self._backend, num_connections(requests, load))
-        try:
-            async with self._watch:
-                with self._log.listening(self._backend):
-                    await self._runner.replay(load, started_at=self._clock.now())
-        finally:
-            self._runner.finish()
+        with young_garbage_only():
+            try:
+                async with self._watch:
+                    with self._log.listening(self._backend):
+                        await self._runner.replay(load, started_at=self._clock.now())
+            finally:
+                self._runner.finish()

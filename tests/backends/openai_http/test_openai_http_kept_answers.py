@@ -9,7 +9,9 @@ import pytest
 from openai_http_asking import CHAT, connections, request, run, serving, settled
 
 from enginebay import get_backend
+from enginebay.backends.openai_http.backend import OpenAIHttpBackend
 from enginebay.errors import BackendUnavailable, EngineBayError, NotStarted
+from enginebay.guard import GuardedBackend
 from enginebay.testing import Fault, Script, ScriptedServer
 from enginebay.types import GenerationChunk, Text, TokenIds
 
@@ -32,6 +34,11 @@ FAULTS = [
 Outcome = tuple[list[GenerationChunk], str | None]
 
 
+def inner_of(backend: GuardedBackend) -> OpenAIHttpBackend:
+    assert isinstance(backend.inner, OpenAIHttpBackend)
+    return backend.inner
+
+
 async def streamed(backend, asked) -> Outcome:
     chunks: list[GenerationChunk] = []
     try:
@@ -43,7 +50,7 @@ async def streamed(backend, asked) -> Outcome:
 
 
 async def kept(backend, asked, *, timeout_s: float | None = None) -> Outcome:
-    answer = backend.inner.keep_answer(asked, timeout_s=timeout_s)
+    answer = inner_of(backend).keep_answer(asked, timeout_s=timeout_s)
     await answer.exchange()
     chunks: list[GenerationChunk] = []
     try:
@@ -95,7 +102,7 @@ def test_it_is_the_same_in_every_form_and_dialect_and_its_connection_is_used_aga
 def test_its_chunks_carry_the_instants_at_which_their_bytes_arrived_however_late_they_are_decoded():
     async def main():
         async with serving(Script(first_token_after_s=0.03, token_gap_s=0.03)) as (_, backend):
-            answer = backend.inner.keep_answer(request(), timeout_s=None)
+            answer = inner_of(backend).keep_answer(request(), timeout_s=None)
             await answer.exchange()
             await asyncio.sleep(0.2)
             chunks: list[GenerationChunk] = []
@@ -110,7 +117,7 @@ def test_its_chunks_carry_the_instants_at_which_their_bytes_arrived_however_late
 def test_nothing_is_sent_before_it_is_told_to():
     async def main():
         async with serving() as (server, backend):
-            backend.inner.keep_answer(request(), timeout_s=None)
+            inner_of(backend).keep_answer(request(), timeout_s=None)
             assert server.generations == []
 
     run(main)
@@ -119,7 +126,7 @@ def test_nothing_is_sent_before_it_is_told_to():
 def test_a_cancelled_exchange_closes_its_connection_and_keeps_what_came():
     async def main():
         async with serving(Script(fault=Fault.STALL, fault_after_tokens=2)) as (_, backend):
-            answer = backend.inner.keep_answer(request(), timeout_s=None)
+            answer = inner_of(backend).keep_answer(request(), timeout_s=None)
             exchanging = asyncio.create_task(answer.exchange())
             await settled(lambda: answer.num_bytes > 0)
             exchanging.cancel()
@@ -150,7 +157,7 @@ def test_before_the_start_it_is_refused():
         async with ScriptedServer() as server:
             backend = get_backend("openai_http", url=server.url, model="scripted")
             with pytest.raises(NotStarted):
-                backend.inner.keep_answer(request(), timeout_s=None)
+                inner_of(backend).keep_answer(request(), timeout_s=None)
             await backend.aclose()
 
     run(main)

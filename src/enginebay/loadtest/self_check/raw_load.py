@@ -13,12 +13,12 @@ from enginebay.loadtest.self_check.answers import END
 async def server_requests_per_s(url: str, body: bytes, *, num_users: int, duration_s: float) -> float:
     """Answers must end with the last chunk of HTTP's chunked encoding, and with nothing else that looks like it."""
     address = urlsplit(url)
+    assert address.hostname is not None
+    assert address.port is not None
+    host, port = address.hostname, address.port
     head = f"POST /v1/completions HTTP/1.1\r\nhost: {address.netloc}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     loop = asyncio.get_running_loop()
-    users = [
-        (await loop.create_connection(lambda: _User(head + body), address.hostname, address.port))[1]
-        for _ in range(num_users)
-    ]
+    users = [(await loop.create_connection(lambda: _User(head + body), host, port))[1] for _ in range(num_users)]
     began_at = time.monotonic()
     for user in users:
         user.ask()
