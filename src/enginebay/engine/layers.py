@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from enginebay.engine.attention import AttentionKernel, PlainAttention
+from enginebay.engine.attention import AttentionInput, AttentionKernel, PlainAttention
 from enginebay.engine.held_weights import HeldWeights, Part
+from enginebay.engine.kv_cache import LayerCache
 from enginebay.engine.model_config import Activation
+
+if TYPE_CHECKING:
+    from enginebay.engine.model import DecoderLayer
 
 ACTIVATION_FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -49,6 +53,14 @@ class Embedding(Protocol):
         ...
 
 
+class LayerStack(Protocol):
+    def forward(
+        self, hidden: Tensor, angles: tuple[Tensor, Tensor], *, caches: Sequence[LayerCache], step: AttentionInput
+    ) -> Tensor:
+        """All layers, each with its cache: (num_rows, hidden_size) -> (num_rows, hidden_size)"""
+        ...
+
+
 class LayerFactory(Protocol):
     """Makes the layers of one model; a faster form of them is another factory."""
 
@@ -64,10 +76,24 @@ class LayerFactory(Protocol):
     def rms_norm(self, weight: Tensor, eps: float) -> Layer: ...
     def linear(self, affine: Affine, *, part: Part = "linear") -> ResidualLayer: ...
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> ResidualLayer: ...
+    def stack(self, layers: Sequence[DecoderLayer], /) -> LayerStack: ...
+
+
+class LayerByLayer:
+    def __init__(self, layers: Sequence[DecoderLayer]) -> None:
+        self._layers = layers
+
+    def forward(
+        self, hidden: Tensor, angles: tuple[Tensor, Tensor], *, caches: Sequence[LayerCache], step: AttentionInput
+    ) -> Tensor:
+        for layer, cache in zip(self._layers, caches, strict=True):
+            hidden = layer.forward(hidden, angles, cache=cache, step=step)
+        return hidden
 
 
 class PlainLayers:
     name = "plain"
+    stack = LayerByLayer
 
     def __init__(self) -> None:
         self.held = HeldWeights()

@@ -34,6 +34,8 @@ class CausalLM:
         weight = weights.take("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
         self.embedding: Embedding = layers.embedding(weight)
         self.layers = [DecoderLayer(config, weights, index, layers=layers) for index in range(config.num_layers)]
+        self._stack_of = layers.stack
+        self.stack = layers.stack(self.layers)
         self.norm = layers.rms_norm(weights.take("model.norm.weight", (config.hidden_size,)), config.rms_norm_eps)
         self.head = self._head(config, weights, layers, tied_weight=weight)
         self.rope = RotaryEmbedding(config.rope, config.head_dim, dtype=dtype, device=device)
@@ -57,15 +59,14 @@ class CausalLM:
         """The same model, cut off behind its first layers; the weights are shared."""
         cut = copy(self)
         cut.layers = self.layers[:num_layers]
+        cut.stack = self._stack_of(cut.layers)
         return cut
 
     def forward(self, step: StepInput, caches: Sequence[LayerCache]) -> Tensor:
         """(num_rows, hidden_size), before the last norm; writes keys and values into the caches."""
         hidden = self.embedding.forward(step.token_ids)
         angles = self.rope.cos_sin(step.positions, step.context_lens)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            hidden = layer.forward(hidden, angles, cache=cache, step=step.attention)
-        return hidden
+        return self.stack.forward(hidden, angles, caches=caches, step=step.attention)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, hidden_size) -> (n, vocab_size) float32."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from enginebay.engine.attention import PlainAttention
 from enginebay.engine.held_weights import HeldWeights, Part
-from enginebay.engine.layers import ACTIVATION_FUNCTIONS, Affine, GatedMlp, ResidualLayer, RmsNorm, joined
+from enginebay.engine.layers import ACTIVATION_FUNCTIONS, Affine, GatedMlp, LayerByLayer, ResidualLayer, RmsNorm, joined
 from enginebay.engine.model_config import Activation
 from enginebay.engine.quantization import Quantization, QuantizedWeight, quantize_rows
 
@@ -30,6 +30,7 @@ class PlainInt8Layers:
     """Norms and biases keep the model's dtype; every matrix, embedding and head included, is int8."""
 
     name = "plain"
+    stack = LayerByLayer
 
     def __init__(self, quantization: Quantization) -> None:
         self.held = HeldWeights()

@@ -20,15 +20,18 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from enginebay.engine.attention import AttentionInput, PagedRows
 from enginebay.engine.held_weights import Part
-from enginebay.engine.kernels.native.layers import FusedMlp, NativeLayers
+from enginebay.engine.kernels.native.layers import NativeLayers
+from enginebay.engine.kernels.native.parts import FusedMlp
 from enginebay.engine.kv_cache import LayerCache
-from enginebay.engine.layers import Affine, Embedding, Layer, LayerFactory, ResidualLayer
+from enginebay.engine.layers import Affine, Embedding, Layer, LayerByLayer, LayerFactory, ResidualLayer
 from enginebay.engine.model_config import Activation
 from enginebay.engine.rope import rotate
 
 
 class InvariantLayers:
     """Any other layers, given one row at a time."""
+
+    stack = LayerByLayer
 
     def __init__(self, layers: LayerFactory) -> None:
         self._layers, self.held = layers, layers.held
@@ -57,7 +60,7 @@ class InvariantNativeLayers:
         self._layers, self.held = layers, layers.held
         self.name = layers.name
         self.embedding, self.linear, self.rms_norm = layers.embedding, layers.linear, layers.rms_norm
-        self.attention_kernel = layers.attention_kernel
+        self.attention_kernel, self.stack = layers.attention_kernel, layers.stack
 
     def gated_mlp(self, gate: Affine, up: Affine, *, down: Affine, activation: Activation) -> ResidualLayer:
         layer = self._layers.gated_mlp(gate, up, down=down, activation=activation)

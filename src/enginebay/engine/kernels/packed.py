@@ -11,7 +11,7 @@ from torch import Tensor
 
 from enginebay.engine.attention import PlainAttention
 from enginebay.engine.held_weights import HeldWeights, Part
-from enginebay.engine.layers import Affine, PlainEmbedding, ResidualLayer
+from enginebay.engine.layers import Affine, LayerByLayer, PlainEmbedding, ResidualLayer
 from enginebay.engine.model_config import Activation
 
 POST_OPERATIONS: dict[Activation, tuple[str, str]] = {
@@ -35,6 +35,7 @@ def packing_is_available(device: torch.device, dtype: torch.dtype) -> bool:
 
 class PackedLayers:
     name = "packed"
+    stack = LayerByLayer
 
     def __init__(self) -> None:
         self.held = HeldWeights()

@@ -762,6 +762,37 @@ at::Tensor paged_attention(const at::Tensor& queries, const at::Tensor& keys, co
   return result;
 }
 
+// ---------------------------------------------------------------- decoder layers
+
+std::optional<at::Tensor> given(const at::Tensor& tensor) {
+  return tensor.numel() ? std::optional<at::Tensor>(tensor) : std::nullopt;
+}
+
+// All layers of a decoder, one after the other, so that nothing between them is left to the caller.
+// weights of each: norm; qkv: tiles, scales, bias; output: tiles, scales, bias; norm; gate and up: tiles, scales;
+// down: tiles, scales. caches of each: keys, values. rows: as paged_attention takes them. eps: of the two norms.
+template <Type type>
+at::Tensor decoder_layers(at::Tensor hidden, at::TensorList weights, at::TensorList caches, const at::Tensor& cos,
+                          const at::Tensor& sin, const at::Tensor& slots, at::TensorList rows, int64_t num_heads,
+                          int64_t inner_size, at::ArrayRef<double> eps) {
+  constexpr size_t WEIGHTS = 12;
+  TORCH_CHECK(weights.size() % WEIGHTS == 0 && caches.size() * (WEIGHTS / 2) == weights.size() && rows.size() == 5 &&
+              eps.size() == 2);
+  for (size_t layer = 0; layer < weights.size() / WEIGHTS; ++layer) {
+    const at::TensorList w = weights.slice(layer * WEIGHTS, WEIGHTS);
+    const at::Tensor &keys = caches[2 * layer], &values = caches[2 * layer + 1];
+    const int64_t num_kv_heads = keys.size(2), head_dim = keys.size(3), heads = num_heads + 2 * num_kv_heads;
+    at::Tensor qkv = linear<type>(rms_norm(hidden, w[0], eps[0]), w[1], w[2], heads * head_dim, given(w[3]), {});
+    qkv = qkv.view({hidden.size(0), heads, head_dim});
+    rotate_and_store(qkv, cos, sin, keys, values, slots, num_heads, num_kv_heads);
+    const at::Tensor attended = paged_attention(qkv.narrow(1, 0, num_heads), keys, values, rows[0], rows[1], rows[2],
+                                                rows[3], rows[4], 1 / std::sqrt(static_cast<double>(head_dim)));
+    hidden = linear<type>(attended, w[4], w[5], hidden.size(1), given(w[6]), hidden);
+    hidden = gated_mlp<type>(rms_norm(hidden, w[7], eps[1]), w[8], w[9], w[10], w[11], inner_size, hidden);
+  }
+  return hidden;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(enginebay, library) {
@@ -783,4 +814,8 @@ TORCH_LIBRARY(enginebay, library) {
               &rotate_and_store);
   library.def("paged_attention(Tensor queries, Tensor keys, Tensor values, Tensor block_tables, Tensor starts, Tensor sequence_of, Tensor begins, Tensor ends, float scale) -> Tensor",
               &paged_attention);
+  library.def("decoder_layers_bf16(Tensor hidden, Tensor[] weights, Tensor(a!)[] caches, Tensor cos, Tensor sin, Tensor slots, Tensor[] rows, int num_heads, int inner_size, float[] eps) -> Tensor",
+              &decoder_layers<Type::bf16>);
+  library.def("decoder_layers_int8(Tensor hidden, Tensor[] weights, Tensor(a!)[] caches, Tensor cos, Tensor sin, Tensor slots, Tensor[] rows, int num_heads, int inner_size, float[] eps) -> Tensor",
+              &decoder_layers<Type::int8>);
 }

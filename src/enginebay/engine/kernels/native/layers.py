@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from enginebay.engine.held_weights import HeldWeights, Part
 from enginebay.engine.kernels.native.attention import NativeAttention
-from enginebay.engine.layers import ACTIVATION_FUNCTIONS, Affine, ResidualLayer
+from enginebay.engine.kernels.native.parts import (
+    COLUMNS,
+    FusedMlp,
+    GatedMlp,
+    NativeEmbedding,
+    NativeLinear,
+    NativeRmsNorm,
+    PackedWeight,
+)
+from enginebay.engine.kernels.native.stack import native_stack
+from enginebay.engine.layers import Affine, LayerByLayer, LayerStack, ResidualLayer
 from enginebay.engine.model_config import Activation
-from enginebay.engine.quantization import quantize_rows
 
-COLUMNS = 16
-"""Of a tile."""
+if TYPE_CHECKING:
+    from enginebay.engine.model import DecoderLayer
 
 
 class NativeLayers:
@@ -47,95 +57,13 @@ class NativeLayers:
             return FusedMlp(together, packed_down, self._operators, inner_size=len(gate.weight))
         return GatedMlp(self.linear(gate), self.linear(up), self.linear(down), activation)
 
+    def stack(self, layers: Sequence[DecoderLayer]) -> LayerStack:
+        return native_stack(layers, self._operators, is_int8=self._is_int8) or LayerByLayer(layers)
+
     def _packed(self, weight: Tensor, *, part: Part) -> PackedWeight:
         packed = PackedWeight(weight, self._operators, is_int8=self._is_int8)
         self.held.add(part, packed.layout, packed.tiles, packed.scales)
         return packed
-
-
-class PackedWeight:
-    """(out_features, in_features) in tiles, see kernels.cpp."""
-
-    def __init__(self, weight: Tensor, operators: Any, *, is_int8: bool) -> None:
-        self.out_features, self.in_features = weight.shape
-        self.is_int8 = is_int8
-        self.layout = "int8 tiles" if is_int8 else "bfloat16 tiles"
-        self.scales = torch.empty(0)
-        if not is_int8:
-            self.tiles: Tensor = operators.pack_bf16(weight)
-            return
-        quantized = quantize_rows(weight)
-        self.tiles = operators.pack_int8(quantized.values)
-        self.scales = torch.zeros(self.tiles.shape[0] * COLUMNS)
-        self.scales[: self.out_features] = quantized.scales
-
-
-class NativeLinear:
-    def __init__(self, weight: PackedWeight, bias: Tensor | None, operators: Any) -> None:
-        self._weight, self._bias = weight, bias
-        self._product = operators.linear_int8 if weight.is_int8 else operators.linear_bf16
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        weight = self._weight
-        return self._product(hidden, weight.tiles, weight.scales, weight.out_features, self._bias, None)
-
-    def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        weight = self._weight
-        return self._product(hidden, weight.tiles, weight.scales, weight.out_features, self._bias, residual)
-
-
-class NativeEmbedding:
-    """Gathers from the tiles, so that a head of the same weight needs no second copy."""
-
-    def __init__(self, weight: PackedWeight, operators: Any, *, held: HeldWeights) -> None:
-        self._weight, self._operators, self._held = weight, operators, held
-        self._gather = operators.gather_int8 if weight.is_int8 else operators.gather_bf16
-
-    def forward(self, token_ids: Tensor) -> Tensor:
-        return self._gather(self._weight.tiles, self._weight.scales, token_ids, self._weight.in_features)
-
-    def head(self) -> NativeLinear:
-        self._held.add("head", f"the embedding's {self._weight.layout}")
-        return NativeLinear(self._weight, None, self._operators)
-
-
-class NativeRmsNorm:
-    def __init__(self, operators: Any, weight: Tensor, eps: float) -> None:
-        self._norm, self.weight, self._eps = operators.rms_norm, weight.float(), eps
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self._norm(hidden, self.weight, self._eps)
-
-
-class FusedMlp:
-    """down(silu(gate(x)) * up(x)) in one call."""
-
-    def __init__(self, gate_and_up: PackedWeight, down: PackedWeight, operators: Any, *, inner_size: int) -> None:
-        self._mlp = operators.gated_mlp_int8 if down.is_int8 else operators.gated_mlp_bf16
-        self._weights = (gate_and_up.tiles, gate_and_up.scales, down.tiles, down.scales, inner_size)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self._mlp(hidden, *self._weights, None)
-
-    def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        return self._mlp(hidden, *self._weights, residual)
-
-
-class GatedMlp:
-    """With biases or another activation."""
-
-    def __init__(self, gate: NativeLinear, up: NativeLinear, down: NativeLinear, activation: Activation) -> None:
-        self._gate, self._up, self._down = gate, up, down
-        self._activation = ACTIVATION_FUNCTIONS[activation]
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self._down.forward(self._inner(hidden))
-
-    def forward_added(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        return self._down.forward_added(self._inner(hidden), residual)
-
-    def _inner(self, hidden: Tensor) -> Tensor:
-        return self._activation(self._gate.forward(hidden)) * self._up.forward(hidden)
 
 
 def _alternating(gate: Tensor, up: Tensor) -> Tensor:
