@@ -1,0 +1,116 @@
+"""What a running load test shows, on a clock and a terminal of our own."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+from rich.console import Console
+
+from enginebay.cli.bench.live import INTERVAL_S, LiveView, PlainView, live_view, tell_estimate
+from enginebay.loadtest.plan import Load
+from enginebay.loadtest.records import INTERRUPTED, Arrival, Record, RunKey
+from enginebay.loadtest.schedule import TimeEstimate
+from enginebay.testing.fake_clock import FakeClock
+
+KEY = RunKey(label="vllm", load=Load(users=4), start_index=1)
+
+
+def record(index: int, *, ended_at: float, error: str | None = None) -> Record:
+    return Record(
+        index=index,
+        scheduled_at=0.0,
+        sent_at=0.0,
+        ended_at=ended_at,
+        arrivals=[] if error else [Arrival(0.2, 1), Arrival(ended_at, 9)],
+        num_planned_prompt_tokens=8,
+        max_tokens=10,
+        num_output_tokens=None if error else 10,
+        error_class=error,
+    )
+
+
+def shown(view: LiveView, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(view.drawn())
+    return console.export_text()
+
+
+def test_the_table_tells_progress_rate_wait_and_errors_of_each_backend() -> None:
+    view = LiveView(num_runs=6, clock=FakeClock())
+    view.phase("vllm", "starting")
+    view.phase("reference", "warming up")
+    view.run_begins(KEY, 40)
+    for index in range(10):
+        view.record(KEY, record(index, ended_at=2.0))
+    view.record(KEY, record(10, ended_at=2.0, error="EngineDied"))
+    line = next(line for line in shown(view).splitlines() if line.startswith("vllm"))
+    assert "4 users" in line
+    assert "11 of 40" in line
+    assert "50.0" in line, "100 tokens in 2 s"
+    assert "200" in line, "milliseconds to the first token"
+    assert line.split()[-1] == "1", "error"
+    assert "warming up" in shown(view)
+    assert "0 of 6 runs" in shown(view)
+
+
+def test_it_is_drawn_at_most_four_times_a_second_however_many_requests_end() -> None:
+    clock = FakeClock()
+    view = LiveView(num_runs=1, clock=clock)
+    drawings: list[float] = []
+    view.on_draw = lambda: drawings.append(clock.now())
+    view.phase("vllm", "starting")
+    view.run_begins(KEY, 2000)
+    drawings.clear()
+    for index in range(2000):
+        clock.advance(0.001)
+        view.record(KEY, record(index, ended_at=clock.now()))
+    assert 7 <= len(drawings) <= 2 / INTERVAL_S
+    assert min(later - earlier for earlier, later in pairwise(drawings)) > 0.99 * INTERVAL_S
+
+
+def test_a_record_costs_microseconds_between_two_drawings() -> None:
+    """Of the path of requests: what ends adds to counts, and nothing is formatted."""
+    view = LiveView(num_runs=1, clock=FakeClock())
+    view.phase("vllm", "starting")
+    view.run_begins(KEY, 10)
+    drawings = 0
+
+    def draw() -> None:
+        nonlocal drawings
+        drawings += 1
+
+    view.on_draw = draw
+    for index in range(1000):
+        view.record(KEY, record(index, ended_at=1.0))
+    assert drawings == 0, "the clock stands still, and it was drawn when the run began"
+
+
+def test_interrupted_requests_are_no_errors() -> None:
+    view = LiveView(num_runs=1, clock=FakeClock())
+    view.phase("vllm", "starting")
+    view.run_begins(KEY, 2)
+    view.record(KEY, record(0, ended_at=1.0, error=INTERRUPTED))
+    assert next(line for line in shown(view).splitlines() if line.startswith("vllm")).split()[-1] == "0"
+
+
+def test_where_the_output_is_no_terminal_there_are_plain_lines() -> None:
+    output = io.StringIO()
+    with live_view(Console(file=output, width=200), num_runs=2) as view:
+        assert isinstance(view, PlainView)
+        view.phase("vllm", "starting")
+        view.run_begins(KEY, 1)
+        view.record(KEY, record(0, ended_at=1.0))
+    assert output.getvalue() == ""
+
+
+def test_the_time_it_takes_is_told_once_as_a_guess_and_once_as_measured() -> None:
+    output = io.StringIO()
+    tell = tell_estimate(Console(file=output, width=200))
+    for seconds, is_measured in ((600.0, False), (500.0, False), (300.0, True), (60.0, True), (0.0, True)):
+        tell(TimeEstimate(remaining_s=seconds, is_measured=is_measured))
+    first, second = output.getvalue().splitlines()
+    assert "about 10 min" in first
+    assert "a guess" in first
+    assert "about 5 min" in second
+    assert "by what was measured" in second
