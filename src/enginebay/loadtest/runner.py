@@ -18,6 +18,7 @@ from enginebay.backends.http_engine.kept_answer import KeptAnswer
 from enginebay.clock import Clock
 from enginebay.errors import BackendTimeout, EngineBayError, LoadTestError
 from enginebay.guard import GuardedBackend
+from enginebay.loadtest.arrival_timer import SleepUntil, arrival_timer
 from enginebay.loadtest.backlog import Backlog, Outcome
 from enginebay.loadtest.plan import Load, PlannedRequest
 from enginebay.loadtest.records import INTERRUPTED, Record
@@ -134,11 +135,15 @@ class Runner:
                 users.create_task(user())
 
     async def _open_loop(self, conversations: Sequence[Turn]) -> None:
+        with arrival_timer(self._clock) as sleep_until:
+            await self._send_on_time(conversations, sleep_until)
+
+    async def _send_on_time(self, conversations: Sequence[Turn], sleep_until: SleepUntil) -> None:
         async with asyncio.TaskGroup() as under_way:
             for first in conversations:
                 # Absolute: a late request delays none of those behind it.
                 scheduled_at = self.started_at + (first.planned.offset_s or 0.0)
-                await self._clock.sleep_until(scheduled_at)
+                await sleep_until(scheduled_at)
                 under_way.create_task(self._converse(first, scheduled_at=scheduled_at))
 
     async def _converse(self, first: Turn, *, scheduled_at: float) -> None:
