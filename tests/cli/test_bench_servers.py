@@ -1,0 +1,132 @@
+"""`enginebay bench --url`, against simulated engines and a scripted server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from enginebay.cli.bench.servers import default_folder
+from enginebay.cli.main import run
+from enginebay.config.loader import load_config
+from enginebay.loadtest.plan import load_plan
+from enginebay.loadtest.result import load_result
+from enginebay.testing.simulators.performance import INSTANT
+from enginebay.testing.simulators.thread import SimulatorThread
+from enginebay.verdict.verdict import load_verdict
+
+SMALL = ("--requests", 16, "--users", 2)
+
+
+@pytest.fixture
+def bench(capsys) -> Callable[..., tuple[int, str, str]]:
+    """In this process: what it costs to start one is no news."""
+
+    def called(*arguments: object) -> tuple[int, str, str]:
+        code = run(["bench", *map(str, arguments)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return called
+
+
+def test_one_server_gives_figures_and_a_config_to_go_on_with(bench, tmp_path) -> None:
+    out = tmp_path / "out"
+    with closing(SimulatorThread("vllm", profile=INSTANT)) as engine:
+        code, printed, err = bench("--url", f"{engine.url}/v1", "--out", out, *SMALL)
+        again, _, _ = bench(out / "bench.yaml", "--out", tmp_path / "again", "--seed", 7, *SMALL)
+    assert err == ""
+    assert "is vllm: its models are owned by 'vllm'" in printed
+    assert "SIMULATED" in printed
+    assert "lengths of prompts are estimated" in printed
+    assert "Output tokens per second" in printed
+    config = load_config(out / "bench.yaml")
+    assert config.backends["vllm"].url == engine.url
+    [measured] = load_result(out).runs
+    assert (measured.backend, measured.transport, measured.simulated) == ("vllm", "http", True)
+    assert measured.metrics.num_errors == 0
+    assert "prompt_lengths" not in {reason.code for reason in measured.invalid_reasons}
+    assert code == (0 if measured.valid else 3)
+    assert again in (0, 3)
+
+
+def test_two_servers_are_asked_nothing_twice_and_simulators_give_no_verdict(bench, tmp_path) -> None:
+    out, junit, picture = tmp_path / "out", tmp_path / "verdict.xml", tmp_path / "result.svg"
+    with (
+        closing(SimulatorThread("vllm", profile=INSTANT)) as one,
+        closing(SimulatorThread("tgi", profile=INSTANT)) as two,
+    ):
+        arguments = ("--url", one.url, "--url", two.url, "--out", out, *SMALL)
+        code, printed, err = bench(*arguments, "--fail-on", "slower", "--junit", junit, "--picture", picture)
+        created_at = load_result(out).created_at
+        resumed, printed_again, _ = bench(*arguments, "--resume")
+    assert err == ""
+    verdict = load_verdict(out)
+    assert (verdict.subjects, verdict.status) == (("vllm", "tgi"), "simulated")
+    assert code == 3
+    assert "no verdict (simulated)" in printed
+    plan = load_plan(out / "plan.json")
+    assert [load.start_index for load in plan.loads] == [0, 1, 2]
+    prompts = [request.text for load in plan.loads for request in (*load.warmup, *load.requests)]
+    assert len(set(prompts)) == len(prompts)
+    assert {(each.label, each.start_index) for each in load_result(out).runs} == {
+        (label, start) for label in ("vllm", "tgi") for start in range(3)
+    }
+    assert junit.read_text().startswith("<?xml")
+    assert "<svg" in picture.read_text()
+    assert "6 starts are kept" in printed_again
+    assert resumed in (0, 3)
+    assert created_at
+
+
+def test_a_key_is_named_by_its_variable_and_stands_nowhere(bench, tmp_path, monkeypatch) -> None:
+    out, key = tmp_path / "out", "sk-very-secret"
+    with closing(SimulatorThread("vllm", "--api-key", key, profile=INSTANT)) as engine:
+        refused = bench("--url", engine.url, "--out", out, *SMALL)
+        missing = bench("--url", engine.url, "--out", out, "--api-key-env", "NO_SUCH_KEY", *SMALL)
+        monkeypatch.setenv("BENCH_KEY", key)
+        code, printed, err = bench("--url", engine.url, "--out", out, "--api-key-env", "BENCH_KEY", *SMALL)
+    assert refused[0] == 1
+    assert "refuses us (HTTP 401)" in refused[2]
+    assert missing[0] == 2
+    assert "NO_SUCH_KEY is not set" in missing[2]
+    assert (code in (0, 3), err) == (True, "")
+    assert "${BENCH_KEY}" in (out / "bench.yaml").read_text()
+    assert key not in printed
+    assert [path.name for path in out.iterdir() if key in path.read_text(errors="replace")] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--url", "http://127.0.0.1:9"), 1, "nothing answers at http://127.0.0.1:9"),
+        (("--url", "127.0.0.1:9"), 2, "http"),
+        (("--url", "http://a", "--url", "http://b", "--url", "http://c"), 2, "one server or two"),
+        (("--url", "http://127.0.0.1:9", "--self-check"), 2, "exclude each other"),
+        (("--model", "x", "config.yaml"), 2, "go with --url"),
+        ((), 2, "there is nothing to measure"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_told_in_a_line(bench, tmp_path, monkeypatch, arguments, code, told) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, _, err = bench(*arguments)
+    assert (found, told in err) == (code, True), err
+    assert "Traceback" not in err
+
+
+def test_the_folder_is_named_by_the_servers() -> None:
+    assert default_folder(["http://host:8000/v1", "http://other:80"]) == Path("out/host-8000-against-other-80")
+
+
+def test_a_server_with_several_models_asks_for_one(bench, tmp_path) -> None:
+    names = ("--served-model-name", "first", "second")
+    with closing(SimulatorThread("vllm", *names, profile=INSTANT)) as engine:
+        code, _, err = bench("--url", engine.url, "--out", tmp_path, *SMALL)
+        chosen, _, _ = bench("--url", engine.url, "--out", tmp_path, "--model", "second", *SMALL)
+    assert code == 2
+    assert "first or second" in err
+    assert chosen in (0, 3)
+    assert json.loads((tmp_path / "result.json").read_text())["model"] == "second"
