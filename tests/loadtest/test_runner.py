@@ -5,8 +5,8 @@ from loadtest_fakes import Answer, ScriptedBackend, VirtualClock, planned, start
 
 from enginebay.errors import EngineDied
 from enginebay.loadtest.plan import Load
-from enginebay.loadtest.records import Record
 from enginebay.loadtest.recording import make_record
+from enginebay.loadtest.records import Record
 from enginebay.loadtest.runner import Runner
 from enginebay.types import FinishReason, GenerationChunk, GenerationRequest, Usage
 
