@@ -93,6 +93,7 @@ def _caveats(report: Report) -> Iterator[str]:
             [f"{run.name} ({', '.join(reason.code for reason in run.run.invalid_reasons)})" for run in invalid]
         )
         yield f"Not as planned, and not to be compared: {named}."
+    yield from _unchecked(report)
     mismatched = [run for run in report.runs if run.run.metrics.num_token_mismatches]
     if mismatched:
         told = [f"{count(run.run.metrics.num_token_mismatches)} with {run.name}" for run in mismatched]
@@ -103,3 +104,15 @@ def _caveats(report: Report) -> Iterator[str]:
             "Every backend was started fewer than three times, so these figures do not tell how much of a difference "
             "is chance."
         )
+
+
+def _unchecked(report: Report) -> Iterator[str]:
+    """What a run could not be held to is no clean bill."""
+    labels_of: dict[tuple[str, str], list[str]] = {}
+    for run in report.runs:
+        for one in run.run.unchecked:
+            labels_of.setdefault((one.code, one.why), []).append(run.run.label)
+    all_labels = {run.run.label for run in report.runs}
+    for (code, why), labels in labels_of.items():
+        whose = "" if set(labels) == all_labels else f" with {listed(list(dict.fromkeys(labels)))}"
+        yield f"Not looked at ({code}){whose}: {why}."
