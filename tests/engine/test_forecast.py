@@ -11,7 +11,7 @@ from tiny_models import FAMILIES, TinyModel
 from enginebay.engine.model_runner import ModelRunner
 from enginebay.engine.settings import EngineConfig
 from enginebay.engine.setup import forecast
-from enginebay.errors import ModelError
+from enginebay.errors import ConfigError, ModelError
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,22 @@ def test_no_weight_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(AssertionError, match="a weight was read"):
         ModelRunner(tiny_config(directory))
     assert forecast(tiny_config(directory)).memory.weight_bytes > 0
+
+
+def test_what_the_start_would_refuse_beside_memory_is_told_too(directory: Path):
+    with pytest.raises(ConfigError, match="8 tokens in a step cannot give each of 16 sequences one"):
+        forecast(tiny_config(directory, max_num_seqs=16, max_num_batched_tokens=8))
+    with pytest.raises(ModelError, match="max_model_len 97 is beyond"):
+        forecast(tiny_config(directory, max_model_len=97))
+
+
+def test_what_cannot_fit_is_refused_before_kernels_are_compiled(directory: Path, monkeypatch: pytest.MonkeyPatch):
+    def compile_them(*arguments: object, **keywords: object) -> object:
+        raise AssertionError("kernels were chosen")
+
+    monkeypatch.setattr("enginebay.engine.model_runner.choose_layers", compile_them)
+    with pytest.raises(ModelError, match="the KV cache cannot hold one context"):
+        ModelRunner(tiny_config(directory, num_blocks=2))
 
 
 def test_what_does_not_fit_is_told_with_the_sum(directory: Path):

@@ -68,6 +68,9 @@ class ModelRunner:
         _set_num_threads(config)
         self.model_config: ModelConfig = read_model_config(Path(config.model_dir))
         self.max_model_len = max_model_len_of(config, self.model_config)
+        budget = MemoryBudget(config, self.device)
+        # refuses what cannot fit: before kernels are compiled, or a weight is read
+        expected_memory(config, self.model_config, budget, dtype=self.dtype)
         layers = choose_layers(
             config.kernels,
             config.quantization,
@@ -78,8 +81,6 @@ class ModelRunner:
         )
         self.kernels = layers.name
         """The form of the layers that was chosen."""
-        budget = MemoryBudget(config, self.device)
-        expected_memory(config, self.model_config, budget, dtype=self.dtype)  # refuses what cannot fit
         load = load_smoothed if is_smoothed(config) else load_model
         self.model, stored_bytes = load(
             Path(config.model_dir), self.model_config, layers, dtype=self.dtype, device=self.device

@@ -11,6 +11,7 @@ from enginebay.engine.kernels import expected_kernels
 from enginebay.engine.kernels.choice import Choice
 from enginebay.engine.memory_plan import MemoryBudget, MemoryPlan
 from enginebay.engine.model_config import ModelConfig, read_model_config
+from enginebay.engine.policies import build_policy
 from enginebay.engine.settings import EngineConfig
 from enginebay.engine.speculation.draft_weights import expected_draft_block_bytes, expected_draft_bytes
 from enginebay.engine.weight_headers import expected_weight_bytes
@@ -27,9 +28,13 @@ class Forecast:
 
 
 def forecast(config: EngineConfig) -> Forecast:
-    """What `ModelRunner` would start with here; no weight is read, and nothing compiled. Raises as it does."""
+    """What the engine would start with here; no weight is read, and nothing compiled.
+
+    Raises ConfigError or ModelError, as its start does.
+    """
     device, dtype = device_of(config), dtype_of(config)
     model = read_model_config(Path(config.model_dir))
+    build_policy(config, max_model_len=max_model_len_of(config, model))
     chosen = expected_kernels(
         config.kernels, config.quantization, model=model, dtype=dtype, device=device,
         batch_invariant=config.batch_invariant,

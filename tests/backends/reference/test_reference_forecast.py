@@ -53,6 +53,15 @@ def test_kernels_that_this_engine_cannot_have_are_told(tmp_path: Path, capsys: p
     assert "it would not start here: kernels native: they compute in bfloat16 on the CPU; use auto" in lines
 
 
+def test_a_dtype_that_is_not_told_by_the_model_is_no_crash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_random_llama(tmp_path / "model")
+    config = Path(written(tmp_path, model=str(model)))
+    config.write_text(config.read_text().replace("dtype: float32", "dtype: auto"))
+    (model / "config.json").write_text("{")
+    lines = plan(str(config), capsys)
+    assert any(line.startswith(("it would not start here: ", "kernels and memory: not known")) for line in lines)
+
+
 def test_a_model_that_is_not_here_is_not_fetched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

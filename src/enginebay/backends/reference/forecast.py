@@ -7,7 +7,6 @@ from pathlib import Path
 
 from enginebay.backend import BackendContext
 from enginebay.backends.reference.launch_plan import engine_config
-from enginebay.engine.settings import EngineConfig
 from enginebay.engine.setup import forecast
 from enginebay.errors import ConfigError, ModelError
 from enginebay.models.sources import resolve_model
@@ -15,12 +14,12 @@ from enginebay.models.sources import resolve_model
 
 def forecast_lines(context: BackendContext) -> Iterator[str]:
     try:
-        config = _engine_config(context)
+        model_dir, draft_dir = _directories(context)
     except ModelError as error:
         yield f"kernels and memory: not known before the model is here: {error}"
         return
     try:
-        found = forecast(config)
+        found = forecast(engine_config(context.settings, context.options, model_dir, draft_dir=draft_dir))
     except (ConfigError, ModelError) as error:
         yield f"it would not start here: {error}"
         return
@@ -28,13 +27,12 @@ def forecast_lines(context: BackendContext) -> Iterator[str]:
     yield f"memory: {found.memory}, of {found.available_bytes:,} available here; second layouts come on top"
 
 
-def _engine_config(context: BackendContext) -> EngineConfig:
-    """Raises ModelError for a model that is not on this machine."""
+def _directories(context: BackendContext) -> tuple[Path, Path | None]:
+    """Of the model, and of a draft model. Raises ModelError for one that is not on this machine."""
     settings = context.settings
     revision, draft = settings.get("revision"), settings.get("speculative_draft_model")
     model_dir = resolve_model(context.model, revision=None if revision is None else str(revision), offline=True)
-    draft_dir = None if draft is None else _directory(str(draft))
-    return engine_config(settings, context.options, model_dir, draft_dir=draft_dir)
+    return model_dir, None if draft is None else _directory(str(draft))
 
 
 def _directory(source: str) -> Path:
