@@ -5,7 +5,8 @@
 
 Greedy, 128 random tokens in and 64 out for each sequence (end of sequence ignored), prefill counted, all sequences at
 once, at 1, 8 and 32. Both engines take turns on the same prompts, first one and then the other first; medians of the
-pairs are told. With the option the tokens of all sequences must be those that each gets alone: exit code 1 if not.
+pairs are told. In every round one sequence, chosen at random, is also computed alone: with the option its tokens must
+be the same, exit code 1 if not.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
     python benchmarks/soak.py [--model SOURCE] [--requests N] [--dtype DTYPE] [--batch-invariant] [--out FILE]
 
 Every feature at once: random lengths, priorities, deadlines (on a clock that moves with the steps), sampling of every
-kind, stop tokens, log-probabilities, cancels, shared prefixes, n-gram drafts, the dynamic policy, and so few KV blocks
-that requests are preempted. One request in fifty that ran to its end is computed again alone, on the plain layers in
-float32, without any of this. In another dtype that would compare roundings: there use --batch-invariant, and the
-second engine has the same kernels and dtype. Prints and writes JSON; exit code 1 if there is a problem.
+kind, stop tokens, log-probabilities, cancels, resumed outputs, shared prefixes, n-gram drafts, the dynamic policy, and
+so few KV blocks that requests are preempted. One request in fifty that ran to its end is computed again alone, on the
+plain layers in float32, without any of this. In another dtype that would compare roundings: there use
+--batch-invariant, and the second engine has the same kernels and dtype. Prints and writes JSON; exit code 1 if there is
+a problem.
 """
 
 from __future__ import annotations

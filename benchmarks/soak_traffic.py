@@ -54,10 +54,12 @@ def random_requests(
             prompt = rng.choice(prefixes) + prompt
         elif rng.random() < 0.3:
             prompt = (prompt[:5] * max_num_prompt_tokens)[:max_num_prompt_tokens]
+        num_output_tokens = rng.choice((0, 1, rng.randint(1, max_tokens), max_tokens))
         yield EngineRequest(
             request_id=f"soak {index}",
             prompt_token_ids=prompt,
-            max_tokens=rng.choice((0, 1, rng.randint(1, max_tokens), max_tokens)),
+            max_tokens=num_output_tokens,
+            resume_token_ids=_resumed(rng, num_output_tokens, vocab_size) if rng.random() < 0.1 else [],
             seed=rng.getrandbits(60),
             ignore_eos=rng.random() < 0.3,
             stop_token_ids=_tokens(rng, 3, vocab_size) if rng.random() < 0.2 else [],
@@ -66,6 +68,11 @@ def random_requests(
             cache_salt=rng.choice(("", "", "", "another tenant")),
             **rng.choice(SAMPLINGS),  # type: ignore[arg-type]
         )
+
+
+def _resumed(rng: random.Random, max_tokens: int, vocab_size: int) -> list[int]:
+    """What another engine has delivered already, before it left the rest to this one."""
+    return _tokens(rng, rng.randrange(max_tokens), vocab_size) if max_tokens else []
 
 
 def _tokens(rng: random.Random, num_tokens: int, vocab_size: int) -> list[int]:

@@ -67,8 +67,9 @@ def soaked(directory: Path, num_requests: int, *, seed: int, **settings: object)
         {**EVERYTHING, "policy": "static", "enable_prefix_caching": False, "speculative_ngram": None},
         {**EVERYTHING, "policy": "continuous", "chunked_prefill": False, "max_num_batched_tokens": 64},
         {**EVERYTHING, "policy": "continuous", "batch_invariant": True},
+        {**EVERYTHING, "batch_invariant": True, "speculative_ngram": None, "speculative_self_draft": "first_layers:1"},
     ],
-    ids=["everything", "static", "whole prompts", "batch-invariant"],
+    ids=["everything", "static", "whole prompts", "batch-invariant", "drafts of its own layers"],
 )
 def test_hundreds_of_mixed_requests_leave_nothing_behind(directory: Path, settings: dict[str, object]) -> None:
     report = soaked(directory, 120, seed=3, **settings)
