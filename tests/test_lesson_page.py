@@ -43,3 +43,12 @@ def test_the_ratios_are_those_of_the_result_that_is_kept() -> None:
     assert f"{static:.0f} tokens/s, {static / naive:.1f} times naive" in measured["2"]
     assert f"{continuous:.0f} tokens/s, {continuous / naive:.1f} times naive" in measured["3"]
     assert f"{continuous / static:.2f} times static" in measured["3"]
+
+
+def test_figures_of_techniques_are_those_of_their_page() -> None:
+    page = (ROOT / "docs" / "techniques.md").read_text()
+    for row in ROWS:
+        if "(techniques.md" in row[3]:
+            figures = re.findall(r"\d+(?:\.\d+)?[x%]", row[3])
+            assert figures, row
+            assert all(figure in page for figure in figures), row
