@@ -1,0 +1,202 @@
+"""The search through the ordinary runner: a queue behind a backend, on a clock that passes only by waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loadtest_fakes import ENVIRONMENT, ScriptedBackend, SilentWatcher, VirtualClock, planned, started
+
+from enginebay.backend import Backend
+from enginebay.errors import EngineDied
+from enginebay.loadtest.capacity.energy import EnergyUse
+from enginebay.loadtest.capacity.levels import CapacityLevels
+from enginebay.loadtest.capacity.result import CapacityResult, load_capacity
+from enginebay.loadtest.capacity.session import CapacityBench, Searched
+from enginebay.loadtest.capacity.start_search import CapacitySettings, SearchTools
+from enginebay.loadtest.measurement import BenchSettings, Subject
+from enginebay.loadtest.plan import Load, PlannedLoad
+from enginebay.loadtest.records import read_records
+from enginebay.testing.known_capacity import KnownQueue
+from enginebay.types import FinishReason, GenerationChunk, GenerationRequest, Usage
+
+QUEUE = KnownQueue(num_servers=4, service_s=0.02)
+LEVELS = CapacityLevels(ttft_s=0.03, percentile=90)
+"""The first token comes when a request has been served: it may wait 0.01 s."""
+
+
+@dataclass
+class QueueBackend(ScriptedBackend):
+    """Serves first come, first served; everything of an answer comes when its service ends."""
+
+    queue: KnownQueue = QUEUE
+    num_failing: int = 0
+    """Of a hundred requests, so many fail."""
+    _free_at: list[float] = field(default_factory=list)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        now = self.clock.now()
+        self.seen.append((now, request))
+        free_at = self._free_at or [now] * self.queue.num_servers
+        first = min(range(len(free_at)), key=free_at.__getitem__)
+        ends_at = max(now, free_at[first]) + self.queue.service_s
+        free_at[first] = ends_at
+        self._free_at = free_at
+        self.num_running += 1
+        try:
+            await self.clock.sleep_until(ends_at)
+        finally:
+            self.num_running -= 1
+            if not self.num_running:
+                self._free_at = []  # whoever was cancelled is served no more
+        if len(self.seen) % 100 < self.num_failing:
+            raise EngineDied("it is gone", backend="scripted")
+        usage = Usage(num_prompt_tokens=3, num_output_tokens=2)
+        yield GenerationChunk(text="xy", num_tokens=2, received_at=self.clock.now(), usage=usage,
+                              finish_reason=FinishReason.LENGTH)  # fmt: skip
+
+
+def plan_probe(rate_rps: float, num_requests: int, *, start_index: int, number: int) -> PlannedLoad:
+    gaps = np.random.default_rng([start_index, number]).exponential(1 / rate_rps, num_requests)
+    offsets = np.cumsum(gaps)
+    requests = tuple(planned(index, offset_s=float(offset)) for index, offset in enumerate(offsets))
+    return PlannedLoad(load=Load(rate=rate_rps, arrivals="poisson"), requests=requests)
+
+
+class CountingMeter:
+    def start(self) -> None: ...
+
+    def stop(self) -> EnergyUse:
+        return EnergyUse(gpu_joules=100.0, why_no_cpu="it has none")
+
+
+def searched(
+    out: Path, *, settings: CapacitySettings, watcher: SilentWatcher | None = None, **backend
+) -> CapacityResult:
+    async def main() -> CapacityResult:
+        clock = VirtualClock()
+
+        @asynccontextmanager
+        async def opened() -> AsyncGenerator[Backend, None]:
+            yield await started(QueueBackend(clock, **backend))
+
+        tools = SearchTools(
+            plan_probe=plan_probe,
+            settings=settings,
+            bench_settings=BenchSettings(sample_interval_s=1000.0),
+            clock=clock,
+            watcher=SilentWatcher(),
+            meter_of=lambda label: CountingMeter(),
+        )
+        bench = CapacityBench(
+            [Subject(label="queue", kind="scripted", open=opened)],
+            tools,
+            searched=Searched(model="m", workload="words", seed=0),
+            out=out,
+            environment=ENVIRONMENT,
+        )
+        return await bench.run()
+
+    return asyncio.run(main())
+
+
+def test_the_runner_finds_the_capacity_of_a_known_queue(tmp_path: Path) -> None:
+    truth = QUEUE.capacity_rps(0.01, allowed_ratio=0.1)
+    settings = CapacitySettings(
+        levels=LEVELS, probe_s=2, max_probes=6, precision=0.0, start_rps=400.0, price_per_hour={"queue": 3.6}
+    )
+    result = searched(tmp_path, settings=settings)
+    (found,) = result.capacities
+    assert found.outcome == "found"
+    assert found.rate_rps == pytest.approx(truth, rel=0.1)
+    assert found.interval_rps is not None
+    assert found.interval_rps.low < truth < found.interval_rps.high
+    assert any(probe.is_saturated for probe in found.probes)
+    assert all(probe.is_counted for probe in found.probes), [probe.invalid_reasons for probe in found.probes]
+
+    cost = found.cost
+    assert cost.good_tokens_per_s is not None
+    # Nine of ten requests are good at the capacity, or a few more, with two tokens each.
+    assert 2 * 0.9 * found.rate_rps <= cost.good_tokens_per_s <= 2 * found.rate_rps
+    assert cost.cost_per_million_good_tokens == pytest.approx(3.6 / 3600 / cost.good_tokens_per_s * 1e6)
+    nearest = next(probe for probe in found.probes if probe.rate_rps == cost.probe_rps)
+    tokens = nearest.good_tokens_per_request * nearest.num_ended
+    assert cost.gpu_joules_per_million_good_tokens == pytest.approx(100 / tokens * 1e6)
+    assert cost.why_not == {"cpu_joules_per_million_good_tokens": "it has none"}
+
+    assert load_capacity(tmp_path) == result
+    assert {line.run.load.rate for line in read_records(tmp_path / "records.jsonl")} == {
+        probe.rate_rps for probe in found.probes
+    }
+
+
+def test_a_probe_that_cannot_be_borne_is_given_up_early_and_tells_what_was_served(tmp_path: Path) -> None:
+    settings = CapacitySettings(levels=LEVELS, probe_s=3, max_probes=1, start_rps=800.0)
+    (found,) = searched(tmp_path, settings=settings).capacities
+    (probe,) = found.probes
+    assert found.outcome == "at most"
+    assert probe.is_saturated
+    assert probe.duration_s < 1.5
+    assert probe.num_ended < probe.num_requests / 2
+    assert probe.served_rps == pytest.approx(QUEUE.limit_rps, rel=0.15)
+
+
+def test_rates_that_are_all_borne_give_a_lower_bound(tmp_path: Path) -> None:
+    settings = CapacitySettings(levels=LEVELS, probe_s=0.5, max_probes=2, start_rps=10.0)
+    (found,) = searched(tmp_path, settings=settings).capacities
+    assert (found.outcome, found.interval_rps) == ("at least", None)
+    assert found.rate_rps == pytest.approx(40.0, rel=0.3)
+
+
+def test_errors_above_the_bound_are_not_borne_and_do_not_make_a_probe_invalid(tmp_path: Path) -> None:
+    settings = CapacitySettings(levels=LEVELS, probe_s=3, max_probes=1, start_rps=40.0)
+    (found,) = searched(tmp_path, settings=settings, num_failing=5).capacities
+    (probe,) = found.probes
+    assert probe.is_counted
+    assert not probe.is_borne
+    assert probe.misses["errors"].ratio == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_low_rate_is_probed_for_as_long_as_the_percentile_needs() -> None:
+    settings = CapacitySettings(levels=CapacityLevels(ttft_s=1.0, percentile=99), probe_s=60)
+    assert settings.num_requests(0.5) == 500
+    assert settings.num_requests(20.0) == 1200
+
+
+def test_an_engine_with_other_settings_than_asked_gives_no_capacity(tmp_path: Path) -> None:
+    """Each probe is a run like any other, and invalid for the same reasons."""
+    settings = CapacitySettings(levels=LEVELS, probe_s=0.5, max_probes=5, start_rps=40.0)
+
+    async def main() -> CapacityResult:
+        clock = VirtualClock()
+
+        @asynccontextmanager
+        async def opened() -> AsyncGenerator[Backend, None]:
+            yield await started(QueueBackend(clock, effective_settings={"max_num_seqs": 1}))
+
+        subject = Subject(label="q", kind="scripted", open=opened, configured_settings={"max_num_seqs": 8})
+        tools = SearchTools(
+            plan_probe=plan_probe,
+            settings=settings,
+            bench_settings=BenchSettings(),
+            clock=clock,
+            watcher=SilentWatcher(),
+        )
+        searched = Searched(model="m", workload="words", seed=0)
+        return await CapacityBench([subject], tools, searched=searched, out=tmp_path, environment=ENVIRONMENT).run()
+
+    (found,) = asyncio.run(main()).capacities
+    assert (found.outcome, found.rate_rps, len(found.probes)) == ("none", None, 2)
+    assert "settings_differ" in found.why
+    assert not any(probe.is_counted for probe in found.probes)
+
+
+def test_a_simulated_backend_is_marked(tmp_path: Path) -> None:
+    settings = CapacitySettings(levels=LEVELS, probe_s=0.5, max_probes=1, start_rps=40.0)
+    (found,) = searched(tmp_path, settings=settings, simulated=True).capacities
+    assert found.simulated
