@@ -55,5 +55,6 @@ def _equal(name: str, planned: object, sent: object) -> bool:
     return planned == sent
 
 
-_SEED_MODULI = (2**64, 2**32)
-"""Engines take unsigned seeds of these widths; a negative one is its two's complement."""
+_SEED_MODULI = (2**64, 2**32, 2**32 - 1)
+"""Engines take unsigned seeds; a negative or long one is brought into their range. One engine keeps the last of 32 bits
+for a seed of its own."""
