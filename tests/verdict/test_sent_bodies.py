@@ -55,15 +55,6 @@ def test_what_each_adapter_sends_is_what_was_asked(encode, sampling) -> None:
     assert (body.prompt_form, body.prompt_sha256) == planned_prompt(PROMPT)
     if sampling is DRAWN:
         asked = ["max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "frequency_penalty", "seed"]
-            "max_tokens",
-            "temperature",
-            "top_p",
-            "top_k",
-            "repetition_penalty",
-            "frequency_penalty",
-            "seed",
-            "stop",
-        ]
         assert [name for name in asked if found[name] == "sent"] == asked
 
 
