@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import nullcontext
 
 import psutil
 import pytest
-from loadtest_fakes import planned
+from loadtest_fakes import ScriptedBackend, SilentWatcher, VirtualClock, planned, started
 
+from enginebay.backend import Backend
 from enginebay.clock import MonotonicClock
 from enginebay.errors import LoadTestError
 from enginebay.loadtest.fleet import Fleet, num_processes_for
-from enginebay.loadtest.plan import Load
+from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject
+from enginebay.loadtest.plan import Load, PlannedLoad
 from enginebay.loadtest.reaching import reach_of
 from enginebay.loadtest.records import Record
 from enginebay.loadtest.self_check.oracle_process import OracleProcess, oracle_process
@@ -135,3 +138,46 @@ def test_small_loads_take_one_process_and_large_ones_several_but_leave_a_core_fr
     assert [of_users(users, 16) for users in (1, 512, 513, 2000)] == [1, 1, 2, 4]
     assert num_processes_for(fast, Load(rate=2500.0, arrivals="constant"), num_cores=16) == 3
     assert num_processes_for(fast, Load(rate=2500.0, arrivals="constant"), num_cores=2) == 1
+
+
+# ---------------------------------------------------------------- through a measurement
+
+
+def measurement(backend: Backend, num_requests: int, *, num_client_processes: int | None) -> Measurement:
+    requests = tuple(planned(index, max_tokens=2) for index in range(num_requests))
+    return Measurement(
+        Subject(label="oracle", kind="openai_http", open=lambda: nullcontext(backend)),
+        backend,
+        planned_load=PlannedLoad(load=Load(users=4), requests=requests),
+        start_index=0,
+        clock=MonotonicClock(),
+        watcher=SilentWatcher(),
+        settings=BenchSettings(num_client_processes=num_client_processes, request_timeout_s=30.0),
+    )
+
+
+@pytest.mark.parametrize("num_client_processes", [None, 2])
+def test_a_run_tells_how_each_of_its_client_processes_fared(num_client_processes: int | None) -> None:
+    async def main() -> None:
+        async with oracle_process() as oracle, get_backend("openai_http", url=oracle.url, model="oracle") as backend:
+            await oracle.play(OracleScript(first_token_after_s=0.01))
+            measuring = measurement(backend, 40, num_client_processes=num_client_processes)
+            await measuring.run()
+            run = measuring.outcome("complete", tokenizer=None)
+            assert run.client.num_processes == (num_client_processes or 1)
+            assert run.client_cpu_ratio == max(run.client.cpu_ratios) > 0
+            assert run.client.send_lag_p99_s is not None
+            assert run.client.longest_stall_s > 0
+            assert run.metrics.num_requests == 40
+            assert run.metrics.num_output_tokens == 80
+
+    asyncio.run(main())
+
+
+def test_several_client_processes_for_a_backend_in_this_process_are_refused() -> None:
+    async def main() -> None:
+        backend = await started(ScriptedBackend(VirtualClock()))
+        with pytest.raises(LoadTestError, match="no other process can be its client"):
+            measurement(backend, 4, num_client_processes=2)
+
+    asyncio.run(main())

@@ -98,6 +98,12 @@ class Fleet:
         finally:
             await _to_the_end(self._stop())
 
+    async def replay(self, requests: Sequence[PlannedRequest], load: Load) -> None:
+        await self.run(requests, load)
+
+    def finish(self) -> None:
+        """Each process has decoded its own answers before it ended."""
+
     def _shares(self, requests: Sequence[PlannedRequest], load: Load) -> list[tuple[list[PlannedRequest], Load]]:
         shares = deal(requests, self._num_processes)
         if load.users is None:

@@ -13,8 +13,9 @@ NEVER = 2**30
 
 
 @contextmanager
-def young_garbage_only() -> Iterator[None]:
-    gc.collect()
+def young_garbage_only(*, collects_before: bool = True) -> Iterator[None]:
+    if collects_before:
+        gc.collect()
     gc.freeze()
     thresholds = gc.get_threshold()
     gc.set_threshold(*thresholds[:2], NEVER)

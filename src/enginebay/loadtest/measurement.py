@@ -72,7 +72,11 @@ class Replayer(Protocol):
         """What was given to the sockets; to be asked when the run is over. None where there are none."""
         ...
 
-    async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None: ...
+    async def replay(self, requests: Sequence[PlannedRequest], load: Load) -> None: ...
+
+    def finish(self) -> None:
+        """The records that are still to come. Always to be called, also after a replay that was cancelled."""
+        ...
 
 
 class Watcher(Protocol):
@@ -176,11 +180,14 @@ class Measurement:
         self._watcher.run_begins(self.key, len(self._planned_load.requests))
         sampling = asyncio.create_task(self._sampler.run(), name="sampling of the load test")
         try:
-            await self._replayer.run(self._planned_load.requests, self._planned_load.load)
+            try:
+                await self._replayer.replay(self._planned_load.requests, self._planned_load.load)
+            finally:
+                sampling.cancel()
+                await asyncio.wait({sampling})
+            await self._sampler.sample()  # before the decoding, which takes time that is none of the run's
         finally:
-            sampling.cancel()
-            await asyncio.wait({sampling})
-        await self._sampler.sample()
+            self._replayer.finish()
         self._gpu_memory_used_bytes = await asyncio.to_thread(gpu_memory_used_bytes)
 
     def outcome(self, status: Status, *, tokenizer: TextTokenizer | None) -> Run:

@@ -53,12 +53,22 @@ class SingleProcess:
         return self._log.read(started_at=self.started_at) if self._log.is_kept else None
 
     async def run(self, requests: Sequence[PlannedRequest], load: Load) -> None:
+        """`replay`, then `finish`."""
+        try:
+            await self.replay(requests, load)
+        finally:
+            self.finish()
+
+    async def replay(self, requests: Sequence[PlannedRequest], load: Load) -> None:
+        """Return when the last answer is there; the records of many come with `finish` only."""
         self._runner.prepare(requests)
         await open_connections(self._backend, num_connections(requests, load))
         with young_garbage_only():
-            try:
-                async with self._watch:
-                    with self._log.listening(self._backend):
-                        await self._runner.replay(load, started_at=self._clock.now())
-            finally:
-                self._runner.finish()
+            async with self._watch:
+                with self._log.listening(self._backend):
+                    await self._runner.replay(load, started_at=self._clock.now())
+
+    def finish(self) -> None:
+        """Decode what is left, when nothing is measured any more; also after a replay that was cancelled."""
+        with young_garbage_only(collects_before=False):
+            self._runner.finish()
