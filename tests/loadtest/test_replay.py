@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 from loadtest_fakes import ENVIRONMENT, small_plan
@@ -6,7 +8,7 @@ from enginebay.errors import LoadTestError, NotComparable
 from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.metrics import ServiceLevels
 from enginebay.loadtest.plan import save_plan
-from enginebay.loadtest.replay import demand_same_subjects, origin_of, read_replay
+from enginebay.loadtest.replay import Replay, demand_same_subjects, origin_of, read_replay
 from enginebay.loadtest.result import MeasuredSubject, Result, save_result
 
 BEFORE = MeasuredSubject(label="a", backend="vllm", image="vllm:0.11", model="smollm2-135m", weights="ab" * 32)
@@ -67,6 +69,22 @@ def test_a_result_is_read_back_with_its_plan_its_config_and_its_backends(folder)
 def test_what_is_different_now_is_refused_by_name(folder, changes, told) -> None:
     with pytest.raises(NotComparable, match=told):
         demand_same_subjects(read_replay(folder), [subject(**changes)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [({"dtype": "float32", "more": [1, 2]}, ""), ({"dtype": "bfloat16", "more": [1, 2]}, "dtype")]
+)
+def test_settings_are_compared_as_a_file_keeps_them(folder, settings, told) -> None:
+    replay = read_replay(folder)
+    run = SimpleNamespace(label="a", configured_settings=settings)
+    measured = SimpleNamespace(subjects=replay.result.subjects, runs=[run])
+    now = subject(configured_settings={"dtype": "float32", "more": (1, 2)})
+    replay = Replay(result=measured, plan=replay.plan, config=replay.config)
+    if not told:
+        demand_same_subjects(replay, [now])
+        return
+    with pytest.raises(NotComparable, match="dtype of a was bfloat16, now float32"):
+        demand_same_subjects(replay, [now])
 
 
 def test_another_plan_beside_the_result_is_refused(folder) -> None:

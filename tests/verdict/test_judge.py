@@ -317,6 +317,15 @@ def test_another_machine_and_other_service_levels_are_told() -> None:
     caveats = " ".join(judge_between(first, second).caveats)
     assert "different machines: cpu Example CPU @ 2.00GHz and Other CPU" in caveats
     assert "other service levels" in caveats
+    assert "Versions" not in caveats
+
+
+def test_an_upgrade_names_the_versions() -> None:
+    first, second = drawn_result({"a": 1.0}), drawn_result({"a": 1.0})
+    upgraded = msgspec.structs.replace(
+        second, runs=[msgspec.structs.replace(one, engine_version="2") for one in second.runs]
+    )
+    assert "Versions: a 1 before, a 2 after." in judge_between(first, upgraded).caveats
 
 
 # ---------------------------------------------------------------- how many more

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from enginebay.errors import LoadTestError, NotComparable
 from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.plan import Plan, load_plan
@@ -84,8 +86,18 @@ def _differences(before: MeasuredSubject, now: Subject | None) -> Iterator[str]:
 
 def _other_settings(result: Result, subject: Subject) -> Iterator[str]:
     run = next((run for run in result.runs if run.label == subject.label), None)
-    if run is not None and run.configured_settings != dict(subject.configured_settings):
-        yield f"settings of {subject.label} were {run.configured_settings}, now {dict(subject.configured_settings)}"
+    if run is None:
+        return
+    now = _as_saved(dict(subject.configured_settings))
+    for name in sorted(run.configured_settings.keys() | now.keys()):
+        was, is_now = run.configured_settings.get(name, "not set"), now.get(name, "not set")
+        if was != is_now:
+            yield f"{name} of {subject.label} was {was}, now {is_now}"
+
+
+def _as_saved(settings: dict[str, object]) -> dict[str, object]:
+    """A file knows lists and no tuples."""
+    return msgspec.json.decode(msgspec.json.encode(settings, enc_hook=str))
 
 
 def _short(weights: str | None) -> str:

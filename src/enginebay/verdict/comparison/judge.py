@@ -194,6 +194,7 @@ def _has_levels(results: Sequence[Result]) -> bool:
 def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterator[str]:
     if len(results) > 1:
         yield from _other_machine(results[0].environment, results[1].environment)
+        yield from _versions(results)
         if results[0].slo != results[1].slo:
             yield "The results have other service levels: good requests per second are not compared."
         yield (
@@ -212,6 +213,15 @@ def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterato
             yield f"{load.load}: {load.second} is not set against {load.first}: {reason.code}: {reason.detail}"
     for invalid in dict.fromkeys(invalid for load in loads for invalid in load.invalid):
         yield f"INVALID {invalid_words(invalid)}"
+
+
+def _versions(results: Sequence[Result]) -> Iterator[str]:
+    """What an upgrade is about, where the engines tell it."""
+    before, after = (
+        sorted({f"{run.label} {run.engine_version}" for run in result.runs if run.engine_version}) for result in results
+    )
+    if before != after:
+        yield f"Versions: {listed(before) or 'not told'} before, {listed(after) or 'not told'} after."
 
 
 def _other_machine(first: Environment, second: Environment) -> Iterator[str]:
