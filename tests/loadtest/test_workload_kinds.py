@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from workload_tokenizer import byte_level_tokenizer
+from workload_tokenizer import byte_level_tokenizer, sentence_piece_tokenizer
 
 from enginebay.errors import LoadTestError
 from enginebay.loadtest.plan import Load, Plan, PlannedMessage, PlannedRequest, load_plan, save_plan
@@ -44,9 +44,12 @@ TWO_USERS, POISSON = Load(users=2), Load(rate=4.0, arrivals="poisson")
 LENGTHS = {"input_tokens": UniformLengths(12, 40), "output_tokens": UniformLengths(3, 9)}
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "with BOS"])
+@pytest.fixture(scope="module", params=["plain", "with BOS", "SentencePiece"])
 def tokenizer(request, tmp_path_factory) -> FileTokenizer:
-    return byte_level_tokenizer(tmp_path_factory.mktemp("model"), adds_bos=request.param)
+    folder = tmp_path_factory.mktemp("model")
+    if request.param == "SentencePiece":
+        return sentence_piece_tokenizer(folder)
+    return byte_level_tokenizer(folder, adds_bos=request.param == "with BOS")
 
 
 def plan_of(

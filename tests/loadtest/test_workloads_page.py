@@ -12,7 +12,8 @@ from workload_tokenizer import byte_level_tokenizer
 
 from enginebay.config import bench_arrivals, bench_workloads
 from enginebay.config.loader import parse_config
-from enginebay.loadtest.from_config import loads_from_config, plan_from_config
+from enginebay.configured import check_backend
+from enginebay.loadtest.from_config import all_ignore_eos, loads_from_config, plan_from_config
 from enginebay.loadtest.plan import Load, Plan
 from enginebay.loadtest.tokenizer import FileTokenizer
 
@@ -117,3 +118,20 @@ def test_auto_lets_outputs_be_exact_only_where_every_backend_can(tokenizer: File
         plan = plan_from_config(settings, model="m", tokenizer=tokenizer, ignore_eos=can)
         assert {request.sampling.ignore_eos for request in plan.loads[0].requests} == {expected}
         assert ("exact output lengths" in plan.workload) == expected
+
+
+def test_a_backend_counts_as_able_to_ignore_the_end_only_if_that_is_known_before_it_is_asked() -> None:
+    config = parse_config(
+        """
+        version: 1
+        backends:
+          ours: {kind: reference}
+          unknown: {kind: openai_http, url: "http://127.0.0.1:9"}
+          told: {kind: openai_http, url: "http://127.0.0.1:9", options: {dialect: enginebay}}
+          plain: {kind: openai_http, url: "http://127.0.0.1:9", options: {dialect: openai}}
+        """,
+        environment={},
+    )
+    able = {name: all_ignore_eos([check_backend(config, name)]) for name in config.backends}
+    assert able == {"ours": True, "unknown": False, "told": True, "plain": False}
+    assert not all_ignore_eos([check_backend(config, name) for name in ("ours", "plain")])

@@ -24,11 +24,10 @@ from enginebay.config.bench_workloads import (
 )
 from enginebay.config.bench_workloads import ThinkTime as ThinkTimeConfig
 from enginebay.configured import CheckedBackend
-from enginebay.errors import LoadTestError
 from enginebay.loadtest.arrivals import sweep_rates
+from enginebay.loadtest.config_traces import ConfigTraces, path_of_arrivals
 from enginebay.loadtest.plan import Load, Plan, Step
 from enginebay.loadtest.tokenizer import TextTokenizer
-from enginebay.loadtest.traces import Trace, read_trace
 from enginebay.loadtest.workloads import (
     ConversationWorkload,
     DatasetWorkload,
@@ -67,11 +66,12 @@ def plan_from_config(
 
     Reads the files that the section names. Raises LoadTestError.
     """
+    traces = ConfigTraces(settings)
     fixed = settings.ignore_eos if settings.ignore_eos != "auto" else bool(ignore_eos)
     return make_plan(
-        workload_from_config(settings),
+        workload_from_config(settings, traces),
         loads_from_config(settings),
-        quantity=_quantity(settings),
+        quantity=_quantity(settings, traces),
         model=model,
         sampling=SamplingParams(max_tokens=1, ignore_eos=fixed, **settings.sampling.model_dump()),
         seed=settings.seed,
@@ -84,7 +84,13 @@ def plan_from_config(
 
 def all_ignore_eos(backends: Sequence[CheckedBackend]) -> bool:
     """Whether each of them declares that it can generate beyond the end of a sequence."""
-    return all(Feature.IGNORE_EOS in checked.spec.capabilities(None, checked.options) for checked in backends)
+    return all(_ignores_eos(checked) for checked in backends)
+
+
+def _ignores_eos(checked: CheckedBackend) -> bool:
+    """Not told of a server whose dialect is found out only when it is asked: then it could be one that does not."""
+    is_known = getattr(checked.options, "dialect", None) != "auto"
+    return is_known and Feature.IGNORE_EOS in checked.spec.capabilities(None, checked.options)
 
 
 # ---------------------------------------------------------------- loads
@@ -108,7 +114,7 @@ def loads_from_config(settings: BenchConfig) -> tuple[Load, ...]:
         case StepsArrivals():
             return (_steps(arrivals),)
         case TraceArrivals():
-            name = _arrivals_trace(settings, arrivals).name
+            name = path_of_arrivals(settings, arrivals).name
             return tuple(Load(arrivals="trace", trace=name, speed=speed) for speed in arrivals.speeds)
         case _:
             return tuple(Load(users=users) for users in settings.users or (1,))
@@ -136,7 +142,7 @@ def _unless_poisson(burstiness: float) -> float | None:
 # ---------------------------------------------------------------- workload
 
 
-def workload_from_config(settings: BenchConfig) -> Workload:
+def workload_from_config(settings: BenchConfig, traces: ConfigTraces) -> Workload:
     config = settings.workload
     inputs, outputs = _lengths(settings.input_tokens), _lengths(settings.output_tokens)
     match config:
@@ -158,7 +164,7 @@ def workload_from_config(settings: BenchConfig) -> Workload:
                 think_time=_think_time(config.think_time),
             )
         case TraceConfig():
-            return TraceWorkload(_workload_trace(config))
+            return TraceWorkload(traces.of_workload)
         case _:
             return _dataset(config, outputs if "output_tokens" in settings.model_fields_set else None)
 
@@ -179,15 +185,6 @@ def _dataset(config: ShareGPTConfig | TableConfig, output_tokens: Lengths | None
         max_output_tokens=config.max_output_tokens,
         reuse=config.reuse,
     )
-
-
-def _workload_trace(config: TraceConfig) -> Trace:
-    end_s = None if config.duration_s is None else config.start_s + config.duration_s
-    trace = read_trace(config.path, config.format, block_tokens=config.block_tokens).between(config.start_s, end_s)
-    kept = trace.fitting(max_input_tokens=config.max_input_tokens, max_output_tokens=config.max_output_tokens)
-    if not kept.requests:
-        raise LoadTestError(f"{config.path}: none of its requests is as short as asked, within the time asked")
-    return kept
 
 
 def _form(settings: BenchConfig) -> PromptForm:
@@ -221,7 +218,7 @@ def _lengths(config: int | TokenRange | BellLengths | RecordedLengths) -> Length
 # ---------------------------------------------------------------- how much
 
 
-def _quantity(settings: BenchConfig) -> Quantity:
+def _quantity(settings: BenchConfig, traces: ConfigTraces) -> Quantity:
     """Ramps, steps and traces end by themselves; so does a trace that is asked in any other way."""
     num_requests: int | None = settings.num_requests
     arrivals = settings.open_arrivals
@@ -229,19 +226,9 @@ def _quantity(settings: BenchConfig) -> Quantity:
         if isinstance(arrivals, RampArrivals | StepsArrivals | TraceArrivals):
             num_requests = None
         elif isinstance(settings.workload, TraceConfig):
-            num_requests = len(_workload_trace(settings.workload).requests)
+            num_requests = len(traces.of_workload.requests)
     return Quantity(
         num_requests=num_requests,
         num_warmup_requests=settings.warmup_requests,
-        trace_offsets=_arrivals_trace(settings, arrivals).offsets if isinstance(arrivals, TraceArrivals) else (),
+        trace_offsets=traces.of_arrivals.offsets if isinstance(arrivals, TraceArrivals) else (),
     )
-
-
-def _arrivals_trace(settings: BenchConfig, arrivals: TraceArrivals) -> Trace:
-    if arrivals.path is not None:
-        trace = read_trace(arrivals.path)
-    elif isinstance(settings.workload, TraceConfig):
-        trace = _workload_trace(settings.workload)
-    else:
-        raise LoadTestError("arrivals of a trace need the path of one, unless the workload is a trace")
-    return trace.first(arrivals.max_requests)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import cycle
 
 import numpy as np
 
@@ -18,6 +19,11 @@ from enginebay.loadtest.workloads.corpus import read_corpus
 
 MAX_ATTEMPTS = 200
 """Cuts tried for one prompt: a cut may fall where the shortened text is tokenised in another way."""
+
+SHIFTS = (0, 1, -1, 2, -2, 3, -3, 4)
+"""Cut so many tokens further: where a text stands behind another, it may have some tokens more or fewer than alone."""
+BEFORE = "word"
+"""Any, to see how a text is tokenised behind it."""
 
 Encode = Callable[[str], list[int]]
 
@@ -62,20 +68,21 @@ class PromptWriter:
 
     def write_inner(self, num_tokens: int) -> tuple[str, tuple[int, ...]]:
         """`num_tokens` that keep their ids behind any word, with no special tokens."""
-        written = ((text, tuple(self._tokenizer.encode_plain(text))) for text in self._cuts(num_tokens, lead=" "))
-        return next((text, ids) for text, ids in written if len(ids) == num_tokens and self._stands_apart(text, ids))
-
-    def _stands_apart(self, text: str, ids: tuple[int, ...]) -> bool:
-        return tuple(self._tokenizer.encode_plain(f"word{text}")[-len(ids) :]) == ids
+        word = self._tokenizer.encode_plain(BEFORE)
+        written = ((text, self._tokenizer.encode_plain(BEFORE + text)) for text in self._cuts(num_tokens, lead=" "))
+        behind = ((text, tuple(ids[len(word) :])) for text, ids in written if ids[: len(word)] == word)
+        return next(found for found in behind if len(found[1]) == num_tokens)
 
     def _cuts(self, num_tokens: int, *, lead: str = "") -> Iterator[str]:
         """Texts that should have `num_tokens`, all with one new beginning; raises LoadTestError after the last."""
         beginning = self._next_beginning()
-        for _ in range(MAX_ATTEMPTS):
+        for _, shift in zip(range(MAX_ATTEMPTS), cycle(SHIFTS), strict=False):
             # Words are several characters and tokens rarely more than six: enough text, then cut by token.
             body = self._passage(8 * num_tokens + 64)
             token_ids = self._tokenizer.encode_plain(f"{lead}{beginning} {body}")
-            yield self._tokenizer.decode(token_ids[:num_tokens])
+            text = self._tokenizer.decode(token_ids[: max(1, num_tokens + shift)])
+            # Some tokenizers take the blank before a first word for their own, and give a text back without it.
+            yield text if text.startswith(lead) else lead + text
         raise LoadTestError(
             f"no prompt of exactly {num_tokens} tokens could be cut from the corpus in {MAX_ATTEMPTS} attempts; "
             "ask for longer inputs or use prompt_form: token_ids"
