@@ -13,7 +13,6 @@ from enginebay.loadtest.records import Record
 from enginebay.loadtest.result import Status
 from enginebay.loadtest.self_check.ceiling import ClientCeiling
 from enginebay.loadtest.timeseries import Sample
-from enginebay.loadtest.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,6 @@ class Evidence:
     """What the engine says that it runs with."""
     approximated_settings: frozenset[str] = frozenset()
     """Settings that the plan turned into something near them."""
-    tokenizer: TextTokenizer | None = None
 
     @cached_property
     def finished(self) -> list[Record]:
