@@ -12,12 +12,14 @@ from tiny_models import FAMILIES, VOCAB_SIZE
 from enginebay.engine import memory_plan, model_runner
 from enginebay.engine.model_config import read_model_config
 from enginebay.engine.settings import EngineConfig
-from enginebay.engine.step_memory import step_bytes
+from enginebay.engine.setup import forecast
+from enginebay.engine.step_memory import gathered_bytes, step_bytes
 from enginebay.engine.weight_headers import expected_weight_bytes
 from enginebay.errors import ModelError
 
 BLOCK_BYTES = 2 * 3 * BLOCK_SIZE * 2 * 8 * 4
 """Keys and values of 3 layers of 2 heads of 8 in float32."""
+LAYER_TOKEN_BYTES = 2 * 2 * 8 * 4
 CONTEXT_BLOCKS = 96 // BLOCK_SIZE
 
 
@@ -41,7 +43,12 @@ def has_memory(monkeypatch: pytest.MonkeyPatch, *, available_bytes: int, shareab
 
 
 def needed_bytes(directory: Path, **settings: object) -> int:
-    """By a step."""
+    """By a step, and by the keys and values that the plain layers gather for it: of 32 whole contexts, as all of them
+    are so short that they are padded beyond that."""
+    return own_step_bytes(directory, **settings) + 32 * 96 * LAYER_TOKEN_BYTES
+
+
+def own_step_bytes(directory: Path, **settings: object) -> int:
     config = EngineConfig(model_dir="", **settings)  # type: ignore[arg-type]
     return step_bytes(config, read_model_config(directory), max_model_len=96, dtype=torch.float32)
 
@@ -71,10 +78,38 @@ def test_a_step_is_activations_a_mask_and_logits(directory: Path) -> None:
     mask = 32 * 96 * 4
     logits = VOCAB_SIZE * 4 * 5
     settings = {"max_num_batched_tokens": 32, "max_num_seqs": 8}
-    assert needed_bytes(directory, **settings) == activations + mask + 8 * logits
-    assert needed_bytes(directory, **settings, policy="naive") == activations + mask + logits
-    assert needed_bytes(directory, **settings, speculative_ngram=2) == activations + mask + 24 * logits
-    assert needed_bytes(directory, **settings, speculative_self_draft="int8") == activations + mask + 32 * logits
+    assert own_step_bytes(directory, **settings) == activations + mask + 8 * logits
+    assert own_step_bytes(directory, **settings, policy="naive") == activations + mask + logits
+    assert own_step_bytes(directory, **settings, speculative_ngram=2) == activations + mask + 24 * logits
+    assert own_step_bytes(directory, **settings, speculative_self_draft="int8") == activations + mask + 32 * logits
+
+
+def test_what_is_gathered_for_a_step_is_a_context_for_each_slot_or_what_the_cache_holds_padded(directory: Path) -> None:
+    def num_tokens(*, num_blocks: int, max_model_len: int, **settings: object) -> int:
+        config = EngineConfig(model_dir="", block_size=BLOCK_SIZE, **settings)  # type: ignore[arg-type]
+        model = read_model_config(directory)
+        told = {"max_model_len": max_model_len, "dtype": torch.float32, "num_blocks": num_blocks}
+        num_bytes, rest = divmod(gathered_bytes(config, model, **told), LAYER_TOKEN_BYTES)  # type: ignore[arg-type]
+        assert rest == 0
+        return num_bytes
+
+    assert num_tokens(num_blocks=10_000, max_model_len=96, max_num_seqs=8) == 8 * 96
+    assert num_tokens(num_blocks=10_000, max_model_len=96, policy="naive") == 96
+    padded = 2 * 100 * BLOCK_SIZE + 8 * 32 * BLOCK_SIZE
+    assert num_tokens(num_blocks=100, max_model_len=100_000, max_num_seqs=8) == padded
+
+
+def test_kernels_that_read_keys_where_they_are_gather_none(directory: Path) -> None:
+    """So does whoever computes each row alone."""
+    own = own_step_bytes(directory)
+    plain, alone = (forecast(forecast_config(directory, batch_invariant=is_on)).memory for is_on in (False, True))
+    assert alone.step_bytes == own
+    assert plain.step_bytes == own + 32 * 96 * LAYER_TOKEN_BYTES
+
+
+def forecast_config(directory: Path, **settings: object) -> EngineConfig:
+    values: dict[str, object] = {"dtype": "float32", "block_size": BLOCK_SIZE, "num_blocks": 128, **settings}
+    return EngineConfig(model_dir=str(directory), **values)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- refused before it is loaded

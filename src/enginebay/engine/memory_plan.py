@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from enginebay.engine.kv_cache import KvCacheSize, MemoryShare, kv_cache_size
+from enginebay.engine.kv_cache import KvCacheSize, MemoryShare, block_bytes, kv_cache_size
 from enginebay.engine.memory import available_memory_bytes, shareable_memory_bytes
 from enginebay.engine.model_config import ModelConfig
 from enginebay.engine.settings import EngineConfig
-from enginebay.engine.step_memory import step_bytes
+from enginebay.engine.step_memory import gathered_bytes, step_bytes
 from enginebay.errors import ModelError
 
 
@@ -46,16 +46,25 @@ class MemoryBudget:
         max_model_len: int,
         dtype: torch.dtype,
         weight_bytes: int,
+        gathers_keys: bool,
         draft_block_bytes: int = 0,
     ) -> MemoryPlan:
         """Raises ModelError with the arithmetic: where it does not fit, or the KV cache would be too small.
 
-        weight_bytes: expected from the headers of the files, then once more as they are held.
+        weight_bytes: expected from the headers of the files, then once more as they are held. gathers_keys: whether
+        attention does, instead of reading them where they are.
         """
+
+        def gathered(num_blocks: int) -> int:
+            told = {"max_model_len": max_model_len, "dtype": dtype, "num_blocks": num_blocks}
+            return gathered_bytes(self._config, model, **told) if gathers_keys else 0
+
         needed_bytes = step_bytes(self._config, model, max_model_len=max_model_len, dtype=dtype)
         share = None
         if (fraction := self._config.gpu_memory_fraction) is not None:
             share = MemoryShare(fraction, self._shareable_bytes, taken_bytes=weight_bytes + needed_bytes)
+            block = block_bytes(model, block_size=self._config.block_size, dtype=dtype) + draft_block_bytes
+            share = replace(share, taken_bytes=share.taken_bytes + gathered(share.left_bytes // block))
         size = kv_cache_size(
             self._config,
             model,
@@ -64,7 +73,7 @@ class MemoryBudget:
             share=share,
             draft_block_bytes=draft_block_bytes,
         )
-        plan = MemoryPlan(weight_bytes, size, needed_bytes)
+        plan = MemoryPlan(weight_bytes, size, needed_bytes + gathered(size.num_blocks))
         if plan.num_bytes > self.available_bytes:
             raise ModelError(
                 f"the model does not fit into memory: {plan}, but only {self.available_bytes:,} bytes are available; "

@@ -70,7 +70,7 @@ class ModelRunner:
         self.max_model_len = max_model_len_of(config, self.model_config)
         budget = MemoryBudget(config, self.device)
         # refuses what cannot fit: before kernels are compiled, or a weight is read
-        expected_memory(config, self.model_config, budget, dtype=self.dtype)
+        expected_memory(config, self.model_config, budget, dtype=self.dtype, device=self.device)
         layers = choose_layers(
             config.kernels,
             config.quantization,
@@ -99,6 +99,7 @@ class ModelRunner:
             max_model_len=self.max_model_len,
             dtype=self.dtype,
             weight_bytes=weight_bytes,
+            gathers_keys=not self.model.reads_paged_rows,
             draft_block_bytes=draft_block_bytes,
         ).kv_cache
         self.num_blocks, self.block_size = size.num_blocks, size.block_size

@@ -35,34 +35,39 @@ def forecast(config: EngineConfig) -> Forecast:
     device, dtype = device_of(config), dtype_of(config)
     model = read_model_config(Path(config.model_dir))
     build_policy(config, max_model_len=max_model_len_of(config, model))
-    chosen = expected_kernels(
-        config.kernels, config.quantization, model=model, dtype=dtype, device=device,
-        batch_invariant=config.batch_invariant,
-    )  # fmt: skip
     budget = MemoryBudget(config, device)
-    memory = expected_memory(config, model, budget, dtype=dtype)
-    return Forecast(chosen, memory, budget.available_bytes)
+    memory = expected_memory(config, model, budget, dtype=dtype, device=device)
+    return Forecast(_kernels(config, model, dtype=dtype, device=device), memory, budget.available_bytes)
 
 
 def expected_memory(
-    config: EngineConfig, model: ModelConfig, budget: MemoryBudget, *, dtype: torch.dtype
+    config: EngineConfig, model: ModelConfig, budget: MemoryBudget, *, dtype: torch.dtype, device: torch.device
 ) -> MemoryPlan:
     """From the headers of the files: weights count once each, a second layout that is kept comes on top.
 
     Raises ModelError, with the arithmetic, for what cannot fit.
     """
     directory = Path(config.model_dir)
+    kernels = _kernels(config, model, dtype=dtype, device=device).kernels
     num_bytes = expected_weight_bytes(directory, model, dtype=dtype, quantization=config.quantization)
     plan = budget.plan(
         model,
         max_model_len=max_model_len_of(config, model),
         dtype=dtype,
         weight_bytes=num_bytes + expected_draft_bytes(config, model, dtype=dtype),
+        gathers_keys=kernels != "native" and not config.batch_invariant,
         draft_block_bytes=expected_draft_block_bytes(config, dtype=dtype),
     )
     if is_smoothed(config):
         budget.check_smoothing(expected_weight_bytes(directory, model, dtype=dtype, quantization=None))
     return plan
+
+
+def _kernels(config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> Choice:
+    return expected_kernels(
+        config.kernels, config.quantization, model=model, dtype=dtype, device=device,
+        batch_invariant=config.batch_invariant,
+    )  # fmt: skip
 
 
 def is_smoothed(config: EngineConfig) -> bool:
