@@ -21,6 +21,7 @@ from bench_runs import Memory, uniform_plan
 from enginebay.cli.event_loop import new_event_loop
 from enginebay.clock import MonotonicClock
 from enginebay.config.loader import load_config
+from enginebay.config.overriding import overridden
 from enginebay.loadtest.environment import describe_environment
 from enginebay.loadtest.kept import Kept, read_kept
 from enginebay.loadtest.measurement import BenchSettings
@@ -32,13 +33,19 @@ from enginebay.verdict.comparison.figures import FIGURES
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "verdict_starts.json"
 USERS = (1, 4)
-NUM_REQUESTS = 12
+TINY = {
+    "num_requests": 12,
+    "input_tokens": {"min": 8, "max": 32},
+    "output_tokens": {"min": 8, "max": 16},
+    "warmup_requests": 2,
+}
 
 
 def main() -> None:
     arguments = _arguments()
     config = load_config(arguments.config)
-    plan = uniform_plan(config, arguments.backend, num_requests=NUM_REQUESTS, users=USERS)
+    tiny = overridden(config.bench, TINY, path="bench")
+    plan = uniform_plan(config.model_copy(update={"bench": tiny}), arguments.backend, users=USERS)
     environment = describe_environment()
     kept = read_kept(arguments.work, plan) if (arguments.work / "result.json").exists() else Kept()
     bench = Bench(
