@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
+
 import pytest
-from engine_fakes import EngineUnderTest, make_engine, make_request, prompt_of
+from engine_fakes import EngineUnderTest, Foresight, make_engine, make_request, prompt_of
 
 from enginebay.engine.deadlines import num_certain_tokens
 from enginebay.engine.logits import StepLogits
 from enginebay.engine.plan import StepPlan
+from enginebay.engine.speculation.proposer import Draft, Wanted
+from enginebay.engine.speculation.speculator import Speculator
 from enginebay.engine.step_times import NUM_SAMPLES_TO_TRUST, STALE_AFTER_S
 from enginebay.errors import DeadlineExceeded
 
@@ -212,6 +216,25 @@ def test_a_short_question_is_not_refused_for_what_long_documents_took():
     under_test.engine.add(make_request("question", 4, 4, deadline_at=deadline_at))
     under_test.run()
     assert under_test.finish_reason("question") == "length"
+
+
+def test_what_drafting_took_is_not_held_against_those_who_need_not_draft():
+    """Drafts take nine seconds and what they are drafted for one: a prompt without output needs no draft."""
+
+    class SlowForesight(Foresight):
+        def propose(self, wanted: Many[Wanted]) -> list[Draft]:
+            under_test.clock.instant += 9.0
+            return super().propose(wanted)
+
+    speculator = Speculator(SlowForesight(), max_num_tokens=4, max_model_len=64, cost=None)
+    under_test = make_engine(speculator=speculator, num_blocks=200)
+    for index in range(NUM_SAMPLES_TO_TRUST):
+        under_test.engine.add(make_request(f"warm-up {index}", 2, 7))
+        under_test.run()
+    assert under_test.engine.counters.draft_s >= 9.0 * NUM_SAMPLES_TO_TRUST
+    under_test.engine.add(make_request("prompt", 60, 0, deadline_at=under_test.clock.instant + 3.0))
+    under_test.run()
+    assert under_test.finish_reason("prompt") == "length"
 
 
 def test_a_long_document_is_refused_for_what_long_documents_took():

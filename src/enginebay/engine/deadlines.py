@@ -45,10 +45,10 @@ class Deadlines:
         self._watched = rest
         return late
 
-    def note_step(self, plan: StepPlan, outputs: list[EngineOutput], *, started_at: float, now: float) -> None:
+    def note_step(self, plan: StepPlan, outputs: list[EngineOutput], *, step_s: float, now: float) -> None:
         """A step was computed at the first try."""
         self._step_times.note(
-            now - started_at,
+            step_s,
             _size_of(plan),
             most_output_tokens=max((len(output.token_ids) for output in outputs), default=1),
             now=now,

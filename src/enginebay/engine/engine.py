@@ -135,6 +135,7 @@ class Engine:
 
     def _compute(self, plan: StepPlan, started_at: float) -> list[EngineOutput]:
         self._ceiling.hold(plan)
+        drafting_before_s = self._meter.counters.draft_s
         is_first_try = True
         tried = self._try(plan)
         while isinstance(tried, Exception) and is_out_of_memory(tried) and self._ceiling.lower(plan):
@@ -147,7 +148,8 @@ class Engine:
             outputs = self._update(plan, tried)
             self._ceiling.note_fine(plan)
         if is_first_try and not isinstance(tried, Exception):
-            self._deadlines.note_step(plan, outputs, started_at=started_at, now=self._clock.now())
+            now, drafting_s = self._clock.now(), self._meter.counters.draft_s - drafting_before_s
+            self._deadlines.note_step(plan, outputs, step_s=now - started_at - drafting_s, now=now)
         self.scheduler.release_ended()
         self._meter.count_step(plan, started_at=started_at)
         return outputs
