@@ -92,6 +92,11 @@ class BenchConfig(BaseModel):
         description="Percentiles that every run must have enough requests for, else it is invalid: 29 requests for 90, "
         "59 for 95, 299 for 99.",
     )
+    logprob_prompts: Annotated[int, Field(ge=0)] = Field(
+        default=16,
+        description="Prompts that two backends or more are asked again after their first start, when nothing is "
+        "measured, with log-probabilities where they give any: whether they say the same, or part at ties. 0: none.",
+    )
     slo: ServiceLevels = Field(
         default_factory=ServiceLevels, description="Bounds for goodput, and for the search of the capacity."
     )

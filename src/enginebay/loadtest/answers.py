@@ -12,6 +12,8 @@ from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.records import Record
 from enginebay.types import TokenLogprob
 
+FILE_NAME = "answers.jsonl"
+
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     index: int

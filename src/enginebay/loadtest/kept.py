@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginebay.errors import NotComparable
+from enginebay.loadtest.answers import FILE_NAME as ANSWERS_FILE_NAME
+from enginebay.loadtest.answers import AnswerLine, read_answers
 from enginebay.loadtest.plan import Load, Plan
 from enginebay.loadtest.records import RecordLine, read_records
 from enginebay.loadtest.result import Run, load_result
@@ -23,6 +25,7 @@ class Kept:
     lines: Sequence[RecordLine] = ()
     samples: Sequence[Sample] = ()
     sent: Sequence[SentLine] = ()
+    answers: Sequence[AnswerLine] = ()
 
     @property
     def starts(self) -> frozenset[tuple[int, str]]:
@@ -40,11 +43,14 @@ def read_kept(folder: Path, plan: Plan) -> Kept:
     loads = [planned.load for planned in plan.loads]
     runs = [run for run in result.runs if _is_whole(run, result.runs, loads)]
     keys = {run.key for run in runs}
+    labels = {run.label for run in runs if run.start_index == 0}
+    answers = folder / ANSWERS_FILE_NAME
     return Kept(
         runs=runs,
         lines=[line for line in read_records(folder / "records.jsonl") if line.run in keys],
         samples=[sample for sample in read_samples(folder / "timeseries.jsonl") if sample.run in keys],
         sent=[line for line in read_sent(folder / SENT_FILE_NAME) if line.run in keys],
+        answers=[line for line in read_answers(answers) if line.label in labels] if answers.exists() else (),
     )
 
 

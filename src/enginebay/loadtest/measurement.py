@@ -102,6 +102,8 @@ class BenchSettings:
     """That a run must have enough requests for."""
     ceiling: ClientCeiling | None = None
     """Of the client on this machine, where it was measured."""
+    num_logprob_prompts: int = 0
+    """Asked again of each backend after its first start's loads, with log-probabilities, where two are compared."""
     num_client_processes: int | None = None
     """None: as few as can make the load."""
 

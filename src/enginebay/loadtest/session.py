@@ -17,6 +17,9 @@ import msgspec
 from enginebay.backend import Backend
 from enginebay.clock import Clock
 from enginebay.errors import EngineBayError
+from enginebay.loadtest.answers import FILE_NAME as ANSWERS_FILE_NAME
+from enginebay.loadtest.answers import AnswerLine, write_answers
+from enginebay.loadtest.asking import ask
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.kept import Kept
 from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject, Watcher
@@ -60,7 +63,7 @@ class Bench:
         self._clock, self._watcher, self._environment = clock, watcher, environment
         self._settings, self._tokenizer, self._on_estimate = settings, tokenizer, on_estimate
         self._runs, self._lines, self._samples = list(kept.runs), list(kept.lines), list(kept.samples)
-        self._sent = list(kept.sent)
+        self._sent, self._answers = list(kept.sent), list(kept.answers)
         self._failures: list[Failure] = []
         self._errors: dict[str, EngineBayError] = {}
         """By label: what ended a start first."""
@@ -120,9 +123,17 @@ class Bench:
                     load = planned_load.load
                     await self._warm_up(subject, backend, planned_load)
                     await self._measure_run(subject, backend, planned_load, start_index=start_index)
+                if start_index == 0 and len(self._subjects) > 1:
+                    await self._ask(subject, backend, planned_loads[0])
                 self._watcher.phase(subject.label, "stopping")
         except EngineBayError as error:
             self._keep_failure(subject, error, load=load, start_index=start_index)
+
+    async def _ask(self, subject: Subject, backend: Backend, planned_load: PlannedLoad) -> None:
+        """Once, when this start has nothing left to measure."""
+        requests = planned_load.requests[: self._settings.num_logprob_prompts]
+        answers = await ask(backend, requests, timeout_s=self._settings.request_timeout_s)
+        self._answers += [AnswerLine(label=subject.label, answer=answer) for answer in answers]
 
     def _keep_failure(self, subject: Subject, error: EngineBayError, *, load: Load | None, start_index: int) -> None:
         self._failures.append(
@@ -200,6 +211,7 @@ class Bench:
         write_records(self._out / "records.jsonl", self._lines)
         write_samples(self._out / "timeseries.jsonl", self._samples)
         write_sent(self._out / SENT_FILE_NAME, self._sent)
+        write_answers(self._out / ANSWERS_FILE_NAME, self._answers)
         save_result(result, self._out / "result.json")
         self.is_saved = True
         return result

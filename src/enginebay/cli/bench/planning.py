@@ -104,5 +104,6 @@ def bench_settings_of(settings: BenchConfig) -> BenchSettings:
         equivalence_margin=settings.equivalence_margin,
         request_timeout_s=settings.request_timeout_s,
         num_client_processes=settings.client_processes,
+        num_logprob_prompts=settings.logprob_prompts,
         ceiling=load_ceiling(ceiling_path(), environment=describe_environment()),
     )

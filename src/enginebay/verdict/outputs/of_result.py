@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from enginebay.errors import LoadTestError
-from enginebay.loadtest.answers import Answer, AnswerLine, answers_of_records, read_answers
+from enginebay.loadtest.answers import FILE_NAME, Answer, AnswerLine, answers_of_records, read_answers
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, load_plan
 from enginebay.loadtest.records import Record, RecordLine, RunKey, read_records
 from enginebay.loadtest.result import Result, Run, load_result
@@ -40,7 +40,7 @@ class Said:
 def said_in(folder: Path) -> Said:
     """Of a folder of results, or the folder that holds the given result.json. Raises LoadTestError."""
     folder = folder if folder.is_dir() else folder.parent
-    answers = folder / "answers.jsonl"
+    answers = folder / FILE_NAME
     return said(
         load_result(folder),
         load_plan(folder / "plan.json"),
