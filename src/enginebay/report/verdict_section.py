@@ -74,12 +74,18 @@ def _table(load: LoadVerdict) -> Table:
     table.add_column("", no_wrap=True)
     for heading in (load.first, load.second, "ratio", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    has_verdict = load.status == "judged"
+    if has_verdict:
+        table.add_column("verdict")
     for row in metric_rows(load):
+        cells = (row.title, row.first, row.second, row.ratio, row.interval)
+        if not has_verdict:
+            table.add_row(*cells)
+            continue
         outcome = Text(row.outcome, style=_STYLES[row.outcome])
         if row.note:
             outcome.append(f" ({row.note})", style="dim")
-        table.add_row(row.title, row.first, row.second, row.ratio, row.interval, outcome)
+        table.add_row(*cells, outcome)
     return table
 
 
