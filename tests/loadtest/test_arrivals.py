@@ -182,6 +182,68 @@ def test_what_is_no_poisson_process_does_not_look_like_one(mutant: Callable[[], 
     assert not looks_poisson(mutant())
 
 
+def looks_constant(offsets: Sequence[float]) -> bool:
+    return coefficient_of_variation(gaps_between(offsets)) < 1e-9
+
+
+def looks_bursty(offsets: Sequence[float]) -> bool:
+    """As a gamma process of shape 1/4: gaps that vary twice as much as their mean, and remember nothing."""
+    gaps = gaps_between([0.0, *offsets])
+    is_spread = abs(coefficient_of_variation(gaps) / 2 - 1) < 4 * ERROR
+    return is_spread and independence_p_value(gaps, num_lags=20) > 0.001
+
+
+def looks_like(load: Load) -> Callable[[Sequence[float]], bool]:
+    return lambda offsets: looks_poisson([expected_until(load, offset) for offset in offsets], rate=1.0)
+
+
+def shuffled_gaps(offsets: Sequence[float]) -> list[float]:
+    return np.cumsum(np.random.default_rng(0).permutation(gaps_between([0.0, *offsets]))).tolist()
+
+
+def remembers(offsets: Sequence[float]) -> bool:
+    return autocorrelation(gaps_between(offsets), lag=1) > 0.5
+
+
+A_TRACE = np.cumsum(np.repeat(np.random.default_rng(1).exponential(size=4000), 3)).tolist()
+MUTANTS_OF_A_KIND = {
+    "constant: random about its step": (looks_constant, offsets_of(CONSTANT, NUM, seed=3), constant_that_is_random()),
+    "gamma: Poisson in its stead": (looks_bursty, offsets_of(BURSTY, NUM, seed=3), poisson()),
+    "gamma: sorted gaps": (
+        looks_bursty,
+        offsets_of(BURSTY, NUM, seed=3),
+        np.cumsum(np.sort(gaps_between([0.0, *offsets_of(BURSTY, NUM, seed=3)]))).tolist(),
+    ),
+    "ramp: its mean rate all the time": (
+        looks_like(RAMP),
+        offsets_of(RAMP, None, seed=3),
+        offsets_of(Load(rate=100.0, arrivals="poisson"), NUM, seed=3),
+    ),
+    "ramp: evenly within each second": (
+        looks_like(RAMP),
+        offsets_of(RAMP, None, seed=3),
+        [second + index / (10 + second) for second in range(180) for index in range(10 + second)],
+    ),
+    "steps: their mean rate all the time": (
+        looks_like(STEPS),
+        offsets_of(STEPS, None, seed=3),
+        offsets_of(Load(rate=NUM / 350, arrivals="poisson"), NUM, seed=3),
+    ),
+    "trace: gaps of its distribution, drawn anew": (
+        remembers,
+        offsets_of(Load(arrivals="trace", trace="t", speed=3.0), None, seed=0, trace_offsets=A_TRACE),
+        shuffled_gaps(A_TRACE),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS_OF_A_KIND)
+def test_the_test_of_each_kind_takes_the_real_one_and_finds_the_wrong_one(name: str) -> None:
+    looks_right, real, mutant = MUTANTS_OF_A_KIND[name]
+    assert looks_right(real)
+    assert not looks_right(mutant)
+
+
 def test_a_schedule_rescaled_to_its_rate_would_have_lost_the_variance_of_its_length() -> None:
     """Over seeds, the end of n Poisson arrivals varies by sqrt(n) gaps; a rescaled schedule always ends alike."""
     ends = [offsets_of(POISSON, 400, seed=seed)[-1] for seed in range(400)]

@@ -344,6 +344,23 @@ def test_a_table_of_messages_is_a_chat(tokenizer, tmp_path) -> None:
     assert all(request.after is None for request in load.requests)
 
 
+def test_messages_of_a_table_are_one_request_unless_all_its_turns_are_asked_for(tokenizer, tmp_path) -> None:
+    path = tmp_path / "chats.jsonl"
+    chat = [("user", "Why"), ("assistant", "Because"), ("user", "And then")]
+    messages = [{"role": role, "content": content} for role, content in chat]
+    path.write_text("\n".join(json.dumps({"messages": messages, "reply": "Nothing more"}) for _ in range(4)))
+    entries = read_table(path, TableFields(messages="messages", answer="reply"))
+
+    def asked(*, all_turns: bool) -> list[tuple[int, int | None, int]]:
+        workload = DatasetWorkload(path=path, entries=entries, all_turns=all_turns)
+        [load] = plan_of(tokenizer, workload, form="chat", num_requests=4, num_warmup=0).loads
+        return [(len(each.messages or ()), each.after, each.sampling.max_tokens) for each in load.requests]
+
+    because, nothing = (len(tokenizer.encode_plain(text)) for text in ("Because", "Nothing more"))
+    assert asked(all_turns=False) == [(3, None, nothing)] * 4
+    assert asked(all_turns=True) == [(1, None, because), (3, 0, nothing), (1, None, because), (3, 2, nothing)]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [

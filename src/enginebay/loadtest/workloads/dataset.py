@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ class Entry:
     """File and line or number, for errors."""
     text: str | None = None
     messages: tuple[PlannedMessage, ...] = ()
+    is_one_request: bool = False
+    """The messages are what one request sends, up to its last question; else a conversation from its first one on."""
     answer: str | None = None
     """What was answered to `text`, where the file tells it."""
     num_output_tokens: int | None = None
@@ -99,9 +101,12 @@ class OpenDataset:
 
     def _session(self, entry: Entry) -> Session:
         """Without what comes after a turn that is too long; empty if that is the first."""
-        turns = self._turns(entry) if self.workload.all_turns else islice(self._turns(entry), 1)
+        turns = list(self._questions(entry))
+        if not self.workload.all_turns:
+            turns = turns[-1:] if entry.is_one_request else turns[:1]
         session: list[Question] = []
-        for question in turns:
+        for turn in turns:
+            question = turn()
             if not self._fits(question):
                 self.num_left_out += not session
                 break
@@ -113,22 +118,28 @@ class OpenDataset:
         is_short = most_in is None or len(question.prompt_ids) <= most_in
         return is_short and (most_out is None or question.max_tokens <= most_out)
 
-    def _turns(self, entry: Entry) -> Iterator[Question]:
+    def _questions(self, entry: Entry) -> Iterator[Callable[[], Question]]:
+        """Each is written when it is called for: most of a long conversation may not be wanted."""
         if entry.text is not None:
-            yield self.desk.of_text(entry.text, max_tokens=self._num_output(entry, entry.answer))
-            return
-        if self.desk.form == "text":
+            yield partial(self._text, entry, entry.text, entry.answer)
+        elif self.desk.form == "text" and not entry.is_one_request:
             first = next(message for message in entry.messages if message.role == "user")
-            yield self.desk.of_text(first.content, max_tokens=self._num_output(entry, _answer_after(entry, first)))
-            return
-        for index, message in enumerate(entry.messages):
-            if message.role == "user":
-                think_time_s = self.workload.think_time.draw(self.rng) if self._is_later(entry, index) else 0.0
-                yield self.desk.of_messages(
-                    entry.messages[: index + 1],
-                    max_tokens=self._num_output(entry, _answer_after(entry, message)),
-                    think_time_s=think_time_s,
-                )
+            yield partial(self._text, entry, first.content, _answer_after(entry, first))
+        else:
+            for index, message in enumerate(entry.messages):
+                if message.role == "user":
+                    yield partial(self._turn, entry, index)
+
+    def _text(self, entry: Entry, text: str, answer: str | None) -> Question:
+        return self.desk.of_text(text, max_tokens=self._num_output(entry, answer))
+
+    def _turn(self, entry: Entry, index: int) -> Question:
+        is_later = self.workload.all_turns and self._is_later(entry, index)
+        return self.desk.of_messages(
+            entry.messages[: index + 1],
+            max_tokens=self._num_output(entry, _answer_after(entry, entry.messages[index])),
+            think_time_s=self.workload.think_time.draw(self.rng) if is_later else 0.0,
+        )
 
     def _is_later(self, entry: Entry, index: int) -> bool:
         return any(message.role == "user" for message in entry.messages[:index])

@@ -68,7 +68,7 @@ def _entry(row: Mapping[str, Any], fields: TableFields, place: str) -> Entry:
         messages = _messages(row, fields.messages, place)
         if answer is not None:
             messages = (*messages, PlannedMessage(role="assistant", content=answer))
-        return Entry(place=place, messages=messages, num_output_tokens=num_output)
+        return Entry(place=place, messages=messages, is_one_request=True, num_output_tokens=num_output)
     text = _text(row, fields.prompt or "prompt", place)
     return Entry(place=place, text=text, answer=answer, num_output_tokens=num_output)
 
