@@ -13,6 +13,7 @@ from enginebay.backends.worker.process import WorkerProcess
 from enginebay.clock import MonotonicClock
 from enginebay.errors import LoadTestError
 from enginebay.event_loop import new_event_loop
+from enginebay.loadtest.garbage import young_garbage_only
 from enginebay.loadtest.self_check.oracle import EXCHANGES_PATH, SCRIPT_PATH, Oracle
 from enginebay.loadtest.self_check.script import Exchange, OracleScript
 from enginebay.wire.http_client import HttpClient
@@ -67,7 +68,7 @@ async def oracle_process() -> AsyncGenerator[OracleProcess, None]:
 
 def serve(channel: ChildChannel) -> None:
     """The child: tells its address, and serves until the channel is closed."""
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner, young_garbage_only():
         runner.run(_serve(channel))
 
 
