@@ -11,7 +11,7 @@ from enginebay.loadtest.validity.reason import Finding, Reason
 
 LEAST_LAG_BOUND_S = 0.010
 LAG_RATIO = 0.1
-LEAST_STALL_BOUND_S = 0.050
+LEAST_STALL_BOUND_S = 0.100
 STALL_RATIO = 1.0
 MAX_CPU_RATIO = 0.9
 MAX_CEILING_RATIO = 0.9
