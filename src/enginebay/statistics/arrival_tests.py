@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from enginebay.statistics.dispersion import autocorrelation, index_of_dispersion
+from enginebay.statistics.scipy_stats import scipy_stats
 
 
 def dispersion_p_value(counts: Sequence[float]) -> float:
@@ -14,8 +15,7 @@ def dispersion_p_value(counts: Sequence[float]) -> float:
     Two-sided chi-squared test of the index of dispersion; mean counts of 5 and more. Source: Cox and Lewis 1966, The
     Statistical Analysis of Series of Events, section 6.3. Raises ValueError below two windows or without arrivals.
     """
-    from scipy.stats import chi2  # the package is large, and nothing that measures needs it
-
+    chi2 = scipy_stats().chi2
     num_free = len(counts) - 1
     statistic = index_of_dispersion(counts) * num_free
     below = float(chi2.cdf(statistic, num_free))
@@ -28,9 +28,8 @@ def independence_p_value(gaps: Sequence[float], *, num_lags: int) -> float:
     Portmanteau test over the lags 1 to `num_lags`, on the ranks of the gaps: what lies in their distribution, a heavy
     tail above all, does not matter. Source: Ljung and Box 1978, Biometrika 65. Raises ValueError for too few gaps.
     """
-    from scipy.stats import chi2, rankdata
-
+    stats = scipy_stats()
     num = len(gaps)
-    ranks: list[float] = rankdata(gaps).tolist()
+    ranks: list[float] = stats.rankdata(gaps).tolist()
     squares = (autocorrelation(ranks, lag=lag) ** 2 / (num - lag) for lag in range(1, num_lags + 1))
-    return float(chi2.sf(num * (num + 2) * math.fsum(squares), num_lags))
+    return float(stats.chi2.sf(num * (num + 2) * math.fsum(squares), num_lags))
