@@ -30,6 +30,22 @@ def test_offsets_of_an_open_loop_are_absolute_and_do_not_drift_behind_slow_answe
     asyncio.run(main())
 
 
+def test_a_client_that_wakes_late_is_late_by_as_much_each_time_and_the_rate_does_not_drift() -> None:
+    class LateClock(VirtualClock):
+        async def sleep_until(self, instant: float) -> None:
+            await super().sleep_until(instant + 0.005)
+
+    async def main() -> None:
+        backend = ScriptedBackend(LateClock())
+        requests = [planned(index, offset_s=index / 10) for index in range(1, 51)]
+        records = await replay(backend, requests, Load(rate=10.0, arrivals="constant"))
+        records.sort(key=lambda record: record.index)
+        assert [record.scheduled_at for record in records] == pytest.approx([index / 10 for index in range(1, 51)])
+        assert [record.sent_at - record.scheduled_at for record in records] == pytest.approx([0.005] * 50)
+
+    asyncio.run(main())
+
+
 def test_a_closed_loop_never_has_more_requests_under_way_than_users_and_sends_each_once() -> None:
     async def main() -> None:
         most_running = 0
