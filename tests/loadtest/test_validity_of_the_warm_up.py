@@ -10,7 +10,7 @@ from enginebay.loadtest.plan import Load
 from enginebay.loadtest.validity.warm_up import warmed_up
 from enginebay.statistics.trend import trend
 
-NUM_RUNS = 60
+NUM_RUNS = 40
 ONE_USER, SIXTEEN_USERS = Load(users=1), Load(users=16)
 ONE_A_SECOND, EIGHT_A_SECOND = Load(rate=1.0, arrivals="poisson"), Load(rate=8.0, arrivals="poisson")
 
