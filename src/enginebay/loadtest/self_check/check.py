@@ -24,7 +24,6 @@ NUM_TOKENS_OF_LONG = 256
 MAX_STREAMS = 1024
 STREAM_TOKENS_PER_S = 20.0
 MAX_STAMP_ERROR_S = 0.005
-STREAMS_BEGIN_WITHIN_S = 0.5
 TIMING_RATE = 100.0
 OFFSET_RATE = 500.0
 FIRST_TOKEN_AFTER_S = 0.02
@@ -106,7 +105,7 @@ class _Check:
             script = OracleScript(first_token_after_s=FIRST_TOKEN_AFTER_S, token_gap_s=1 / STREAM_TOKENS_PER_S)
             num_tokens = max(4, int(STREAM_TOKENS_PER_S * self._seconds / 2))
             # They begin one after the other, as users do: together, every tick would come as one burst.
-            load = Load(rate=num_streams / STREAMS_BEGIN_WITHIN_S, arrivals="constant")
+            load = Load(rate=6 * num_streams / self._seconds, arrivals="constant")
             trial = await self._trial(num_streams, num_tokens, load, script)
             if trial.stamp_error_s(99) > MAX_STAMP_ERROR_S:
                 break
