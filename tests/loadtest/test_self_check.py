@@ -111,7 +111,8 @@ def test_the_self_check_fills_every_figure() -> None:
     ceiling = asyncio.run(check_client(environment=ENVIRONMENT, seconds=0.2, on_step=steps.append))
     assert len(steps) == 6
     assert ceiling.num_wrong_token_counts == 0
-    assert 50 < ceiling.requests_per_s < ceiling.burst_requests_per_s < ceiling.server_requests_per_s
+    assert 50 < ceiling.requests_per_s < ceiling.burst_requests_per_s
+    assert ceiling.server_requests_per_s > 50
     assert ceiling.chunks_per_s > 16 * 50
     assert 0 < ceiling.ttft_error_p50_s <= ceiling.ttft_error_p99_s < 1
     assert 0 < ceiling.offset_error_p50_s <= ceiling.offset_error_p99_s < 1
