@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import openai
@@ -12,7 +13,7 @@ from running_server import RunningServer
 from scripted_backend import ALL_BUT_STRUCTURE, ScriptedBackend
 
 from enginebay.errors import DeadlineExceeded, InvalidRequest
-from enginebay.types import Feature
+from enginebay.types import Feature, GenerationChunk, GenerationRequest
 from enginebay.wire.deadline_header import DEADLINE_HEADER, MAX_DEADLINE_MS, time_left_s
 from enginebay.wire.openai_errors import error_body, error_from_response
 
@@ -73,6 +74,27 @@ def test_a_backend_without_deadlines_refuses_the_header_by_name(path: str) -> No
         assert "does not support 'x-enginebay-deadline-ms'" in json.dumps(answer)
         assert server.backend.requests == []
         assert send(server, path)[0] == 200
+
+
+class LateBackend(ScriptedBackend):
+    """Its deadlines pass after the first token."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:  # type: ignore[override]
+        async for chunk in super().generate(request):
+            yield chunk
+            raise DeadlineExceeded("the deadline passed", field="deadline_at")
+
+
+def test_a_stream_that_runs_past_its_deadline_ends_with_an_event_and_no_fault_in_the_log() -> None:
+    with RunningServer(LateBackend) as server:
+        body = json.dumps({**BODIES["/v1/completions"], "stream": True}).encode()
+        status, _, answer = server.exchange("POST", "/v1/completions", body, x_enginebay_deadline_ms="90000")
+        log = [json.loads(line) for line in server.log.getvalue().splitlines()]
+    assert status == 200
+    assert b'"code":"deadline_exceeded"' in answer
+    assert answer.rstrip(b"\r\n0").endswith(b"data: [DONE]")
+    [entry] = [entry for entry in log if entry.get("code") == "deadline_exceeded"]
+    assert (entry["event"], entry["level"]) == ("stream ended early", "info")
 
 
 def test_an_error_of_the_engine_names_the_header_and_comes_back_as_our_own_field() -> None:

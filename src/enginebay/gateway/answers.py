@@ -61,7 +61,11 @@ async def answer_streaming(
     except Exception as error:
         if not exchange.has_begun:
             raise
-        served.log.error("stream failed", request_id=exchange.request_id, code=wire_form(error).code, exc_info=error)
+        form = wire_form(error)
+        if form.status >= 500:
+            served.log.error("stream failed", request_id=exchange.request_id, code=form.code, exc_info=error)
+        else:
+            served.log.info("stream ended early", request_id=exchange.request_id, code=form.code)
         if not exchange.has_ended:
             async with exchange.while_client_listens():
                 await exchange.write(error_event(error) + DONE, is_last=True)
