@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import timeit
 from itertools import pairwise
 
 from rich.console import Console
 
-from enginebay.cli.bench.live import INTERVAL_S, LiveView, PlainView, live_view, tell_estimate
+from enginebay.cli.bench.live import INTERVAL_S, LiveView, PlainView, live_view
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import INTERRUPTED, Arrival, Record, RunKey
 from enginebay.loadtest.schedule import TimeEstimate
@@ -30,10 +31,8 @@ def record(index: int, *, ended_at: float, error: str | None = None) -> Record:
     )
 
 
-def shown(view: LiveView, width: int = 160) -> str:
-    console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(view.drawn())
-    return console.export_text()
+def shown(view: LiveView) -> str:
+    return "\n".join("".join(text for text, _ in line) for line in view.drawn())
 
 
 def test_the_table_tells_progress_rate_wait_and_errors_of_each_backend() -> None:
@@ -106,11 +105,37 @@ def test_where_the_output_is_no_terminal_there_are_plain_lines() -> None:
 
 def test_the_time_it_takes_is_told_once_as_a_guess_and_once_as_measured() -> None:
     output = io.StringIO()
-    tell = tell_estimate(Console(file=output, width=200))
+    view = PlainView(Console(file=output, width=200), num_runs=1)
     for seconds, is_measured in ((600.0, False), (500.0, False), (300.0, True), (60.0, True), (0.0, True)):
-        tell(TimeEstimate(remaining_s=seconds, is_measured=is_measured))
+        view.estimate(TimeEstimate(remaining_s=seconds, is_measured=is_measured))
     first, second = output.getvalue().splitlines()
     assert "about 10 min" in first
     assert "a guess" in first
     assert "about 5 min" in second
     assert "by what was measured" in second
+
+
+def test_on_a_terminal_the_same_lines_are_written_again_and_none_wraps() -> None:
+    output = io.StringIO()
+    with live_view(Console(file=output, width=60, force_terminal=True, color_system=None), num_runs=2) as view:
+        assert isinstance(view, LiveView)
+        view.phase("vllm", "starting")
+        view.run_begins(KEY, 40)
+        view.estimate(TimeEstimate(remaining_s=300.0, is_measured=True))
+    written = output.getvalue()
+    assert written.count("\x1b[3F") == 3, "three lines, written four times"
+    lines = [line.rpartition("\x1b[2K")[2] for line in written.splitlines()]
+    assert max(map(len, lines)) < 60
+    assert "about 5 min left" in lines[-1]
+
+
+def test_a_drawing_costs_a_fraction_of_a_millisecond() -> None:
+    view = LiveView(num_runs=1, clock=FakeClock())
+    for label in ("vllm", "reference", "tgi"):
+        view.phase(label, "starting")
+    view.run_begins(KEY, 300)
+    for index in range(300):
+        view.record(KEY, record(index, ended_at=2.0))
+    assert min(timeit.repeat(view.drawn, number=10, repeat=20)) / 10 < 0.001, (
+        "the best of many: others use this machine"
+    )

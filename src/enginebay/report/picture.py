@@ -116,14 +116,22 @@ def _write_foot(figure: Figure, report: Report, height_in: float) -> None:
     result, environment = report.result, report.result.environment
     num_starts = len({run.run.start_index for run in report.runs})
     place = environment.gpus[0] if environment.gpus else environment.cpu
+    starts = "1 start of each"
+    if num_starts > 1:
+        starts = f"{num_starts} starts of each, bars are medians, lines reach from lowest to highest"
     parts = [
-        f"{result.model}; {result.workload}",
-        f"{num_starts} start{'' if num_starts == 1 else 's'} of each, bars are medians, lines reach from lowest to "
-        f"highest; {place}, {environment.num_cores} cores, {size(environment.memory_bytes)}; {result.created_at[:10]}; "
-        f"plan {result.plan_sha256[:12]}; EngineBay {environment.packages.get('enginebay', '')}",
+        f"{_model_name(result.model)}; {result.workload}",
+        f"{starts}; {place}, {environment.num_cores} cores, {size(environment.memory_bytes)}; "
+        f"{result.created_at[:10]}; plan {result.plan_sha256[:12]}; "
+        f"EngineBay {environment.packages.get('enginebay', '')}",
     ]
     text = "\n".join(textwrap.fill(part, FOOT_CHARACTERS) for part in parts)
     figure.text(0.03, 0.12 / height_in, text, fontsize=7, color=LIGHT["muted"], va="bottom", linespacing=1.4)
+
+
+def _model_name(model: str) -> str:
+    """Of a directory its last part: where it lies on one machine is no news to a reader."""
+    return Path(model).name if model.startswith(("/", "~", ".")) else model
 
 
 # ---------------------------------------------------------------- bars

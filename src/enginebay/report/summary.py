@@ -12,27 +12,27 @@ from enginebay.report.numbers import count, duration, listed, number
 
 def summary(report: Report) -> list[str]:
     """Sentences, most important first."""
-    sentences = [sentence for load in report.loads for sentence in _of_load(load, is_alone=len(report.loads) == 1)]
+    sentences = [sentence for load in report.loads for sentence in _of_load(load, report)]
     return [*_failures(report), *sentences, *_errors(report), *_caveats(report)]
 
 
-def _of_load(load: LoadReport, *, is_alone: bool) -> Iterator[str]:
-    """Of several starts the medians."""
+def _of_load(load: LoadReport, report: Report) -> Iterator[str]:
+    """Of several starts the medians. Where there is a verdict, it alone says who is ahead."""
     sides = [side for side in load.sides if _tokens_per_s(side) > 0]
     if not sides:
         return
-    prefix = "" if is_alone else f"With {load.load}: "
-    yield prefix + _throughput(sides)
+    prefix = "" if len(report.loads) == 1 else f"With {load.load}: "
+    yield prefix + _throughput(sides, is_ranked=report.verdict is None)
     if first_token := _medians(sides, lambda metrics: metrics.ttft_s.p50 if metrics.ttft_s else None):
         yield f"{prefix}The median wait for the first token was {first_token}."
     if per_token := _medians(sides, lambda metrics: metrics.tpot_s.p50 if metrics.tpot_s else None):
         yield f"{prefix}Each further token took {per_token} (median)."
 
 
-def _throughput(sides: list[Side]) -> str:
+def _throughput(sides: list[Side], *, is_ranked: bool) -> str:
     """A rank among those that may be compared; the others are told one by one, with what is wrong with them."""
     comparable = [side for side in sides if side.is_comparable]
-    ranked = comparable if len(comparable) > 1 else []
+    ranked = comparable if is_ranked and len(comparable) > 1 else []
     alone = [side for side in sides if not ranked or not side.is_comparable]
     return " ".join([*([_rank(ranked)] if ranked else []), *map(_rate, alone)])
 

@@ -25,7 +25,7 @@ def verdict_markdown(verdict: Verdict | None) -> Iterator[str]:
     yield from (f"- {_escaped(agreement_words(agreement))}" for agreement in verdict.outputs)
     for load in verdict.loads:
         yield from _table_markdown(load)
-    if verdict.loads:
+    if verdict.num_hypotheses:
         yield from ("", _meaning(verdict), "")
 
 

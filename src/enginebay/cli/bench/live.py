@@ -1,8 +1,8 @@
 """What a running load test shows: a table of the backends, drawn at most four times a second, or plain lines.
 
-Nothing is drawn where requests are measured: a record only adds to counts. Drawing happens between two requests, on
-the same event loop, and costs a millisecond or two; the client's longest stall stands in every run, so that a slow
-terminal would show there.
+Nothing is drawn where requests are measured: a record only adds to counts. A drawing is one string of plain text and
+costs a tenth of a millisecond on the event loop that also stamps what arrives, so that it is far below what is
+measured; a table of a library's would cost fifty times that. The client's longest stall stands in every run anyway.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from enginebay.clock import Clock, MonotonicClock
 from enginebay.loadtest.metrics import output_tokens, ttft_s
@@ -29,6 +26,7 @@ INTERVAL_S = 0.25
 """Between two drawings."""
 RECENT = 200
 """Requests that the shown wait for the first token is the median of."""
+BAR_WIDTH = 16
 
 
 @contextmanager
@@ -38,25 +36,40 @@ def live_view(console: Console, *, num_runs: int) -> Iterator[LiveView | PlainVi
         yield PlainView(console, num_runs=num_runs)
         return
     view = LiveView(num_runs=num_runs, clock=MonotonicClock())
-    # We draw, and no thread of the library's does.
-    with Live(view.drawn(), console=console, auto_refresh=False, transient=True) as live:
-        view.on_draw = lambda: live.update(view.drawn(), refresh=True)
+    screen = _Screen(console)
+    view.on_draw = lambda: screen.show(view.drawn())
+    try:
         yield view
-    console.print(view.drawn())
+    finally:
+        screen.show(view.drawn())
 
 
-def tell_estimate(console: Console) -> Callable[[TimeEstimate], None]:
-    """Say once how long it will take, and once more when that is measured."""
-    told: set[bool] = set()
+class _Screen:
+    """Some lines at the end of the terminal that are written again and again."""
 
-    def tell(estimate: TimeEstimate) -> None:
-        if estimate.is_measured in told or estimate.remaining_s <= 0:
-            return
-        told.add(estimate.is_measured)
-        basis = "by what was measured" if estimate.is_measured else "a guess until each backend has been measured once"
-        console.print(f"this takes about {_minutes(estimate.remaining_s)} more ({basis})", highlight=False)
+    def __init__(self, console: Console) -> None:
+        self._file, self._width, self._has_color = console.file, console.width, console.color_system is not None
+        self._num_lines = 0
 
-    return tell
+    def show(self, lines: list[list[Cell]]) -> None:
+        back = f"\x1b[{self._num_lines}F" if self._num_lines else ""
+        self._num_lines = len(lines)
+        self._file.write(back + "".join(f"\x1b[2K{self._painted(line)}\n" for line in lines))
+        self._file.flush()
+
+    def _painted(self, line: list[Cell]) -> str:
+        """Cut at the right edge: a line that wraps would be counted wrong."""
+        left, parts = self._width - 1, list[str]()
+        for text, code in line:
+            shown = text[:left]
+            left -= len(shown)
+            parts.append(f"\x1b[{code}m{shown}\x1b[0m" if code and self._has_color else shown)
+        return "".join(parts)
+
+
+Cell = tuple[str, str]
+"""Text, and the codes of its style; none for plain text."""
+PLAIN, BOLD, DIM, RED, GREEN = "", "1", "2", "31", "32"
 
 
 def _minutes(value_s: float) -> str:
@@ -113,6 +126,7 @@ class LiveView:
         self._num_runs, self._clock = num_runs, clock
         self._lines: dict[str, Line] = {}
         self._num_ended = 0
+        self._left = ""
         self._drawn_at = float("-inf")
         self.on_draw: Callable[[], None] = lambda: None
 
@@ -136,29 +150,20 @@ class LiveView:
         self._num_ended += 1
         self._draw()
 
+    def estimate(self, estimate: TimeEstimate) -> None:
+        guess = "" if estimate.is_measured else ", a guess until each backend has been measured once"
+        self._left = f", about {_minutes(estimate.remaining_s)} left{guess}" if estimate.remaining_s > 0 else ""
+        self._draw()
+
     def _draw(self) -> None:
         self.on_draw()
         self._drawn_at = self._clock.now()
 
-    def drawn(self) -> Group:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in (
-            "backend",
-            "start",
-            "load",
-            "requests",
-            "",
-            "req/s",
-            "tokens/s",
-            "first token p50",
-            "p99",
-            "errors",
-        ):
-            table.add_column(heading, header_style="dim", no_wrap=True)
-        for line in self._lines.values():
-            table.add_row(*_cells(line))
-        ended = Text(f"{self._num_ended} of {self._num_runs} runs", style="dim")
-        return Group(table, ended)
+    def drawn(self) -> list[list[Cell]]:
+        rows = [[(heading, DIM) for heading in _HEADINGS], *(_cells(line) for line in self._lines.values())]
+        widths = [max(len(row[column][0]) for row in rows) + 2 for column in range(len(_HEADINGS))]
+        padded = [[(text.ljust(width), code) for (text, code), width in zip(row, widths, strict=True)] for row in rows]
+        return [*padded, [(f"{self._num_ended} of {self._num_runs} runs{self._left}", DIM)]]
 
 
 _HEADINGS = (
@@ -166,30 +171,26 @@ _HEADINGS = (
 )  # fmt: skip
 
 
-def _cells(line: Line) -> list[Text | str]:
-    name = Text(line.label, style="bold")
-    if line.num_invalid:
-        name.append(f" {line.num_invalid} INVALID", style="red")
+def _cells(line: Line) -> list[Cell]:
+    name = (
+        f"{line.label}{f' {line.num_invalid} INVALID' if line.num_invalid else ''}",
+        RED if line.num_invalid else BOLD,
+    )
     if line.phase:
-        return [name, "", Text(line.phase, style="dim")]
+        return [name, ("", PLAIN), (line.phase, DIM), *[("", PLAIN)] * (len(_HEADINGS) - 3)]
+    filled = BAR_WIDTH * line.num_done // line.num_planned if line.num_planned else 0
     return [
         name,
-        str(line.start),
-        line.load,
-        f"{count(line.num_done)} of {count(line.num_planned)}",
-        _bar(line.num_done, line.num_planned),
-        number(line.requests_per_s),
-        number(line.tokens_per_s),
-        duration(line.ttft(50)),
-        duration(line.ttft(99)),
-        Text(str(line.num_errors), style="red" if line.num_errors else "dim"),
+        (str(line.start), PLAIN),
+        (line.load, PLAIN),
+        (f"{count(line.num_done)} of {count(line.num_planned)}", PLAIN),
+        ("━" * filled + "·" * (BAR_WIDTH - filled), GREEN),
+        (number(line.requests_per_s), PLAIN),
+        (number(line.tokens_per_s), PLAIN),
+        (duration(line.ttft(50)), PLAIN),
+        (duration(line.ttft(99)), PLAIN),
+        (str(line.num_errors), RED if line.num_errors else DIM),
     ]
-
-
-def _bar(done: int, planned: int, width: int = 16) -> Text:
-    filled = width * done // planned if planned else 0
-    bar = Text("━" * filled, style="green")
-    return bar.append("━" * (width - filled), style="dim")
 
 
 class PlainView:
@@ -197,6 +198,16 @@ class PlainView:
 
     def __init__(self, console: Console, *, num_runs: int) -> None:
         self._console, self._num_runs, self._num_ended = console, num_runs, 0
+        self._told: set[bool] = set()
+
+    def estimate(self, estimate: TimeEstimate) -> None:
+        """Told once as a guess, and once more when it is measured."""
+        if estimate.is_measured in self._told or estimate.remaining_s <= 0:
+            return
+        self._told.add(estimate.is_measured)
+        basis = "by what was measured" if estimate.is_measured else "a guess until each backend has been measured once"
+        text = f"this takes about {_minutes(estimate.remaining_s)} more ({basis})"
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def phase(self, label: str, what: str) -> None:
         """Runs tell enough."""
@@ -218,4 +229,5 @@ class PlainView:
             f"{metrics.num_errors} errors{'' if run.valid else ', INVALID'}",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from enginebay.cli.bench.flags import ResultFlags
 from enginebay.cli.bench.interrupting import run_until_interrupted
-from enginebay.cli.bench.live import live_view, tell_estimate
+from enginebay.cli.bench.live import live_view
 from enginebay.cli.bench.planning import Planning, bench_settings_of
 from enginebay.cli.bench.reporting import judged, report_on
 from enginebay.cli.bench.resuming import kept_starts
@@ -83,7 +83,7 @@ def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | No
             tokenizer=job.tokenizer,
             kept=kept,
             origin=job.origin,
-            on_estimate=tell_estimate(console),
+            on_estimate=view.estimate,
         )
         interruption = run_until_interrupted(measurement)
     certify(job.folder)

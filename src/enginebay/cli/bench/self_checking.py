@@ -10,7 +10,7 @@ from rich.table import Table
 from enginebay.event_loop import new_event_loop
 from enginebay.loadtest.environment import describe_environment
 from enginebay.loadtest.self_check.ceiling import ClientCeiling, ceiling_path, save_ceiling
-from enginebay.loadtest.self_check.check import check_client
+from enginebay.loadtest.self_check.check import MAX_STREAMS, check_client
 
 FAILED = 1
 
@@ -47,7 +47,8 @@ def ceiling_table(ceiling: ClientCeiling) -> Table:
     )
     table.add_row("the same for a few seconds", f"{ceiling.burst_requests_per_s:,.0f}")
     table.add_row("tokens/s (long answers)", f"{ceiling.chunks_per_s:,.0f}")
-    table.add_row(f"streams at {ceiling.stream_tokens_per_s:g} tokens/s each", f"{ceiling.num_streams:,}")
+    more = " or more" if ceiling.num_streams >= MAX_STREAMS else ""
+    table.add_row(f"streams at {ceiling.stream_tokens_per_s:g} tokens/s each", f"{ceiling.num_streams:,}{more}")
     table.add_row(
         f"error of TTFT at {ceiling.timing_requests_per_s:g} requests/s (p50, p99)",
         f"{_ms(ceiling.ttft_error_p50_s)}, {_ms(ceiling.ttft_error_p99_s)}",
