@@ -106,6 +106,16 @@ def test_the_unit_is_the_start_however_many_runs_or_requests_it_has() -> None:
     assert found(judge(many)).interval.low == pytest.approx(found(judge(alone)).interval.low)
 
 
+def test_repeats_of_a_start_give_their_mean_and_not_the_first_of_them() -> None:
+    runs = [
+        run(label, index, metrics(speed * luck * factor), repeat=repeat)
+        for label, speed in (("a", 1.0), ("b", 1.5))
+        for index, luck in enumerate((1.0, 1.02, 0.99))
+        for repeat, factor in enumerate((0.5, 2.0) if label == "b" else (0.8, 1.25))
+    ]
+    assert found(judge(result(runs, labels=["a", "b"]))).ratio == pytest.approx(1.5)
+
+
 def test_from_twenty_starts_on_the_bootstrap_decides_and_the_same_way_each_time() -> None:
     drawn = drawn_result({"a": 1.0, "b": 1.1}, num_starts=20)
     assert found(judge(drawn)).method == "paired bootstrap"
@@ -317,6 +327,8 @@ def test_another_machine_and_other_service_levels_are_told() -> None:
     caveats = " ".join(judge_between(first, second).caveats)
     assert "different machines: cpu Example CPU @ 2.00GHz and Other CPU" in caveats
     assert "other service levels" in caveats
+    assert "goodput_rps" not in {one.metric for one in judge_between(first, second).metrics}
+    assert "goodput_rps" not in {one.metric for one in judge_between(second, first).metrics}
     assert "Versions" not in caveats
 
 

@@ -1,4 +1,4 @@
-"""What is compared: nine figures of a run, each with the direction that is better."""
+"""What is compared: eight figures of a run, each with the direction that is better."""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ def changed(verdict: MetricVerdict, title: str) -> str:
 
 
 def between(low: float, high: float) -> str:
-    """The unit once, where both ends have the same."""
-    start = _bare(low) if _unit(low) == _unit(high) else change(low)
-    return f"{start} to {change(high)}"
+    """Both ends in one unit, told once."""
+    if _TIMES in (_unit(low), _unit(high)):
+        return f"{_significant(low)} to {_significant(high)}{_TIMES}"
+    return f"{_bare(low)} to {change(high)}"
 
 
 def _bare(ratio: float) -> str:
