@@ -26,7 +26,8 @@ class ClientCeiling(msgspec.Struct, frozen=True, kw_only=True):
     chunks_per_s: float
     """Chunks with tokens, of long answers that the server sends as fast as it can."""
     num_streams: int
-    """Most streams at the same time whose every token was stamped within `max_stamp_error_s` of its sending, at p99."""
+    """Most streams at the same time whose every token was stamped within `max_stamp_error_s` of its sending, at p99.
+    1,024 are the most that is tried."""
     stream_tokens_per_s: float
     """What each of those streams got."""
     max_stamp_error_s: float
