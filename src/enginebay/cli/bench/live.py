@@ -166,30 +166,26 @@ class LiveView:
         return [*padded, [(f"{self._num_ended} of {self._num_runs} runs{self._left}", DIM)]]
 
 
-_HEADINGS = (
-    "backend", "start", "load", "requests", "", "req/s", "tokens/s", "first token p50", "p99", "errors",
-)  # fmt: skip
+_HEADINGS = ("backend", "load", "start", "requests", "errors", "tokens/s", "TTFT p50", "p99", "req/s", "")
+"""What matters less stands further right, where a narrow terminal cuts it off."""
 
 
 def _cells(line: Line) -> list[Cell]:
-    name = (
-        f"{line.label}{f' {line.num_invalid} INVALID' if line.num_invalid else ''}",
-        RED if line.num_invalid else BOLD,
-    )
+    name = (f"{line.label} {line.num_invalid} INVALID", RED) if line.num_invalid else (line.label, BOLD)
     if line.phase:
-        return [name, ("", PLAIN), (line.phase, DIM), *[("", PLAIN)] * (len(_HEADINGS) - 3)]
+        return [name, (line.phase, DIM), *[("", PLAIN)] * (len(_HEADINGS) - 2)]
     filled = BAR_WIDTH * line.num_done // line.num_planned if line.num_planned else 0
     return [
         name,
-        (str(line.start), PLAIN),
         (line.load, PLAIN),
+        (str(line.start), PLAIN),
         (f"{count(line.num_done)} of {count(line.num_planned)}", PLAIN),
-        ("━" * filled + "·" * (BAR_WIDTH - filled), GREEN),
-        (number(line.requests_per_s), PLAIN),
+        (str(line.num_errors), RED if line.num_errors else DIM),
         (number(line.tokens_per_s), PLAIN),
         (duration(line.ttft(50)), PLAIN),
         (duration(line.ttft(99)), PLAIN),
-        (str(line.num_errors), RED if line.num_errors else DIM),
+        (number(line.requests_per_s), PLAIN),
+        ("━" * filled + "·" * (BAR_WIDTH - filled), GREEN),
     ]
 
 
