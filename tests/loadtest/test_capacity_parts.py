@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from loadtest_fakes import ENVIRONMENT
 
+from enginebay.config.bench_capacity import CapacityConfig
+from enginebay.config.loader import parse_config
 from enginebay.errors import LoadTestError, NotComparable
 from enginebay.loadtest.capacity.energy import ELSEWHERE, MachineMeter, NoMeter, meter_for
 from enginebay.loadtest.capacity.levels import CapacityLevels, missed
@@ -233,3 +236,11 @@ def test_the_rows_and_sentences_tell_what_was_found_and_what_could_not_be() -> N
     assert "a bears 10 requests/s (9.5 to 10.5 (95%)) with ttft p95 at most 0.5 s" in sentences[1]
     assert sentences[2] == "b bore no rate that was tried: its capacity is at most 3 requests/s."
     assert sentences[3:] == ["No cost: no price."]
+
+
+def test_the_config_in_the_documentation_loads_and_names_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "capacity.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    capacity = parse_config(block, environment={}).bench.capacity
+    assert (capacity.percentile, capacity.max_probes, capacity.price_per_hour) == (95.0, 12, {"reference": 0.35})
+    assert all(f"`{name}`" in page or f"{name}:" in page for name in CapacityConfig.model_fields)

@@ -138,3 +138,14 @@ def test_more_requests_make_the_interval_narrower() -> None:
 
     assert width(200) > width(1000) > width(10_000)
     assert width(10_000) < 0.05
+
+
+def test_probes_that_contradict_each_other_near_the_capacity_do_not_send_the_estimate_away() -> None:
+    """Chance let a faster probe pass where slower ones failed by a little; none failed clearly."""
+    search = CapacitySearch(start_rps=2.45)
+    seen = ((2.45, 0, None), (9.81, 67, 43), (9.96, 54, 61), (9.46, 34, 45), (9.13, 0, None), (9.73, 0, None))
+    for rate, num_missed, time in (*seen, (10.19, 9, 4)):
+        misses = Misses(allowed_ratio=0.05, num_requests=1000, num_missed=num_missed, autocorrelation_time=time)
+        search.observe(Observation(rate_rps=rate, misses={"ttft_s": misses}))
+    assert search.estimate.rate_rps == pytest.approx(10, rel=0.1)
+    assert search.estimate.interval_rps[1] < 15

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NUM_STATES = 400
+NUM_STATES = 200
 """Requests in the system beyond the servers that are told apart; longer queues hardly occur below 97 % of the limit."""
-NUM_HALVINGS = 40
+NUM_HALVINGS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

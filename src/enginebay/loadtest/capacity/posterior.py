@@ -76,6 +76,7 @@ def _probability_above(probabilities: np.ndarray) -> np.ndarray:
 def _of_requirement(name: str, observations: Sequence[Observation], log_rates: np.ndarray) -> np.ndarray:
     seen = [(observation, observation.misses[name]) for observation in observations if name in observation.misses]
     time = _pooled_autocorrelation_time([misses for _, misses in seen])
+    tried = sorted(float(np.log(observation.rate_rps)) for observation, _ in seen)
     center: float | None = None
     probabilities = np.full(len(log_rates), 1 / len(log_rates))
     for _ in range(NUM_REFINEMENTS):
@@ -84,7 +85,8 @@ def _of_requirement(name: str, observations: Sequence[Observation], log_rates: n
             log_likelihood += _log_likelihood(observation, misses, log_rates, center=center, pooled_time=time)
         joint = np.exp(log_likelihood - log_likelihood.max())
         probabilities = joint.sum(axis=1) / joint.sum()
-        center = float(np.interp(0.5, np.cumsum(probabilities), log_rates))
+        median = float(np.interp(0.5, np.cumsum(probabilities), log_rates))
+        center = min(max(median, tried[0]), tried[-1])
     return probabilities
 
 

@@ -13,8 +13,10 @@ import msgspec
 from enginebay.loadtest.capacity.posterior import Observation, Posterior, posterior_of
 
 GROWTH = 4.0
-MARGIN = 16.0
-"""The capacity is looked for up to so much beyond the rates that were tried."""
+BEYOND = 16.0
+"""The capacity is looked for up to so many times beyond the rates that were tried, on a side where none was found."""
+LITTLE_BEYOND = 1.5
+"""The same once a rate was borne and another was not: they may have been so by chance, but not by far."""
 SPREAD = (0.5, 0.3, 0.7)
 """Quantiles of what is known at which the following probes are made, in turn."""
 
@@ -101,7 +103,8 @@ class CapacitySearch:
     def _posterior(self) -> Posterior:
         if self._known is None:
             rates = [seen.rate_rps for seen in self._observations]
-            lowest, highest = min(rates) / MARGIN, max(rates) * MARGIN
+            lowest = min(rates) / (LITTLE_BEYOND if self._borne else BEYOND)
+            highest = max(rates) * (LITTLE_BEYOND if self._not_borne else BEYOND)
             self._known = posterior_of(self._observations, lowest_rps=lowest, highest_rps=highest)
         return self._known
 
