@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("enginebay ")]
 EXPECTED_EXIT = {"compare": 3}
-"""`compare` gives no verdict yet, and says so by its exit code."""
+"""One start of each decides nothing, and `compare` says so by its exit code."""
 START_LIMIT_S = 60
 LIMIT_S = 600
 """A bench takes half a minute on two cores that nobody else uses."""

@@ -73,7 +73,7 @@ def run(
     *,
     load: Load = EIGHT_USERS,
     reasons: Sequence[InvalidReason] = (),
-    engine: EngineFigures = EngineFigures(),
+    engine: EngineFigures | None = None,
     **changes,
 ) -> Run:
     values = {
@@ -93,7 +93,7 @@ def run(
         "invalid_reasons": list(reasons),
         "client_cpu_ratio": 0.02,
         "metrics": measured,
-        "engine": engine,
+        "engine": engine or EngineFigures(),
     }
     return Run(**(values | changes))
 

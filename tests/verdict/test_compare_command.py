@@ -87,4 +87,4 @@ def test_what_cannot_be_compared_is_named(saved, capsys) -> None:
 def test_the_same_result_twice_is_said_to_be_no_comparison(saved, capsys) -> None:
     folder = saved("out", drawn_result({"a": 1.0, "b": 1.5}))
     assert enginebay(["compare", folder, f"{folder}/result.json"]) == 3
-    assert "is one result" in capsys.readouterr().err
+    assert "are one result" in capsys.readouterr().err

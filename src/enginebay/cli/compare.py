@@ -68,9 +68,9 @@ def compared(first: Path, second: Path | None, *, margin: float | None = None) -
     if second is None:
         caveats = check_for_comparison(_folder(first))
         return _with(caveats, judge(load_result(first), margin=margin, outputs=_outputs(first)))
-    if _folder(first).resolve() == _folder(second).resolve():
-        raise NotComparable(f"{first} and {second} is one result: give it once to compare its backends with each other")
     results, names = (load_result(first), load_result(second)), _names(first, second)
+    if _folder(first).resolve() == _folder(second).resolve():
+        raise NotComparable(f"{first} and {second} are one result: give it once to compare its backends")
     demand_one_plan(*results)
     caveats = check_for_comparison(_folder(first), _folder(second))
     outputs = _outputs_between(first, second, results, names=names)
