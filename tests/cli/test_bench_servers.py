@@ -11,6 +11,7 @@ import pytest
 
 from enginebay.cli.bench.servers import default_folder
 from enginebay.cli.main import run
+from enginebay.config.bench_lengths import TokenRange
 from enginebay.config.loader import load_config
 from enginebay.loadtest.plan import load_plan
 from enginebay.loadtest.result import load_result
@@ -115,6 +116,18 @@ def test_what_cannot_be_measured_is_told_in_a_line(bench, tmp_path, monkeypatch,
     found, _, err = bench(*arguments)
     assert (found, told in err) == (code, True), err
     assert "Traceback" not in err
+
+
+def test_what_is_proposed_fits_into_the_context_of_the_model(bench, tmp_path) -> None:
+    with closing(SimulatorThread("vllm", "--max-model-len", "120", profile=INSTANT)) as engine:
+        code, _, err = bench("--url", engine.url, "--out", tmp_path, *SMALL)
+    assert (code in (0, 3), err) == (True, "")
+    config = load_config(tmp_path / "bench.yaml").bench
+    assert config.output_tokens == TokenRange(min=30, max=30)
+    assert isinstance(config.input_tokens, TokenRange)
+    assert config.input_tokens.max < 90, "what 30 tokens of output leave, and less, since lengths are estimated"
+    [measured] = load_result(tmp_path).runs
+    assert measured.metrics.num_errors == 0
 
 
 def test_the_folder_is_named_by_the_servers() -> None:

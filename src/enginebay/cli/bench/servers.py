@@ -16,6 +16,7 @@ from enginebay.clock import Clock
 from enginebay.config.loader import parse_config
 from enginebay.configured import configured_backend
 from enginebay.errors import ConfigError, ModelError, StartFailed
+from enginebay.loadtest.estimated_tokenizer import EstimatedTokenizer
 from enginebay.models.sources import resolve_model
 from enginebay.plugins import find_backend
 from enginebay.probes.recognising import RecognisedServer, recognise_server
@@ -28,6 +29,8 @@ INPUT_TOKENS, OUTPUT_TOKENS = (32, 256), (32, 64)
 SECONDS_PER_RUN = 20.0
 """Of one user; the number of requests follows from it."""
 MIN_REQUESTS, MAX_REQUESTS = 24, 160
+SPARE_RATIO = 1.5
+"""One prompt has more tokens for its estimate than another."""
 NUM_STARTS_OF_TWO = 3
 """Fewer give no verdict."""
 
@@ -49,6 +52,9 @@ class Probed:
     tokens_per_s: float
     can_ignore_eos: bool
     engine_version: str | None
+    max_model_len: int | None
+    tokens_per_piece: float
+    """Of the prompt: what the server counted over what is estimated without its tokenizer."""
 
 
 def configure_servers(
@@ -184,6 +190,8 @@ async def _probe(server: Server, *, clock: Clock, api_key_env: str | None) -> Pr
             tokens_per_s=usage.num_output_tokens / duration_s,
             can_ignore_eos=can_ignore_eos,
             engine_version=backend.info.engine_version,
+            max_model_len=backend.info.max_model_len,
+            tokens_per_piece=usage.num_prompt_tokens / len(EstimatedTokenizer().encode(_PROBE_PROMPT)),
         )
 
 
@@ -222,19 +230,30 @@ def _entry(server: Server, api_key_env: str | None) -> str:
 def _bench_text(servers: Sequence[Server], probed: Sequence[Probed], *, seed: int) -> str:
     slowest = min(item.tokens_per_s for item in probed)
     num_requests = round(SECONDS_PER_RUN * slowest / (sum(OUTPUT_TOKENS) / 2))
+    is_estimated = any(server.tokenizer is None for server in servers)
+    longest_input, longest_output = _longest(probed, is_estimated=is_estimated)
     lines = [
         "bench:",
         f"  users: [{', '.join(map(str, USERS))}]",
         f"  num_requests: {max(MIN_REQUESTS, min(MAX_REQUESTS, num_requests))}",
-        f"  input_tokens: {{min: {INPUT_TOKENS[0]}, max: {INPUT_TOKENS[1]}}}",
-        f"  output_tokens: {{min: {OUTPUT_TOKENS[0]}, max: {OUTPUT_TOKENS[1]}}}",
+        f"  input_tokens: {{min: {min(INPUT_TOKENS[0], longest_input)}, max: {longest_input}}}",
+        f"  output_tokens: {{min: {min(OUTPUT_TOKENS[0], longest_output)}, max: {longest_output}}}",
         f"  seed: {seed}  # of its own: a server remembers the prompts of another measurement",
         f"  ignore_eos: {str(all(item.can_ignore_eos for item in probed)).lower()}",
         f"  starts: {NUM_STARTS_OF_TWO if len(servers) > 1 else 1}",
     ]
-    if any(server.tokenizer is None for server in servers):
+    if is_estimated:
         lines.append("  prompt_counts: estimated")
     return "\n".join(lines) + "\n"
+
+
+def _longest(probed: Sequence[Probed], *, is_estimated: bool) -> tuple[int, int]:
+    """Of prompts and outputs that fit into the shortest context; an estimate is taken at what the probe showed."""
+    room = min((item.max_model_len for item in probed if item.max_model_len is not None), default=1 << 20)
+    longest_output = max(1, min(OUTPUT_TOKENS[1], room // 4))
+    pieces = SPARE_RATIO * max(item.tokens_per_piece for item in probed) if is_estimated else 1.0
+    for_input = int((room - longest_output) / pieces) - 1
+    return max(1, min(INPUT_TOKENS[1], for_input)), longest_output
 
 
 def _quoted(text: str) -> str:
