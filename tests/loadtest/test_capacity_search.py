@@ -89,7 +89,7 @@ def test_what_a_saturated_engine_finished_bounds_what_is_tried_next() -> None:
     search.observe(broken(4.0, served_rps=3.0))
     assert search.next_rate() == pytest.approx(1.0)
     search.observe(borne(1.0))
-    assert search.estimate.interval_rps[1] < 3.8
+    assert search.estimate.interval_rps[1] < 4.2
 
 
 def test_the_search_ends_with_its_probes_or_its_precision(capacity: float) -> None:

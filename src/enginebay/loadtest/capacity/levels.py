@@ -47,7 +47,7 @@ class CapacityLevels(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         levels = ((self.ttft_s, "ttft"), (self.tpot_s, "tpot"), (self.e2e_s, "e2e"))
         told = [f"{name} p{self.percentile:g} at most {level:g} s" for level, name in levels if level is not None]
-        return ", ".join([*told, f"errors at most {self.max_error_ratio:.3g} of the requests"])
+        return ", ".join([*told, f"errors at most {100 * self.max_error_ratio:.3g} %"])
 
 
 def missed(record: Record, levels: CapacityLevels) -> dict[str, bool]:

@@ -23,6 +23,7 @@ SLOPES = np.geomspace(3.0, 150.0, 24)
 """3: a level that hardly notices the load. 150: a queue that is endless 5 % above the last rate that it bore."""
 NEAR = 0.35
 """In log rate, a standard deviation: so far from the capacity a probe's counts weigh 0.6, twice as far 0.14."""
+MAX_BORNE_OVER_SERVED = 2.0
 DOUBT = 0.02
 """That the side which a probe shows is the wrong one."""
 TYPICAL_AUTOCORRELATION_TIME = 3.0
@@ -117,11 +118,12 @@ def _log_side(misses: Misses, log_rate: float, log_rates: np.ndarray, *, is_satu
 
 
 def _below_what_was_served(observations: Sequence[Observation], log_rates: np.ndarray) -> np.ndarray:
-    """No rate is borne that is a quarter above what was finished under more than could be borne."""
+    """No rate is borne that is twice what was finished under more than could be borne. Not less: an engine that is
+    flooded may finish less than one that is not, and what was begun in the later half is not finished yet."""
     served = [observation.served_rps for observation in observations if observation.served_rps]
     if not served:
         return np.ones(len(log_rates))
-    return np.where(log_rates <= np.log(1.25 * max(served)), 1 - DOUBT, DOUBT)
+    return np.where(log_rates <= np.log(MAX_BORNE_OVER_SERVED * max(served)), 1 - DOUBT, DOUBT)
 
 
 def _pooled_autocorrelation_time(misses: Sequence[Misses]) -> float:

@@ -53,7 +53,11 @@ class CapacitySearch:
         self._known = None
 
     def next_rate(self) -> float | None:
-        """None when enough is known, or as many probes were made as may be."""
+        """In four digits. None when enough is known, or as many probes were made as may be."""
+        rate = self._next_rate()
+        return None if rate is None else float(f"{rate:.4g}")
+
+    def _next_rate(self) -> float | None:
         if len(self._observations) >= self._max_probes:
             return None
         if not self._observations:
@@ -66,11 +70,6 @@ class CapacitySearch:
             return None
         num_inside = len(self._observations) - self._num_bracketing
         return self._posterior.quantile(SPREAD[num_inside % len(SPREAD)])
-
-    @property
-    def is_bracketed(self) -> bool:
-        """Whether one rate was borne and another was not: else there is only a bound."""
-        return bool(self._borne and self._not_borne)
 
     @property
     def estimate(self) -> CapacityEstimate:
