@@ -240,6 +240,15 @@ def test_sides_whose_outputs_are_of_other_lengths_are_not_set_against_each_other
     assert "outputs are 100.0 and 90.0 tokens long" in " ".join(verdict.caveats)
 
 
+def test_loads_that_a_certificate_shows_apart_get_no_verdict() -> None:
+    apart = InvalidReason(code="load_not_identical", detail="one byte differs")
+    verdict = judge(drawn_result({"a": 1.0, "b": 2.0}), apart=[apart])
+    assert (verdict.status, outcome(verdict)) == ("invalid", "undecided")
+    assert verdict.loads[0].against == (apart,)
+    assert verdict.headline == "No verdict (invalid): one byte differs."
+    assert verdict.caveats == ("8 users: b is not set against a: load_not_identical: one byte differs",)
+
+
 def test_a_server_that_was_not_started_anew_is_told() -> None:
     drawn = drawn_result({"a": 1.0, "b": 2.0})
     subjects = [msgspec.structs.replace(one, is_restarted=one.label == "a") for one in drawn.subjects]

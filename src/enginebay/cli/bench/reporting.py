@@ -9,15 +9,18 @@ from rich.console import Console
 from rich.text import Text
 
 from enginebay.cli.bench.flags import ResultFlags
-from enginebay.errors import ConfigError
+from enginebay.errors import ConfigError, NotComparable
 from enginebay.loadtest.files import write_atomically
-from enginebay.loadtest.result import Result
+from enginebay.loadtest.result import InvalidReason, Result
 from enginebay.loadtest.tokenizer import TextTokenizer
 from enginebay.report.data import Report, load_report
 from enginebay.report.picture import FORMATS, save_picture
 from enginebay.report.terminal import print_runs
 from enginebay.report.verdict_section import verdict_document
 from enginebay.report.write import write_reports
+from enginebay.verdict.certificate.certificate import FILE_NAME as CERTIFICATE
+from enginebay.verdict.certificate.certificate import load_certificate
+from enginebay.verdict.certificate.for_comparison import demand_identical
 from enginebay.verdict.comparison.judge import judge
 from enginebay.verdict.gate import FAILED, PASSED, GateName, exit_code, gate_failures, parse_gates
 from enginebay.verdict.junit import junit_xml
@@ -43,9 +46,21 @@ def judged(result: Result, folder: Path, *, tokenizer: TextTokenizer | None) -> 
     """The verdict between the backends of a result, saved beside it; None where fewer than two were measured."""
     if len({run.label for run in result.runs}) < 2:
         return None
-    verdict = judge(result, outputs=output_agreements(said_in(folder), tokenizer=tokenizer))
+    outputs = output_agreements(said_in(folder), tokenizer=tokenizer)
+    verdict = judge(result, outputs=outputs, apart=loads_apart(folder))
     save_verdict(verdict, folder / FILE_NAME)
     return verdict
+
+
+def loads_apart(folder: Path) -> list[InvalidReason]:
+    """What the certificate shows against setting the runs of a folder side by side; nothing where there is none."""
+    if not (folder / CERTIFICATE).exists():
+        return []
+    try:
+        demand_identical(load_certificate(folder), name=folder.name)
+    except NotComparable as error:
+        return [InvalidReason(code="load_not_identical", detail=str(error))]
+    return []
 
 
 def report_on(folder: Path, flags: ResultFlags, *, console: Console) -> int:

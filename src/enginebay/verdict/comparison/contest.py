@@ -46,6 +46,8 @@ class Contest:
     load: Load
     is_paired: bool
     """Whether starts of the same number stood side by side in time."""
+    apart: tuple[InvalidReason, ...] = ()
+    """What is known from elsewhere to speak against it: a certificate that shows another load."""
 
     @cached_property
     def status(self) -> Status:
@@ -61,7 +63,7 @@ class Contest:
     def against(self) -> tuple[InvalidReason, ...]:
         """What speaks against setting them side by side, although each run is valid by itself."""
         found = comparison_reasons(self.first.under(self.load), self.second.under(self.load))
-        return tuple(reason for reason in found if reason.code != SIMULATED.code)  # a status of its own
+        return (*self.apart, *(reason for reason in found if reason.code != SIMULATED.code))  # which is a status
 
     @cached_property
     def invalid(self) -> tuple[InvalidRun, ...]:

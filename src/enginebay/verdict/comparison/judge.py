@@ -9,7 +9,7 @@ import msgspec
 
 from enginebay.errors import NotComparable
 from enginebay.loadtest.environment import Environment
-from enginebay.loadtest.result import Result
+from enginebay.loadtest.result import InvalidReason, Result
 from enginebay.verdict.comparison.contest import Contest, Subject
 from enginebay.verdict.comparison.family import LEVEL, judge_all
 from enginebay.verdict.comparison.figures import figures
@@ -21,18 +21,24 @@ from enginebay.verdict.verdict import LoadVerdict, Status, Verdict
 
 
 def judge(
-    result: Result, *, first: str | None = None, margin: float | None = None, outputs: Sequence[OutputAgreement] = ()
+    result: Result,
+    *,
+    first: str | None = None,
+    margin: float | None = None,
+    outputs: Sequence[OutputAgreement] = (),
+    apart: Sequence[InvalidReason] = (),
 ) -> Verdict:
     """Each backend of one load test against `first`, or against the one that was asked for first.
 
     Starts of one number stood side by side in time and are compared pair by pair. margin: in place of the result's own.
+    apart: what is known to speak against any verdict, such as a certificate that shows other loads.
     Raises NotComparable where backends were reached over different transports, or where there is only one.
     """
     subjects = [_subject(result, label) for label in _labels(result, first=first)]
     if len(subjects) < 2:
         raise NotComparable("a verdict needs two backends, and one was measured: name two with --backend")
     contests = [
-        Contest(first=subjects[0], second=other, load=load, is_paired=True)
+        Contest(first=subjects[0], second=other, load=load, is_paired=True, apart=tuple(apart))
         for other in subjects[1:]
         for load in dict.fromkeys(run.load for run in result.runs)
     ]

@@ -11,7 +11,9 @@ from enginebay.verdict.verdict import NO_VERDICT, InvalidRun, LoadVerdict, Metri
 
 def headline(loads: Sequence[LoadVerdict], status: Status) -> str:
     if status != "judged":
-        return f"{NO_VERDICT[status][0].upper()}{NO_VERDICT[status][1:]}: {_WHY_NONE[status]}."
+        against = dict.fromkeys(reason.detail for load in loads for reason in load.against if status == "invalid")
+        why = "; ".join(against) or _WHY_NONE[status]
+        return f"{NO_VERDICT[status][0].upper()}{NO_VERDICT[status][1:]}: {why}."
     subjects = dict.fromkeys((load.first, load.second) for load in loads)
     of_each = [_of_subjects([load for load in loads if (load.first, load.second) == pair]) for pair in subjects]
     return f"{'; '.join(of_each)}."
