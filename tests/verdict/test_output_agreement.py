@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import pytest
+
 from enginebay.loadtest.answers import Answer
 from enginebay.types import TokenAlternative, TokenLogprob
 from enginebay.verdict.outputs.agreement import OutputAgreement, output_agreement
@@ -88,6 +90,19 @@ def test_a_rival_that_was_not_among_the_alternatives_was_at_least_as_far_away_as
     assert found.partings[0].is_lower_limit
     assert found.partings[0].first_gap == 2.0
     assert found.is_beyond_bound
+
+
+def test_alternatives_that_are_told_as_text_alone_are_found_by_their_text() -> None:
+    def said(token_id: int, rival: int) -> Answer:
+        rated = ((rival, -1.1), (9, -7.0))
+        alternatives = tuple(TokenAlternative(None, f"w{each}", logprob) for each, logprob in rated)
+            TokenAlternative(None, f"w{each}", logprob) for each, logprob in ((rival, -1.1), (9, -7.0))
+        )
+        logprob = TokenLogprob(token_id, f"w{token_id}", -1.0, alternatives)
+        return Answer(index=0, text=f"w{token_id}", num_tokens=1, token_ids=(token_id,), logprobs=(logprob,))
+
+    (parting,) = agreement([said(1, 2)], [said(2, 1)]).partings
+    assert (parting.difference, parting.is_lower_limit) == (pytest.approx(0.2), False)
 
 
 def walks(parting_rate: float, *, num_prompts: int = 100, num_tokens: int = 64) -> OutputAgreement:

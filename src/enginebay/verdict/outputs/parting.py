@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from enginebay.loadtest.answers import Answer
-from enginebay.types import TokenLogprob
+from enginebay.types import TokenAlternative, TokenLogprob
 
 END = "(end of the answer)"
 
@@ -54,13 +54,18 @@ def gaps_at(one: Answer, other: Answer, position: int) -> tuple[float | None, fl
 def _gap(own: TokenLogprob, rival: TokenLogprob) -> tuple[float | None, bool]:
     """(by how much an engine prefers its own token, whether it is at least that)."""
     for alternative in own.alternatives:
-        if (alternative.token_id, alternative.token) == (rival.token_id, rival.token) or (
-            rival.token_id is not None and alternative.token_id == rival.token_id
-        ):
+        if _is_same(alternative, rival):
             return own.logprob - alternative.logprob, False
     if not own.alternatives:
         return None, False
     return own.logprob - min(alternative.logprob for alternative in own.alternatives), True
+
+
+def _is_same(alternative: TokenAlternative, token: TokenLogprob) -> bool:
+    """By id where both have one: over HTTP most engines tell the alternatives as text alone."""
+    if alternative.token_id is None or token.token_id is None:
+        return alternative.token == token.token
+    return alternative.token_id == token.token_id
 
 
 def _has_logprob(answer: Answer, position: int) -> bool:
