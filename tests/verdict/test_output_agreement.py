@@ -96,8 +96,6 @@ def test_alternatives_that_are_told_as_text_alone_are_found_by_their_text() -> N
     def said(token_id: int, rival: int) -> Answer:
         rated = ((rival, -1.1), (9, -7.0))
         alternatives = tuple(TokenAlternative(None, f"w{each}", logprob) for each, logprob in rated)
-            TokenAlternative(None, f"w{each}", logprob) for each, logprob in ((rival, -1.1), (9, -7.0))
-        )
         logprob = TokenLogprob(token_id, f"w{token_id}", -1.0, alternatives)
         return Answer(index=0, text=f"w{token_id}", num_tokens=1, token_ids=(token_id,), logprobs=(logprob,))
 
