@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 
 from enginebay.engine.kernels import choose_layers, expected_kernels
 from enginebay.engine.kernels.choice import Choice, choose_kernels
+from enginebay.engine.kernels.machine import find_compiler
+from enginebay.engine.kernels.native.build import is_compiled
 from enginebay.engine.kernels.packed import packing_is_available
 from enginebay.errors import ConfigError, ModelError
 
@@ -87,3 +90,19 @@ def test_what_was_asked_for_by_name_is_given_or_refused():
 def test_what_is_expected_is_what_is_made(quantization: str | None, dtype: torch.dtype):
     told: dict[str, Any] = {"model": MODEL, "dtype": dtype, "device": CPU}
     assert expected_kernels("auto", quantization, **told).kernels == choose_layers("auto", quantization, **told).name
+
+
+@pytest.mark.parametrize(
+    "variable", [{"ENGINEBAY_HOME": "~nobody-is-called-so"}, {"ENGINEBAY_HOME": "/" + 300 * "x"}, {"CXX": 'g++ "'}]
+)
+def test_a_home_or_compiler_that_cannot_be_made_out_keeps_nobody_from_starting(
+    variable: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a machine that has all that native kernels need: they are expected, and tell when they are compiled."""
+    monkeypatch.setattr("enginebay.engine.kernels.what_this_machine_lacks", lambda: None)
+    for name, value in ({"ENGINEBAY_HOME": str(tmp_path), "CXX": "c++"} | variable).items():
+        monkeypatch.setenv(name, value)
+    assert not is_compiled()
+    assert find_compiler() is not None
+    found = expected_kernels("auto", None, model=MODEL, dtype=torch.bfloat16, device=CPU)
+    assert (found.kernels, "compiled at the first start" in found.why) == ("native", True)

@@ -32,9 +32,17 @@ def cpu_name() -> str:
 
 def find_compiler() -> list[str] | None:
     """The command: CXX, which may give more than a name, or the first that is installed."""
-    if given := shlex.split(os.environ.get(COMPILER_VARIABLE, "")):
+    if given := _words(os.environ.get(COMPILER_VARIABLE, "")):
         return given
     return next(([found] for name in COMPILERS if (found := shutil.which(name)) is not None), None)
+
+
+def _words(command: str) -> list[str]:
+    """One word where a quotation does not end: whoever runs it will tell what it was."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return [command]
 
 
 def _cpu_info(key: str) -> str:

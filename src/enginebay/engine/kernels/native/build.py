@@ -68,7 +68,10 @@ def native_kernels() -> NativeKernels:
 
 def is_compiled() -> bool:
     """For this source, torch and CPU: they start at once."""
-    return _library().exists()
+    try:
+        return _library().exists()
+    except (OSError, RuntimeError):  # a home that is not ours to look into, or none
+        return False
 
 
 def _load(library: Path) -> str | None:
