@@ -8,7 +8,7 @@ import pytest
 from engine_fakes import EngineUnderTest, Foresight, make_engine, make_request, prompt_of
 
 from enginebay.engine.deadlines import num_certain_tokens
-from enginebay.engine.logits import StepLogits
+from enginebay.engine.logits import SampledToken, StepLogits
 from enginebay.engine.plan import StepPlan
 from enginebay.engine.speculation.proposer import Draft, Wanted
 from enginebay.engine.speculation.speculator import Speculator
@@ -235,6 +235,26 @@ def test_what_drafting_took_is_not_held_against_those_who_need_not_draft():
     under_test.engine.add(make_request("prompt", 60, 0, deadline_at=under_test.clock.instant + 3.0))
     under_test.run()
     assert under_test.finish_reason("prompt") == "length"
+
+
+def test_what_log_probabilities_took_is_not_held_against_those_who_want_none():
+    under_test = make_engine(max_num_batched_tokens=64, num_blocks=200)
+    sample = under_test.sampler.sample
+
+    def sample_slowly(logits: StepLogits, plan: StepPlan) -> list[list[SampledToken]]:
+        if any(item.sequence.request.num_prompt_logprobs is not None for item in plan.scheduled):
+            under_test.clock.instant += 9.0
+        return sample(logits, plan)
+
+    under_test.sampler.sample = sample_slowly
+    for index in range(NUM_SAMPLES_TO_TRUST):
+        under_test.engine.add(make_request(f"scored {index}", 48, 1, num_prompt_logprobs=0))
+        under_test.run()
+    under_test.engine.add(make_request("plain", 48, 1, deadline_at=under_test.clock.instant + 3.0))
+    under_test.run()
+    assert under_test.finish_reason("plain") == "length"
+    with pytest.raises(DeadlineExceeded, match="cannot be met"):
+        under_test.engine.add(make_request("hurried", 48, 1, deadline_at=under_test.clock.instant + 0.5))
 
 
 def test_a_long_document_is_refused_for_what_long_documents_took():

@@ -155,6 +155,16 @@ def test_what_is_known_is_put_together_once_and_not_for_every_step():
     assert times.least(NOW + 2).step_s(ONE) == 0.5
 
 
+def test_what_a_request_takes_is_added_up_once_for_all_who_ask_the_same(monkeypatch: pytest.MonkeyPatch):
+    """Hundreds may wait, and all of them are held against it before every step."""
+    times = measured((ONE, 1.0), (prompt(512), 3.0))
+    told = least_s(times, 700, 100)
+    monkeypatch.setattr(type(times.least(NOW)), "step_s", None)
+    assert least_s(times, 700, 100) == told
+    with pytest.raises(TypeError):
+        least_s(times, 700, 101)
+
+
 chunks = st.builds(StepSize.of_chunk, st.integers(0, 8192), st.integers(1, 2048))
 
 

@@ -135,7 +135,7 @@ class Engine:
 
     def _compute(self, plan: StepPlan, started_at: float) -> list[EngineOutput]:
         self._ceiling.hold(plan)
-        drafting_before_s = self._meter.counters.draft_s
+        apart_before_s = self._apart_s
         is_first_try = True
         tried = self._try(plan)
         while isinstance(tried, Exception) and is_out_of_memory(tried) and self._ceiling.lower(plan):
@@ -148,11 +148,17 @@ class Engine:
             outputs = self._update(plan, tried)
             self._ceiling.note_fine(plan)
         if is_first_try and not isinstance(tried, Exception):
-            now, drafting_s = self._clock.now(), self._meter.counters.draft_s - drafting_before_s
-            self._deadlines.note_step(plan, outputs, step_s=now - started_at - drafting_s, now=now)
+            now, apart_s = self._clock.now(), self._apart_s - apart_before_s
+            self._deadlines.note_step(plan, outputs, step_s=now - started_at - apart_s, now=now)
         self.scheduler.release_ended()
         self._meter.count_step(plan, started_at=started_at)
         return outputs
+
+    @property
+    def _apart_s(self) -> float:
+        """What all steps took so far beside the model, and each by what its own requests want: drafting, drawing, and
+        log-probabilities, which of a whole prompt take as long as the prompt."""
+        return self._meter.counters.draft_s + self._meter.counters.sample_s
 
     def _try(self, plan: StepPlan) -> list[list[SampledToken]] | Exception:
         """Whatever goes wrong costs the requests of this step and no others. Trying again is allowed: what was written

@@ -132,6 +132,8 @@ class LeastTimes:
     def __init__(self, trusted: Iterable[_Fastest], *, most_output_tokens: int) -> None:
         self._trusted, self._most_output_tokens = tuple(trusted), most_output_tokens
         self._step_s: dict[StepSize, float] = {}
+        self._request_s: dict[tuple[int, int, int, int], float] = {}
+        """Of what was asked: whoever waits asks before every step."""
 
     def step_s(self, size: StepSize) -> float:
         """No step of this size takes less, as far as was measured."""
@@ -145,6 +147,14 @@ class LeastTimes:
     ) -> float:
         """For a request that has the engine to itself, and num_tokens by now; its next token comes with the last step
         of those, each later one with a step of its own, which looks at one key more than the step before."""
+        asked = num_computed_tokens, num_tokens, num_output_tokens, most_step_tokens
+        if (known_s := self._request_s.get(asked)) is None:
+            known_s = self._request_s[asked] = self._added_up_s(*asked)
+        return known_s
+
+    def _added_up_s(
+        self, num_computed_tokens: int, num_tokens: int, num_output_tokens: int, most_step_tokens: int
+    ) -> float:
         prompt_s = 0.0
         for start in range(num_computed_tokens, num_tokens, most_step_tokens):
             prompt_s += self.step_s(StepSize.of_chunk(start, min(most_step_tokens, num_tokens - start)))
