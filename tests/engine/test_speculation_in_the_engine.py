@@ -191,6 +191,23 @@ def test_drafts_that_fail_for_everybody_are_counted_and_told_once(caplog: pytest
     assert len(caplog.records) == 1
 
 
+def test_drafts_that_fail_only_together_are_not_tried_in_every_step(caplog: pytest.LogCaptureFixture) -> None:
+    """A proposer that is broken for more than one: each alone would hide it, and take as long as all of them."""
+
+    @dataclass
+    class FailsTogether(FailsFor):
+        def propose(self, wanted: Many[Wanted]) -> list[Draft]:
+            self.broken = {one.sequence.request.request_id for one in wanted} if len(wanted) > 1 else set()
+            return super().propose(wanted)
+
+    proposer = FailsTogether(set(), RuntimeError("rows of another shape"), Foresight(), [])
+    under_test = speculating(proposer, num_blocks=200)
+    expect_tokens_alone(under_test, make_request("a", 5, 30), make_request("b", 5, 30))
+    assert proposer.asked == [["a", "b"], ["a"], ["b"]]
+    assert under_test.engine.counters.num_failed_drafts == 2
+    assert "rows of another shape" in caplog.text
+
+
 def test_what_was_drafted_before_it_failed_does_not_count_as_seen() -> None:
     proposer = failing_for("a", error=RuntimeError("broken"))
     under_test = speculating(proposer)

@@ -64,9 +64,18 @@ class Speculator:
                     sequence.num_draft_computed_tokens, sequence.num_computed_tokens
                 )
             if len(wanted) > 1:
-                return [draft for one in wanted for draft in self._proposed([one])]
+                return self._proposed_alone(wanted, error)
             self._give_up(wanted[0].sequence, error)
             return [Draft([])]
+
+    def _proposed_alone(self, wanted: Many[Wanted], error: Exception) -> list[Draft]:
+        """Where none of them is at fault they fail together in every step: none of them drafts any more."""
+        num_failures = self.num_failures
+        drafts = [draft for one in wanted for draft in self._proposed([one])]
+        if self.num_failures == num_failures:
+            for one in wanted:
+                self._give_up(one.sequence, error)
+        return drafts
 
     def _give_up(self, sequence: Sequence, error: Exception) -> None:
         sequence.has_draft_failed = True
