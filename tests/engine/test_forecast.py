@@ -91,3 +91,26 @@ def test_what_cannot_fit_is_refused_before_kernels_are_compiled(directory: Path,
 def test_what_does_not_fit_is_told_with_the_sum(directory: Path):
     with pytest.raises(ModelError, match="the KV cache cannot hold one context of 96 tokens"):
         forecast(tiny_config(directory, num_blocks=2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"speculative_self_draft": "first_layers:9"}, "has 3 layers; use int8, or first_layers:N"),
+        ({"speculative_self_draft": "int8", "quantization": "int8"}, "the model is in int8 itself"),
+        ({"speculative_draft_dir": "another"}, "its vocabulary has 150 tokens, that of the model 160"),
+    ],
+)
+def test_a_draft_that_the_model_cannot_have_is_told_before_a_weight_is_read(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], reason: str
+):
+    TinyModel("llama", {"vocab_size": 150}).write(tmp_path / "another")
+    monkeypatch.chdir(tmp_path)
+
+    def read(*arguments: object, **keywords: object) -> object:
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr("enginebay.engine.weights.Checkpoint.take", read)
+    for start in (forecast, ModelRunner):
+        with pytest.raises(ModelError, match=reason):
+            start(tiny_config(directory, **settings))

@@ -85,10 +85,7 @@ class ModelRunner:
         self.model, stored_bytes = load(
             Path(config.model_dir), self.model_config, layers, dtype=self.dtype, device=self.device
         )
-        self.draft_weights = load_draft(
-            config, self.model_config, self.model, max_model_len=self.max_model_len, dtype=self.dtype,
-            device=self.device,
-        )  # fmt: skip
+        self.draft_weights = load_draft(config, self.model_config, self.model, dtype=self.dtype, device=self.device)
         draft_bytes = draft_block_bytes = 0
         if self.draft_weights is not None:
             draft_bytes = self.draft_weights.num_bytes

@@ -13,7 +13,7 @@ from enginebay.engine.memory_plan import MemoryBudget, MemoryPlan
 from enginebay.engine.model_config import ModelConfig, read_model_config
 from enginebay.engine.policies import build_policy
 from enginebay.engine.settings import EngineConfig
-from enginebay.engine.speculation.draft_weights import expected_draft_block_bytes, expected_draft_bytes
+from enginebay.engine.speculation.draft_weights import check_draft, expected_draft_block_bytes, expected_draft_bytes
 from enginebay.engine.weight_headers import expected_weight_bytes
 from enginebay.errors import ModelError
 
@@ -45,14 +45,15 @@ def expected_memory(
 ) -> MemoryPlan:
     """From the headers of the files: weights count once each, a second layout that is kept comes on top.
 
-    Raises ModelError, with the arithmetic, for what cannot fit.
+    Raises ModelError: with the arithmetic for what cannot fit, and for a draft that the model cannot have.
     """
-    directory = Path(config.model_dir)
+    directory, max_model_len = Path(config.model_dir), max_model_len_of(config, model)
+    check_draft(config, model, max_model_len=max_model_len)
     kernels = _kernels(config, model, dtype=dtype, device=device).kernels
     num_bytes = expected_weight_bytes(directory, model, dtype=dtype, quantization=config.quantization)
     plan = budget.plan(
         model,
-        max_model_len=max_model_len_of(config, model),
+        max_model_len=max_model_len,
         dtype=dtype,
         weight_bytes=num_bytes + expected_draft_bytes(config, model, dtype=dtype),
         gathers_keys=kernels != "native" and not config.batch_invariant,

@@ -78,3 +78,17 @@ def test_without_torch_the_plan_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "enginebay.backends.reference.forecast", None)
     lines = plan(written(tmp_path, model=str(tmp_path)), capsys)
     assert any(line.startswith("kernels and memory: not known without ") for line in lines)
+
+
+def test_a_draft_model_that_numbers_its_tokens_otherwise_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, draft = (write_random_llama(tmp_path / name) for name in ("model", "draft"))
+    for directory, vocabulary in ((model, '{"a": 0, "b": 1}'), (draft, '{"a": 1, "b": 0}')):
+        (directory / "tokenizer.json").write_text(f'{{"model": {{"vocab": {vocabulary}}}}}')
+    config = Path(written(tmp_path, model=str(model)))
+    drafting = f"speculative_draft_model: {draft}, max_model_len: 64"
+    config.write_text(config.read_text().replace("max_model_len: 64", drafting))
+    lines = plan(str(config), capsys)
+    [line] = [line for line in lines if line.startswith("it would not start here: ")]
+    assert "its tokenizer.json gives other ids to tokens" in line

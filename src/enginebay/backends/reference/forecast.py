@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from enginebay.backend import BackendContext
+from enginebay.backends.reference.draft_vocabulary import check_draft_vocabulary
 from enginebay.backends.reference.launch_plan import engine_config
 from enginebay.engine.setup import forecast
 from enginebay.errors import ConfigError, ModelError
@@ -19,6 +20,8 @@ def forecast_lines(context: BackendContext) -> Iterator[str]:
         yield f"kernels and memory: not known before the model is here: {error}"
         return
     try:
+        if draft_dir is not None:
+            check_draft_vocabulary(model_dir, draft_dir)
         found = forecast(engine_config(context.settings, context.options, model_dir, draft_dir=draft_dir))
     except (ConfigError, ModelError) as error:
         yield f"it would not start here: {error}"

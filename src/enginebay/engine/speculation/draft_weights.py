@@ -58,18 +58,27 @@ class DraftWeights:
 
 
 def load_draft(
-    config: EngineConfig, target: ModelConfig, model: CausalLM, *, max_model_len: int, dtype: torch.dtype,
-    device: torch.device,
-) -> DraftWeights | None:  # fmt: skip
-    """None where no model drafts. Raises ModelError."""
+    config: EngineConfig, target: ModelConfig, model: CausalLM, *, dtype: torch.dtype, device: torch.device
+) -> DraftWeights | None:
+    """None where no model drafts; what was checked before (`check_draft`) is loaded. Raises ModelError."""
     if config.speculative_draft_dir is not None:
         directory = Path(config.speculative_draft_dir)
-        return _another(config, target, directory, max_model_len=max_model_len, dtype=dtype, device=device)
+        return _another(config, target, directory, dtype=dtype, device=device)
     if config.speculative_self_draft == "int8":
         return _in_int8(config, target, dtype=dtype, device=device)
     if config.speculative_self_draft is not None:
         return _first_layers(config.speculative_self_draft, target, model, dtype=dtype, device=device)
     return None
+
+
+def check_draft(config: EngineConfig, target: ModelConfig, *, max_model_len: int) -> None:
+    """Raises ModelError for a draft that this model cannot have; no weight is read for it."""
+    if config.speculative_draft_dir is not None:
+        _check_another(Path(config.speculative_draft_dir), target, max_model_len=max_model_len)
+    elif config.speculative_self_draft == "int8":
+        _check_int8(config)
+    elif config.speculative_self_draft is not None:
+        _num_first_layers(config.speculative_self_draft, target)
 
 
 def expected_draft_bytes(config: EngineConfig, target: ModelConfig, *, dtype: torch.dtype) -> int:
@@ -90,10 +99,7 @@ def expected_draft_block_bytes(config: EngineConfig, *, dtype: torch.dtype) -> i
     return block_bytes(own, block_size=config.block_size, dtype=dtype)
 
 
-def _another(
-    config: EngineConfig, target: ModelConfig, directory: Path, *, max_model_len: int, dtype: torch.dtype,
-    device: torch.device,
-) -> DraftWeights:  # fmt: skip
+def _check_another(directory: Path, target: ModelConfig, *, max_model_len: int) -> None:
     own = read_model_config(directory)
     if own.vocab_size != target.vocab_size:
         raise ModelError(
@@ -105,6 +111,12 @@ def _another(
             f"speculative_draft_model {directory.name}: its position embeddings reach {own.longest_context} tokens, "
             f"and max_model_len is {max_model_len}; lower it"
         )
+
+
+def _another(
+    config: EngineConfig, target: ModelConfig, directory: Path, *, dtype: torch.dtype, device: torch.device
+) -> DraftWeights:
+    own = read_model_config(directory)
     layers = choose_layers(config.kernels, None, model=own, dtype=dtype, device=device)
     model, _ = load_model(directory, own, layers, dtype=dtype, device=device)
     return DraftWeights(
@@ -113,12 +125,15 @@ def _another(
     )  # fmt: skip
 
 
-def _in_int8(config: EngineConfig, target: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> DraftWeights:
+def _check_int8(config: EngineConfig) -> None:
     if config.quantization is not None:
         raise ModelError(
             f"speculative_self_draft int8: the model is in {config.quantization} itself, its int8 form is no cheaper; "
             "leave out one of the two, or use first_layers:N"
         )
+
+
+def _in_int8(config: EngineConfig, target: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> DraftWeights:
     layers = choose_layers(
         config.kernels if config.kernels in ("native", "plain") else "auto", "int8", model=target, dtype=dtype,
         device=device, batch_invariant=config.batch_invariant,
@@ -130,16 +145,20 @@ def _in_int8(config: EngineConfig, target: ModelConfig, *, dtype: torch.dtype, d
     )  # fmt: skip
 
 
-def _first_layers(
-    name: str, target: ModelConfig, model: CausalLM, *, dtype: torch.dtype, device: torch.device
-) -> DraftWeights:
+def _num_first_layers(name: str, target: ModelConfig) -> int:
     number = name.removeprefix("first_layers:")
     if number == name or not number.isdecimal() or not 1 <= int(number) < target.num_layers:
         raise ModelError(
             f"speculative_self_draft {name!r}: the model has {target.num_layers} layers; "
             f"use int8, or first_layers:N with N from 1 to {target.num_layers - 1}"
         )
-    cut = _cut_off(target, int(number))
+    return int(number)
+
+
+def _first_layers(
+    name: str, target: ModelConfig, model: CausalLM, *, dtype: torch.dtype, device: torch.device
+) -> DraftWeights:
+    cut = _cut_off(target, _num_first_layers(name, target))
     return DraftWeights(
         name, model.first_layers(cut.num_layers), cut, shares_cache=True, num_bytes=0,
         cost_ratio=_num_read(cut) / _num_read(target), dtype=dtype, device=device,
