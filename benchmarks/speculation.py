@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 import psutil
 from bench_runs import largest_child, resident_bytes, spread, tokenizer_of
+from technique_claims import MIN_PAIRS
 from technique_plans import prompts_of
 
 from enginebay import quantities
@@ -54,7 +55,6 @@ SAMPLING = {
 }
 BARS = {("ngram", "copy"): 1.5, ("ngram", "free"): 0.95}
 """Least ratio of output tokens per second to those without speculation."""
-MIN_PAIRS = 10
 NUM_QUICK_PROMPTS = 2
 
 

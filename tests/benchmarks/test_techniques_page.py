@@ -94,6 +94,22 @@ def test_what_this_project_wants_is_met_to_the_last_digit_or_missed() -> None:
         assert wanted.verdict(found).split(":")[0] == word
 
 
+@pytest.mark.parametrize(
+    ("flaw", "verdict"),
+    [
+        ({}, "met: 2.00x"),
+        ({"num_pairs": 9}, "not enough pairs, 9 of 10: 2.00x"),
+        ({"differing_prompts": ["letter"]}, "**missed**, 1 answers differ: 2.00x"),
+    ],
+)
+def test_what_is_wanted_of_drafts_is_met_by_enough_pairs_with_the_same_answers(
+    flaw: dict[str, object], verdict: str
+) -> None:
+    (wanted,) = (claim for claim in CLAIMS if claim.is_ours and claim.says.startswith("prompt lookup: at least 1.5"))
+    told = {"prompts": "copy", "ratio": {"median": 2.0}, "num_pairs": 10, "differing_prompts": [], **flaw}
+    assert wanted.verdict(groups(speculation=[row("ngram", 20.0, **told)])).startswith(verdict)
+
+
 def test_a_table_has_every_row_and_failures_are_told() -> None:
     found = groups(policies=[row("naive", 10.0), row("static", 43.0)])
     found["policies"]["failures"] = [{"label": "continuous", "error": "EngineDied: gone"}]  # type: ignore[index]
