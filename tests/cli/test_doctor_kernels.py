@@ -24,6 +24,7 @@ def on_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr(machine.platform, "system", lambda: "Linux")
         monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
         monkeypatch.setattr(enginebay.engine.kernels, "is_compiled", lambda: is_compiled)
+        (tmp_path / "g++-99").touch(mode=0o755)
         monkeypatch.setenv("CXX", compiler)
         monkeypatch.setenv("PATH", str(tmp_path))
         return list(kernel_findings())
@@ -73,6 +74,13 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(on_a_machine):
     assert compiler.level == "note"
     assert "install c++ or g++, or name one by CXX" in compiler.advice
     assert "not native: they need a C++ compiler, and there is none" in of_bfloat16(findings)
+
+
+def test_a_compiler_that_is_named_and_not_there_is_told(on_a_machine):
+    findings = on_a_machine(compiler="g++-98 -pipe")
+    compiler = found(findings, "no C++ compiler")
+    assert (compiler.level, compiler.what) == ("note", "no C++ compiler 'g++-98', which CXX names;")
+    assert "not native: they need a C++ compiler, and CXX names 'g++-98'" in of_bfloat16(findings)
 
 
 def test_kernels_that_are_compiled_already_need_no_compiler(on_a_machine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 
 from enginebay.engine.kernels import choose_layers, expected_kernels
 from enginebay.engine.kernels.choice import Choice, choose_kernels
-from enginebay.engine.kernels.machine import find_compiler
 from enginebay.engine.kernels.native.build import is_compiled
 from enginebay.engine.kernels.packed import packing_is_available
 from enginebay.errors import ConfigError, ModelError
@@ -92,17 +92,25 @@ def test_what_is_expected_is_what_is_made(quantization: str | None, dtype: torch
     assert expected_kernels("auto", quantization, **told).kernels == choose_layers("auto", quantization, **told).name
 
 
-@pytest.mark.parametrize(
-    "variable", [{"ENGINEBAY_HOME": "~nobody-is-called-so"}, {"ENGINEBAY_HOME": "/" + 300 * "x"}, {"CXX": 'g++ "'}]
-)
-def test_a_home_or_compiler_that_cannot_be_made_out_keeps_nobody_from_starting(
-    variable: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("home", ["~nobody-is-called-so", "/" + 300 * "x"])
+def test_a_home_that_cannot_be_found_or_read_has_no_kernels_and_keeps_nobody_from_starting(
+    home: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """On a machine that has all that native kernels need: they are expected, and tell when they are compiled."""
     monkeypatch.setattr("enginebay.engine.kernels.what_this_machine_lacks", lambda: None)
-    for name, value in ({"ENGINEBAY_HOME": str(tmp_path), "CXX": "c++"} | variable).items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ENGINEBAY_HOME", home)
+    monkeypatch.setenv("CXX", sys.executable)  # any program that is there
     assert not is_compiled()
-    assert find_compiler() is not None
     found = expected_kernels("auto", None, model=MODEL, dtype=torch.bfloat16, device=CPU)
     assert (found.kernels, "compiled at the first start" in found.why) == ("native", True)
+
+
+@pytest.mark.parametrize("command", ['g++ "', "no-such-compiler -pipe"])
+def test_a_compiler_that_is_named_and_not_there_leads_to_other_kernels(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("enginebay.engine.kernels.what_this_machine_lacks", lambda: None)
+    monkeypatch.setenv("ENGINEBAY_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", command)
+    found = expected_kernels("auto", None, model=MODEL, dtype=torch.bfloat16, device=CPU)
+    assert found.kernels != "native"
+    assert "which is not there" in found.why

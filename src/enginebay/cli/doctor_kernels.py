@@ -17,6 +17,7 @@ from enginebay.engine.kernels.machine import (
     cpu_name,
     find_compiler,
     what_this_machine_lacks,
+    why_no_compiler,
 )
 
 FEATURES = {
@@ -58,7 +59,8 @@ def _cpu() -> Finding:
 
 def _compiler() -> Finding:
     command = find_compiler()
-    if command is not None:
+    if command is not None and why_no_compiler() is None:
         return Finding("good", f"C++ compiler: {shlex.join(command)}")
     advice = f"install {' or '.join(COMPILERS)}, or name one by {COMPILER_VARIABLE}: native kernels are compiled here"
-    return Finding("note", "no C++ compiler;", advice)
+    named = "" if command is None else f" {command[0]!r}, which {COMPILER_VARIABLE} names"
+    return Finding("note", f"no C++ compiler{named};", advice)

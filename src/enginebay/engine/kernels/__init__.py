@@ -7,7 +7,7 @@ import torch
 from enginebay.engine.kernels.choice import Choice, choose_kernels, known_quantization
 from enginebay.engine.kernels.int8 import PlainInt8Layers
 from enginebay.engine.kernels.invariant import InvariantLayers, InvariantNativeLayers
-from enginebay.engine.kernels.machine import find_compiler, what_this_machine_lacks
+from enginebay.engine.kernels.machine import what_this_machine_lacks, why_no_compiler
 from enginebay.engine.kernels.native.build import is_compiled, native_kernels
 from enginebay.engine.kernels.native.layers import NativeLayers
 from enginebay.engine.kernels.packed import PackedLayers
@@ -64,4 +64,4 @@ def expected_kernels(
 def _what_native_kernels_lack() -> str | None:
     if (missing := what_this_machine_lacks()) is not None:
         return missing
-    return None if is_compiled() or find_compiler() is not None else "they need a C++ compiler, and there is none"
+    return None if is_compiled() else why_no_compiler()

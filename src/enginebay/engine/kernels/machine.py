@@ -37,6 +37,16 @@ def find_compiler() -> list[str] | None:
     return next(([found] for name in COMPILERS if (found := shutil.which(name)) is not None), None)
 
 
+def why_no_compiler() -> str | None:
+    """In words; None where there is one."""
+    command = find_compiler()
+    if command is None:
+        return "they need a C++ compiler, and there is none"
+    if shutil.which(command[0]) is None:
+        return f"they need a C++ compiler, and {COMPILER_VARIABLE} names {command[0]!r}, which is not there"
+    return None
+
+
 def _words(command: str) -> list[str]:
     """One word where a quotation does not end: whoever runs it will tell what it was."""
     try:
