@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
+import subprocess
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,16 @@ def uniform_plan(config: Config, name: str, *, num_requests: int | None = None, 
         tokenizer=tokenizer_of(config, name),
         ignore_eos=all_ignore_eos([check_backend(config, name)]),
     )
+
+
+def revision() -> str | None:
+    """The commit that is measured, `-dirty` where files differ from it; None outside of a checkout."""
+    command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 # ---------------------------------------------------------------- figures

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from bench_runs import measure, rows_of, uniform_plan
+from bench_runs import measure, revision, rows_of, uniform_plan
 from engine_bars_page import KEPT, judged
 
 from enginebay.config.loader import load_config
@@ -51,6 +51,7 @@ def main() -> int:
         "plan_sha256": plan.sha256,
         "num_repeats": arguments.repeats,
         "load_average_before": round(load_before, 2),
+        "revision": revision(),
         "environment": msgspec.to_builtins(describe_environment()),
         "tuning": {label: tuning(config, label) for label in arguments.engines},
         "rows": rows_of(result, memory),

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import torch
-from bench_runs import spread, uniform_plan
+from bench_runs import revision, spread, uniform_plan
 from step_profile import CONFIG, ROOT
 
 from enginebay.cli.event_loop import new_event_loop
@@ -91,6 +91,7 @@ async def measured(num_repeats: int) -> dict[str, Any]:
     return {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "label": LABEL,
+        "revision": revision(),
         "environment": msgspec.to_builtins(describe_environment()),
         "effective_settings": settings,
         "decode_tokens_per_s": spread(rates),

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 import psutil
-from bench_runs import largest_child, resident_bytes, spread, tokenizer_of
+from bench_runs import largest_child, resident_bytes, revision, spread, tokenizer_of
 from technique_claims import MIN_PAIRS
 from technique_plans import prompts_of
 
@@ -105,6 +105,7 @@ async def measured(labels: Sequence[str] | None, *, is_quick: bool) -> dict[str,
     return {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "is_quick": is_quick,
+        "revision": revision(),
         "environment": msgspec.to_builtins(describe_environment()),
         "rows": rows,
         "failures": failures,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from bench_runs import spread, uniform_plan
+from bench_runs import revision, spread, uniform_plan
 
 from enginebay import quantities
 from enginebay.backend import Backend
@@ -52,6 +52,7 @@ def main() -> int:
         "users": arguments.users,
         "most_rest_ratio": MOST_REST_RATIO,
         "load_average_at_end": round(os.getloadavg()[0], 2),
+        "revision": revision(),
         "environment": msgspec.to_builtins(describe_environment()),
         "rows": rows,
     }

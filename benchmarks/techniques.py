@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 import speculation
-from bench_runs import measure, rows_of, tokenizer_of, uniform_plan
+from bench_runs import measure, revision, rows_of, tokenizer_of, uniform_plan
 from technique_plans import shared_prefix_plan
 
 from enginebay.cli.event_loop import new_event_loop
@@ -87,6 +87,7 @@ def main() -> int:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "is_quick": arguments.quick,
         "price_per_hour": arguments.price_per_hour,
+        "revision": revision(),
         "environment": msgspec.to_builtins(describe_environment()),
         "groups": {},
     }

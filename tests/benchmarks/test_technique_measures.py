@@ -1,6 +1,7 @@
 """The arithmetic of the benchmarks of techniques, on records and counters with known answers."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from bench_runs import spread  # noqa: E402
+from bench_runs import revision, spread  # noqa: E402
 from speculation import Contender, copied_ratio, loops, row_of  # noqa: E402
 from step_profile import shares_between  # noqa: E402
 from technique_plans import PROMPTS, prompts_of, shared_prefix_plan  # noqa: E402
@@ -69,6 +70,17 @@ def asked(*names: str) -> dict[str, PlannedRequest]:
 
 
 LOOPING = " ".join(f"w{number % 13}" for number in range(40))
+
+
+def test_a_result_names_the_commit_that_was_measured() -> None:
+    """Of a checkout; an archive of the sources has none."""
+    head = subprocess.run(("git", "-C", str(ROOT), "rev-parse", "HEAD"), capture_output=True, text=True, check=False)
+    found = revision()
+    if head.returncode != 0:
+        assert found is None
+    else:
+        assert found is not None
+        assert head.stdout.startswith(found.removesuffix("-dirty").rpartition("-g")[2])
 
 
 def test_a_run_of_twelve_tokens_that_comes_again_is_a_loop() -> None:
