@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from contextlib import nullcontext
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -77,6 +78,20 @@ def test_two_processes_send_each_request_once_at_its_instant_and_their_records_s
     assert not psutil.Process().children(recursive=True)
 
 
+def test_one_user_asks_every_request_although_there_are_two_processes() -> None:
+    async def main() -> None:
+        async with oracle_process() as oracle:
+            await oracle.play(OracleScript())
+            recorder = Recorder()
+            fleet = await fleet_for(oracle, recorder)
+            await fleet.run([planned(index, max_tokens=2) for index in range(6)], Load(users=1))
+            assert sorted(record.index for record in recorder.records) == list(range(6))
+            in_order = sorted(recorder.records, key=lambda record: record.sent_at)
+            assert all(before.ended_at <= after.sent_at for before, after in pairwise(in_order))
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_fleet_keeps_what_was_measured_and_tells_what_was_under_way() -> None:
     async def main() -> None:
         async with oracle_process() as oracle:
@@ -143,10 +158,12 @@ def test_small_loads_take_one_process_and_large_ones_several_but_leave_a_core_fr
 # ---------------------------------------------------------------- through a measurement
 
 
-def measurement(backend: Backend, num_requests: int, *, num_client_processes: int | None) -> Measurement:
+def measurement(
+    backend: Backend, num_requests: int, *, num_client_processes: int | None, label: str = "oracle"
+) -> Measurement:
     requests = tuple(planned(index, max_tokens=2) for index in range(num_requests))
     return Measurement(
-        Subject(label="oracle", kind="openai_http", open=lambda: nullcontext(backend)),
+        Subject(label=label, kind="openai_http", open=lambda: nullcontext(backend)),
         backend,
         planned_load=PlannedLoad(load=Load(users=4), requests=requests),
         start_index=0,
@@ -170,6 +187,18 @@ def test_a_run_tells_how_each_of_its_client_processes_fared(num_client_processes
             assert run.client.longest_stall_s > 0
             assert run.metrics.num_requests == 40
             assert run.metrics.num_output_tokens == 80
+
+    asyncio.run(main())
+
+
+def test_a_backend_may_have_a_name_that_no_header_has_room_for() -> None:
+    async def main() -> None:
+        async with oracle_process() as oracle, get_backend("openai_http", url=oracle.url, model="oracle") as backend:
+            await oracle.play(OracleScript())
+            measuring = measurement(backend, 8, num_client_processes=None, label="\N{CYRILLIC SMALL LETTER YA} \n")
+            await measuring.run()
+            assert [record.error_message for record in measuring.records] == [None] * 8
+            assert sorted(one.index for one in measuring.sent) == list(range(8))
 
     asyncio.run(main())
 

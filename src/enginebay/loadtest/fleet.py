@@ -105,12 +105,14 @@ class Fleet:
         """Each process has decoded its own answers before it ended."""
 
     def _shares(self, requests: Sequence[PlannedRequest], load: Load) -> list[tuple[list[PlannedRequest], Load]]:
-        shares = deal(requests, self._num_processes)
         if load.users is None:
+            shares = deal(requests, self._num_processes)
             loads = [load] * len(shares)
         else:
-            loads = [Load(users=users) if users else None for users in deal_users(load.users, len(shares))]
-        return [(share, own) for share, own in zip(shares, loads, strict=True) if share and own is not None]
+            # Of no more processes than users: a share without a user would never be sent.
+            shares = deal(requests, min(self._num_processes, load.users))
+            loads = [Load(users=users) for users in deal_users(load.users, len(shares))]
+        return [(share, own) for share, own in zip(shares, loads, strict=True) if share]
 
     def _member(self, requests: Sequence[PlannedRequest], load: Load) -> _Member:
         job = Job(

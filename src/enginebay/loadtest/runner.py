@@ -8,6 +8,7 @@ always sent: where users or connections have run out it waits, and its record te
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from enginebay.loadtest.records import INTERRUPTED, Record
 from enginebay.loadtest.sent.log import TellsSends, request_id_of
 from enginebay.request_checks import check_request
 from enginebay.types import GenerationChunk, GenerationRequest
+
+NOT_IN_IDS = re.compile(r"[^\w.-]+", re.ASCII)
+"""Ids travel in a header, which has room for little; names of backends and traces may be in any script."""
 
 
 @runtime_checkable
@@ -61,7 +65,7 @@ class Runner:
         self._clock = clock
         self._backlog = Backlog(clock=clock, on_record=on_record)
         self._request_timeout_s = request_timeout_s
-        self._run_id = run_id
+        self._run_id = NOT_IN_IDS.sub("-", run_id)
         self._given_to_socket_at: dict[bytes, float] = {}
         self._conversations: list[Turn] = []
         self.started_at = clock.now()
