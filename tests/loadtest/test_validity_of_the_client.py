@@ -8,6 +8,7 @@ from validity_fakes import CEILING, EIGHT_USERS, FOUR_A_SECOND, HEALTHY, codes, 
 
 from enginebay.loadtest.client_health import ClientHealth
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
+from enginebay.loadtest.plan import Load, Step
 from enginebay.loadtest.validity.client import ceiling_ratio
 from enginebay.loadtest.validity.evidence import Evidence
 
@@ -38,8 +39,8 @@ def test_an_open_loop_client_is_late_beyond_ten_milliseconds_or_a_tenth_of_the_f
     assert codes(evidence) == found
 
 
-def test_a_closed_loop_has_no_instants_to_be_late_for() -> None:
-    assert codes(ordinary_run(EIGHT_USERS, client=client(send_lag_p99_s=0.5))) == []
+def test_users_who_wait_for_a_connection_are_late_in_a_closed_loop_too() -> None:
+    assert codes(ordinary_run(EIGHT_USERS, client=client(send_lag_p99_s=0.5))) == ["client_late"]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,17 @@ def test_a_run_near_the_ceiling_of_its_client_is_invalid(share, found) -> None:
     assert codes(two_processes) == []
 
 
-def test_what_was_asked_counts_also_where_it_was_not_reached() -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Load(rate=5000.0, arrivals="poisson"),
+        Load(rate=4.0, end_rate=5000.0, duration_s=20.0, arrivals="ramp"),
+        Load(steps=(Step(rate=4.0, duration_s=19.0), Step(rate=5000.0, duration_s=1.0)), arrivals="steps"),
+    ],
+    ids=str,
+)
+def test_the_highest_rate_that_was_asked_counts_also_where_it_was_not_reached(asked) -> None:
     evidence = ordinary_run(FOUR_A_SECOND, 80)
-    asked = msgspec.structs.replace(evidence.planned_load.load, rate=5000.0)
     planned_load = msgspec.structs.replace(evidence.planned_load, load=asked)
     assert codes(replace(evidence, planned_load=planned_load)) == ["beyond_ceiling"]
 

@@ -7,6 +7,7 @@ import pytest
 from validity_fakes import EIGHT_USERS, codes, load_of, ordinary_run, sample, unchecked, with_records
 
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
+from enginebay.loadtest.validity.checks import validity
 from enginebay.loadtest.validity.evidence import Evidence
 from enginebay.loadtest.validity.lengths import lengths_as_planned
 from enginebay.statistics.percentiles import num_values_needed
@@ -28,6 +29,15 @@ def test_one_of_a_hundred_requests_may_fail(num_failed, found) -> None:
 
 def test_a_run_that_was_stopped_is_partial_and_nothing_else_is_held_against_it() -> None:
     assert codes(ordinary_run(status="partial", percentiles=(99.0,))) == ["partial"]
+
+
+def test_requests_that_nobody_sent_are_missed_although_nobody_stopped_the_run() -> None:
+    run = ordinary_run()
+    records = run.records[:-1]
+    samples = (sample(0.0), sample(1.0, num_output_tokens=100.0 + sum(len(record.arrivals) for record in records)))
+    short = replace(run, records=records, metrics=run_metrics(records, ServiceLevels()), samples=samples)
+    [reason] = validity(short).reasons
+    assert (reason.code, reason.detail) == ("partial", "47 requests were answered or failed, 48 were planned")
 
 
 # ---------------------------------------------------------------- prefix cache

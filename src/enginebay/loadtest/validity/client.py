@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import Record
 from enginebay.loadtest.self_check.ceiling import ClientCeiling
 from enginebay.loadtest.validity.evidence import Evidence
@@ -19,9 +20,11 @@ MAX_CEILING_RATIO = 0.9
 CLIENT_LATE = Reason(
     code="client_late",
     meaning="The client sent its requests later than scheduled, so that the engine had another load than planned.",
-    bound=f"in an open loop, 99 of 100 requests are sent within {LEAST_LAG_BOUND_S * 1000:.0f} ms of their instant, or "
-    f"within {LAG_RATIO:.0%} of the median time to the first token where that is more",
-    remedy="Give the client a processor of its own, spread it over more processes, or lower the rate.",
+    bound=f"99 of 100 requests are sent within {LEAST_LAG_BOUND_S * 1000:.0f} ms of their instant (in a closed loop: "
+    f"of the moment at which a user was free to ask), or within {LAG_RATIO:.0%} of the median time to the first token "
+    "where that is more",
+    remedy="Give the client a processor of its own, spread it over more processes, or lower the rate. With more users "
+    "than connections, raise `options.max_connections` of the backend.",
 )
 CLIENT_STALLED = Reason(
     code="client_stalled",
@@ -48,8 +51,8 @@ BEYOND_CEILING = Reason(
 
 def client_in_time(evidence: Evidence) -> Iterator[Finding]:
     lag_s, bound_s = evidence.client.send_lag_p99_s, lag_bound_s(evidence)
-    # In a closed loop a request is scheduled when it is sent: there is nothing to be late for.
-    if evidence.planned_load.load.users is None and lag_s is not None and lag_s > bound_s:
+    # In a closed loop, too: users who wait for a connection are fewer users than the load says.
+    if lag_s is not None and lag_s > bound_s:
         yield CLIENT_LATE.found(
             f"1 of 100 requests was sent {_ms(lag_s)} or more after its instant; the bound is {_ms(bound_s)}"
         )
@@ -96,9 +99,14 @@ def ceiling_ratio(evidence: Evidence, ceiling: ClientCeiling) -> float:
     chunk_s = 1 / ceiling.chunks_per_s
     request_s = max(0.0, 1 / ceiling.requests_per_s - ceiling.num_tokens * chunk_s)
     chunks_per_request = _mean_chunks(evidence.records)
-    requests_per_s = max(_rate_reached(evidence), evidence.planned_load.load.rate or 0.0)
+    requests_per_s = max(_rate_reached(evidence), _rate_asked(evidence.planned_load.load))
     num_processes = max(1, evidence.client.num_processes)
     return requests_per_s * (request_s + chunks_per_request * chunk_s) / num_processes
+
+
+def _rate_asked(load: Load) -> float:
+    """The highest, where it changes."""
+    return max(load.rate or 0.0, load.end_rate or 0.0, *(step.rate for step in load.steps))
 
 
 def _rate_reached(evidence: Evidence) -> float:

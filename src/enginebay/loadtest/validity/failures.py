@@ -11,7 +11,7 @@ MAX_ERROR_RATIO = 0.01
 
 PARTIAL = Reason(
     code="partial",
-    meaning="The run was stopped before all of its requests were answered.",
+    meaning="The run ended before all of its requests were answered.",
     bound="every planned request is answered or has failed",
     remedy="Measure again, or go on with `enginebay bench --resume`.",
 )
@@ -24,10 +24,11 @@ ERRORS = Reason(
 
 
 def failures(evidence: Evidence) -> Iterator[Finding]:
-    metrics = evidence.metrics
+    metrics, num_planned = evidence.metrics, len(evidence.planned_load.requests)
     if evidence.status == "partial":
-        num_planned = len(evidence.planned_load.requests)
         yield PARTIAL.found(f"stopped after {metrics.num_requests} of {num_planned} requests")
+    elif metrics.num_requests != num_planned:
+        yield PARTIAL.found(f"{metrics.num_requests} requests were answered or failed, {num_planned} were planned")
     if metrics.num_errors > MAX_ERROR_RATIO * metrics.num_requests:
         yield ERRORS.found(
             f"{metrics.num_errors} of {metrics.num_requests} requests failed; the bound is {MAX_ERROR_RATIO:.0%}"
