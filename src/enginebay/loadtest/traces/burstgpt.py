@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from enginebay.errors import LoadTestError
-from enginebay.loadtest.traces.columns import count_in, rows_of
+from enginebay.loadtest.traces.columns import count_in, number_in, rows_of
 from enginebay.loadtest.traces.trace import Trace, TracedRequest, from_zero
 
 COLUMNS = ("Timestamp", "Request tokens", "Response tokens")
@@ -21,15 +20,8 @@ def read_burstgpt(path: Path) -> Trace:
         place = f"{path}:{number}"
         num_input, num_output = (count_in(row, column, place=place) for column in COLUMNS[1:])
         if num_input and num_output:
-            at = _seconds(row["Timestamp"], place)
+            at = number_in(row, COLUMNS[0], place=place)
             requests.append(TracedRequest(at=at, num_input_tokens=num_input, num_output_tokens=num_output))
         else:
             num_failed += 1
     return Trace(name=path.name, requests=from_zero(requests), num_left_out=num_failed)
-
-
-def _seconds(text: str, place: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise LoadTestError(f"{place}: 'Timestamp' is {text!r}, not a number of seconds") from error

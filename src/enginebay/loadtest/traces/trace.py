@@ -42,7 +42,7 @@ class Trace:
         )
 
     def fitting(self, *, max_input_tokens: int | None, max_output_tokens: int | None) -> Trace:
-        """Without the requests that are longer; the others keep their instants."""
+        """Without the requests that are longer; the others keep their distances in time, the first is at 0."""
 
         def fits(request: TracedRequest) -> bool:
             return (max_input_tokens is None or request.num_input_tokens <= max_input_tokens) and (
