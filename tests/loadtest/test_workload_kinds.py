@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from workload_tokenizer import byte_level_tokenizer, sentence_piece_tokenizer
 
 from enginebay.errors import LoadTestError
-from enginebay.loadtest.plan import Load, Plan, PlannedMessage, PlannedRequest, load_plan, save_plan
+from enginebay.loadtest.plan import Load, Plan, PlannedMessage, PlannedRequest, Step, load_plan, save_plan
 from enginebay.loadtest.tokenizer import FileTokenizer
 from enginebay.loadtest.traces import Trace, TracedRequest
 from enginebay.loadtest.workloads import (
@@ -298,6 +299,15 @@ def test_each_load_takes_other_entries_and_too_few_are_told(tokenizer, tmp_path)
     assert all(request.num_shared_tokens == request.num_prompt_tokens for request in reused.loads[1].requests)
 
 
+def test_arrivals_that_end_before_the_requests_do_are_told_as_fewer(tokenizer) -> None:
+    short = Load(arrivals="steps", steps=(Step(rate=4.0, duration_s=2.0),))
+    workload = SyntheticWorkload(input_tokens=FixedLength(20), output_tokens=FixedLength(4))
+    plan = plan_of(tokenizer, workload, short, num_requests=100)
+    assert 0 < len(plan.loads[0].requests) < 30
+    assert plan.workload.startswith("at most 100 requests, ")
+    assert plan_of(tokenizer, workload, num_requests=24).workload.startswith("24 requests, ")
+
+
 def test_entries_that_are_too_long_are_left_out_and_counted(tokenizer, tmp_path) -> None:
     path = sharegpt_file(tmp_path)
     short = len(tokenizer.encode_plain("Answer 0: it depends on the level. "))
@@ -329,6 +339,15 @@ def test_a_table_gives_prompts_answers_and_lengths_by_the_names_of_its_fields(to
         assert lengths == [[len(tokenizer.encode_plain("because"))] * 6, [1, 2, 3, 4, 5, 6], [5] * 6]
     with pytest.raises(LoadTestError, match=r"some\.csv:\d: no answer tells how long the output is: set output_tokens"):
         plan_of(tokenizer, DatasetWorkload(path=table, entries=read_table(table, TableFields(prompt="q"))))
+
+
+def test_a_prompt_of_a_csv_file_may_be_as_long_as_a_book(tmp_path) -> None:
+    path = tmp_path / "long.csv"
+    book = "word " * 100_000
+    path.write_text(f"prompt\n{book}\nshort\n")
+    limit = csv.field_size_limit()
+    assert [entry.text for entry in read_table(path, TableFields())] == [book, "short"]
+    assert csv.field_size_limit() == limit
 
 
 def test_a_table_of_messages_is_a_chat(tokenizer, tmp_path) -> None:
@@ -433,6 +452,17 @@ def test_two_speeds_have_prompts_of_their_own_with_one_structure(tokenizer) -> N
     ]
     assert not {request.text for request in one.requests} & {request.text for request in two.requests}
     assert two.requests[0].num_shared_tokens < 16
+
+
+def test_a_traced_prompt_with_no_room_for_a_word_beside_special_tokens_is_lengthened_and_told(tokenizer) -> None:
+    lengths = (1, 12)
+    requests = tuple(TracedRequest(at=0.0, num_input_tokens=length, num_output_tokens=2) for length in lengths)
+    load = Load(arrivals="trace", trace="tiny")
+    trace = Trace(name="tiny", requests=requests)
+    plan = plan_of(tokenizer, TraceWorkload(trace), load, num_requests=None, offsets=[0.0, 0.0])
+    fewest = 1 + len(tokenizer.encode(""))
+    assert [request.num_prompt_tokens for request in plan.loads[0].requests] == [fewest, 12]
+    assert ("1 prompts lengthened to 2 tokens" in plan.workload) == (fewest == 2)
 
 
 def test_a_trace_cannot_be_a_chat_and_ends_where_it_ends(tokenizer) -> None:

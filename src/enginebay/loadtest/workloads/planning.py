@@ -64,12 +64,16 @@ def make_plan(
         for start_index in starts
         for load in loads
     )
-    return Plan(model=model, workload=_in_words(opened, quantity, sampling), seed=seed, loads=planned)
+    return Plan(model=model, workload=_in_words(opened, planned, quantity, sampling), seed=seed, loads=planned)
 
 
-def _in_words(opened: OpenWorkload, quantity: Quantity, sampling: SamplingParams) -> str:
-    """After planning: a data set knows only then what it left out."""
-    how_many = "" if quantity.num_requests is None else f"{quantity.num_requests} requests, "
+def _in_words(
+    opened: OpenWorkload, planned: Sequence[PlannedLoad], quantity: Quantity, sampling: SamplingParams
+) -> str:
+    """After planning: a data set knows only then what it left out, and arrivals may end before the requests do."""
+    most = quantity.num_requests
+    at_most = "" if all(len(load.requests) == most for load in planned) else "at most "
+    how_many = "" if most is None else f"{at_most}{most} requests, "
     outputs = "exact output lengths" if sampling.ignore_eos else "outputs end where the model ends"
     return f"{how_many}{opened}, {outputs}"
 

@@ -95,5 +95,10 @@ class Desk:
             think_time_s=think_time_s,
         )
 
+    @property
+    def fewest_tokens(self) -> int:
+        """Of a raw prompt: the special tokens, and one of text."""
+        return len(self.tokenizer.encode("")) + 1
+
     def _chat_ids(self, text: str) -> list[int]:
         return self.tokenizer.encode_messages((PlannedMessage(role="user", content=text),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def read_table(path: Path, fields: TableFields) -> tuple[Entry, ...]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file, _long_fields():
             if path.suffix.lower() == ".csv":
                 reader = csv.DictReader(file)
                 yield from ((reader.line_num, row) for row in reader)
@@ -52,6 +53,16 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise LoadTestError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise LoadTestError(f"{path}: cannot be read: {error}") from error
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Of CSV, whose reader takes no more than 131,072 characters by itself: less than a long prompt has."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _json(line: str, place: str) -> Mapping[str, Any]:

@@ -39,7 +39,10 @@ class OpenTrace:
         trace = self.trace
         left_out = f", {trace.num_left_out} of its requests left out" if trace.num_left_out else ""
         blocks = f", beginnings shared by blocks of {trace.block_tokens} tokens" if trace.block_tokens else ""
-        return f"prompts and outputs as long as in {trace.name}{blocks}{left_out}"
+        fewest = self.desk.fewest_tokens
+        num_short = sum(request.num_input_tokens < fewest for request in trace.requests)
+        lengthened = f", {num_short} prompts lengthened to {fewest} tokens, the fewest there are" if num_short else ""
+        return f"prompts and outputs as long as in {trace.name}{blocks}{lengthened}{left_out}"
 
     def traffic(self) -> Traffic:
         return Traffic(warmup=self._warmup(), sessions=self._sessions())
@@ -49,7 +52,8 @@ class OpenTrace:
         while True:
             traced = self.trace.requests[int(rng.integers(len(self.trace.requests)))]
             max_tokens = min(traced.num_output_tokens, WARMUP_TOKENS)
-            yield (self.desk.write(min(traced.num_input_tokens, WARMUP_TOKENS), max_tokens=max_tokens),)
+            num_tokens = max(self.desk.fewest_tokens, min(traced.num_input_tokens, WARMUP_TOKENS))
+            yield (self.desk.write(num_tokens, max_tokens=max_tokens),)
 
     def _sessions(self) -> Iterator[Session]:
         blocks = Blocks(self.desk, self.trace.block_tokens)
@@ -85,7 +89,7 @@ class Blocks:
     def _blocks_of(self, traced: TracedRequest) -> list[Block]:
         size = self.block_tokens or traced.num_input_tokens
         blocks: list[Block] = []
-        num_left = traced.num_input_tokens
+        num_left = max(traced.num_input_tokens, self.desk.fewest_tokens)
         for hash_id in traced.hash_ids:
             num_tokens = min(size, num_left)
             if num_tokens:
