@@ -148,6 +148,24 @@ def test_what_cannot_be_told_is_counted_and_said_and_the_answer_is_given_all_the
     assert "missing from the capture" in server.log.getvalue()
 
 
+def test_a_prompt_of_no_length_is_lost_and_does_not_spoil_the_other_lines(tmp_path) -> None:
+    path = tmp_path / "traffic.jsonl"
+
+    class CountsNothing(ScriptedBackend):
+        async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
+            return ()
+
+    with serving(path, CountsNothing) as server:
+        body = json.dumps(completion("hang", stream=True)).encode()
+        with server.connection() as connection:
+            connection.sendall(http_request("POST", "/v1/completions", body))
+            server.wait_until(lambda: server.backend.num_running == 1)
+        server.wait_until(lambda: server.backend.num_running == 0)
+        assert server.post("/v1/completions", completion("one two"))[0] == 200
+    assert [request.num_input_tokens for request in read_trace(path).requests] == [2]
+    assert "missing from the capture" in server.log.getvalue()
+
+
 def test_a_file_that_exists_is_not_written_over(tmp_path) -> None:
     path = tmp_path / "traffic.jsonl"
     path.write_text("precious\n")

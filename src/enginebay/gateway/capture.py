@@ -96,7 +96,7 @@ class TrafficCapture:
     async def _write_all(self, backend: InstrumentedBackend) -> None:
         while (ended := await self._waiting.get()) is not None:
             token_ids = await self._token_ids(ended.request, backend)
-            if token_ids is None and ended.num_prompt_tokens is None:
+            if not token_ids and not ended.num_prompt_tokens:  # a line without a length could not be replayed
                 self._lose("the backend tells neither the tokens of its prompt nor their number")
                 continue
             try:
