@@ -21,7 +21,7 @@ from enginebay.loadtest.capacity.session import CapacityBench, Searched
 from enginebay.loadtest.capacity.start_search import CapacitySettings, SearchTools
 from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Load, PlannedLoad
-from enginebay.loadtest.records import read_records
+from enginebay.loadtest.records import INTERRUPTED, Record, read_records
 from enginebay.testing.known_capacity import KnownQueue
 from enginebay.types import FinishReason, GenerationChunk, GenerationRequest, Usage
 
@@ -75,11 +75,15 @@ class CountingMeter:
         return EnergyUse(gpu_joules=100.0, why_no_cpu="it has none")
 
 
-def searched(
-    out: Path, *, settings: CapacitySettings, watcher: SilentWatcher | None = None, **backend
-) -> CapacityResult:
+def searched(out: Path, *, settings: CapacitySettings, decoding_s: float = 0.0, **backend) -> CapacityResult:
+    """decoding_s: of each answer that was under way when a probe was given up."""
+
     async def main() -> CapacityResult:
         clock = VirtualClock()
+
+        def decode(record: Record) -> None:
+            if record.error_class == INTERRUPTED:
+                clock.pass_by(decoding_s)
 
         @asynccontextmanager
         async def opened() -> AsyncGenerator[Backend, None]:
@@ -90,7 +94,7 @@ def searched(
             settings=settings,
             bench_settings=BenchSettings(sample_interval_s=1000.0),
             clock=clock,
-            watcher=SilentWatcher(),
+            watcher=SilentWatcher(on_record=decode),
             meter_of=lambda label: CountingMeter(),
         )
         bench = CapacityBench(
@@ -143,6 +147,15 @@ def test_a_probe_that_cannot_be_borne_is_given_up_early_and_tells_what_was_serve
     assert probe.is_saturated
     assert probe.duration_s < 1.5
     assert probe.num_ended < probe.num_requests / 2
+    assert probe.served_rps == pytest.approx(QUEUE.limit_rps, rel=0.15)
+
+
+def test_what_was_served_counts_until_a_probe_is_given_up_however_long_decoding_takes(tmp_path: Path) -> None:
+    settings = CapacitySettings(levels=LEVELS, probe_s=3, max_probes=1, start_rps=800.0)
+    (found,) = searched(tmp_path, settings=settings, decoding_s=0.01).capacities
+    (probe,) = found.probes
+    assert probe.is_saturated
+    assert probe.duration_s < 1.5
     assert probe.served_rps == pytest.approx(QUEUE.limit_rps, rel=0.15)
 
 

@@ -60,6 +60,7 @@ class ProbeRun:
         self._saturation = SaturationWatch(self._offsets, levels)
         self._is_saturated = False
         self._duration_s = 0.0
+        """Of the load alone: what is decoded afterwards, when nothing is served any more, is no time of the engine."""
         self._measurement = Measurement(
             subject,
             backend,
@@ -79,7 +80,6 @@ class ProbeRun:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             self._energy = self._meter.stop()
-        self._duration_s = self._clock.now() - self._measurement.started_at
         return self._probed(self._measurement.outcome(self._status, tokenizer=tokenizer))
 
     @property
@@ -91,9 +91,10 @@ class ProbeRun:
             await self._wait(running)
             elapsed_s = self._clock.now() - self._measurement.started_at
             if not running.done() and self._saturation.is_saturated(elapsed_s):
-                self._is_saturated = True
+                self._is_saturated, self._duration_s = True, elapsed_s
                 return
         running.result()
+        self._duration_s = max((record.ended_at for record in self._measurement.records), default=0.0)
 
     async def _wait(self, running: asyncio.Task[None]) -> None:
         pause = asyncio.ensure_future(self._clock.sleep_until(self._clock.now() + CHECK_INTERVAL_S))
