@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from enginebay.loadtest.plan import load_plan
+from enginebay.cli.bench.flags import LoadFlags
+from enginebay.cli.bench.planning import overridden_settings
+from enginebay.config.bench import BenchConfig
+from enginebay.loadtest.from_config import loads_from_config
+from enginebay.loadtest.plan import Load, load_plan
 from enginebay.loadtest.records import read_records
 from enginebay.loadtest.result import load_result
 from enginebay.testing.scripted_server import ScriptedServer
@@ -171,6 +175,10 @@ def test_a_backend_that_cannot_be_reached_is_an_error_without_a_traceback(tmp_pa
     ("arguments", "message"),
     [
         (["--users", "2", "--rate", "3"], "--users and --rate cannot be combined"),
+        (["--users", "2", "--arrivals", "poisson"], "--users and --arrivals or --burstiness cannot be combined"),
+        (["--rate", "2", "--arrivals", "gamma"], "burstiness"),
+        (["--rate", "2", "--arrivals", "constant", "--burstiness", "2"], "burstiness"),
+        (["--rate", "2", "--burstiness", "0"], "burstiness: found the number 0"),
         (["--backend", "one", "--backend", "one"], "--backend one is given twice"),
         (["--requests", "0"], "bench.num_requests: found the number 0; expected a number of at least 1"),
         (["--seed", "-1"], "bench.seed: found the number -1; expected a number of at least 0"),
@@ -184,6 +192,13 @@ def test_usage_errors_are_told_before_anything_starts(tmp_path, model_dir, argum
     assert code == 2
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_bursts_can_be_asked_for_without_a_config_and_those_of_a_config_at_other_rates() -> None:
+    bursty = overridden_settings(BenchConfig(), LoadFlags(rate=[2.0], burstiness=0.5).given)
+    assert loads_from_config(bursty) == (Load(rate=2.0, arrivals="gamma", burstiness=0.5),)
+    at_others = overridden_settings(bursty, LoadFlags(rate=[4.0], arrivals="gamma").given)
+    assert loads_from_config(at_others) == (Load(rate=4.0, arrivals="gamma", burstiness=0.5),)
 
 
 @pytest.mark.parametrize(

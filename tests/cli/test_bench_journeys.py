@@ -75,6 +75,13 @@ def test_the_capacity_of_a_simulator_is_searched_and_reported(tmp_path, engine, 
     assert "levels that have to hold" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [("--rate", "5"), ("--requests", "9"), ("--fail-on", "slower"), ("--resume",)])
+def test_a_search_refuses_the_flags_that_it_would_not_heed(tmp_path, flags, capsys) -> None:
+    config = write_config(tmp_path, "http://127.0.0.1:9")
+    assert bench(config, "--capacity", *flags, "--out", tmp_path / "out") == 2
+    assert f"{flags[0]} is not for --capacity" in capsys.readouterr().err
+
+
 def test_a_gate_that_one_backend_cannot_pass_or_fail_is_refused_before_anything_is_measured(
     tmp_path, engine, capsys
 ) -> None:

@@ -63,6 +63,8 @@ def bench(
     _demand_one_source(config, servers, other)
     if other.self_check:
         return self_check(console)
+    if other.capacity:
+        _demand_flags_of_a_search(load, result)
     if other.replay is not None:
         return replay_result(other.replay, config, load=load, flags=result, clock=clock, console=console)
     chosen = _chosen(config, backend, servers, result, other, clock=clock, console=console)
@@ -95,6 +97,17 @@ def _demand_one_source(config: Path | None, servers: ServerFlags, other: OtherFl
         raise ConfigError(
             "--sweep and --capacity need a load of their own", expected="neither --replay nor --self-check"
         )
+
+
+def _demand_flags_of_a_search(load: LoadFlags, result: ResultFlags) -> None:
+    """A search finds its loads by itself and gives no verdict: what it would not heed is refused."""
+    unheeded = {
+        "--users": load.users, "--rate": load.rate, "--requests": load.requests, "--arrivals": load.arrivals,
+        "--burstiness": load.burstiness, "--resume": result.resume, "--picture": result.picture,
+        "--fail-on": result.fail_on, "--junit": result.junit, "--markdown": result.markdown,
+    }  # fmt: skip
+    if given := [name for name, value in unheeded.items() if value is not None and value is not False]:
+        raise ConfigError(f"{given[0]} is not for --capacity", expected="--starts, --seed and --out, or bench.capacity")
 
 
 # ---------------------------------------------------------------- which config

@@ -38,8 +38,16 @@ class LoadFlags:
         ),
     ] = None
     arrivals: Annotated[
-        Literal["poisson", "constant"] | None,
-        Parameter(group=LOAD, help="Of an open loop; else the config's, else poisson."),
+        Literal["poisson", "constant", "gamma"] | None,
+        Parameter(
+            group=LOAD,
+            help="Of an open loop; else the config's, else poisson. Ramps, steps, sweeps and traces have keys of their "
+            "own, which stand in a config.",
+        ),
+    ] = None
+    burstiness: Annotated[
+        float | None,
+        Parameter(group=LOAD, help="Of gamma arrivals: 1 is poisson, less comes in bursts, more evenly."),
     ] = None
     requests: Annotated[int | None, Parameter(group=LOAD, help="Requests of each run.")] = None
     starts: Annotated[
@@ -55,9 +63,15 @@ class LoadFlags:
     @property
     def given(self) -> dict[str, object]:
         """What the command line says, by the keys of `bench:`."""
-        values = {"users": self.users, "rate_rps": self.rate, "arrivals": self.arrivals, "seed": self.seed,
+        values = {"users": self.users, "rate_rps": self.rate, "arrivals": self._arrivals, "seed": self.seed,
                   "num_requests": self.requests, "starts": self.starts}  # fmt: skip
         return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def _arrivals(self) -> object:
+        if self.burstiness is None:
+            return self.arrivals
+        return {"kind": self.arrivals or "gamma", "burstiness": self.burstiness}
 
 
 @Parameter(name="*")

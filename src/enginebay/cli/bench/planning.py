@@ -32,13 +32,16 @@ def overridden_settings(settings: BenchConfig, given: Mapping[str, object]) -> B
     given: by the keys of the section; what was not said is absent.
     """
     changes = dict(given)
-    if "users" in given and "rate_rps" in given:
-        raise ConfigError("--users and --rate cannot be combined", expected="one of them")
+    for key, flag in (("rate_rps", "--rate"), ("arrivals", "--arrivals or --burstiness")):
+        if "users" in given and key in given:
+            raise ConfigError(f"--users and {flag} cannot be combined", expected="one of them")
     if "users" in given:
         changes |= {"rate_rps": None, "arrivals": "closed"}
     elif "rate_rps" in given or "arrivals" in given:
         default = settings.arrivals if settings.arrivals.kind in AT_RATES else "poisson"
-        changes |= {"users": None, "arrivals": given.get("arrivals", default)}
+        arrivals = given.get("arrivals", default)
+        # The name of what the config has is all of what the config has.
+        changes |= {"users": None, "arrivals": settings.arrivals if arrivals == settings.arrivals.kind else arrivals}
     return overridden(settings, changes, path="bench")
 
 
