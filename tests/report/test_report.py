@@ -2,12 +2,14 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import msgspec
 import pytest
 from report_fakes import save_three_policies
 from rich.console import Console
 
+from enginebay.loadtest.client_health import ClientHealth
 from enginebay.loadtest.metrics import run_metrics
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import Arrival, read_records, write_records
@@ -254,6 +256,27 @@ def test_the_summary_says_who_was_faster_by_how_much_and_what_that_does_not_prov
     )
     assert "No request failed." in others
     assert "do not tell how much of a difference is chance" in others[-1]
+
+
+def test_lengths_are_drawn_and_told_beside_the_latencies(report) -> None:
+    drawn = figures.output_lengths(report.loads[0])["data"]
+    assert [trace["name"] for trace in drawn] == ["naive", "static", "continuous"]
+    assert all(16 <= trace["x"][0] < trace["x"][-1] <= 64 and trace["y"][-1] == 1 for trace in drawn)
+    assert all(later > earlier for trace in drawn for earlier, later in pairwise(trace["y"]))
+    assert figures.prompt_lengths(report.loads[0])["data"][0]["x"] == [100, 100]
+    assert {"prompt-lengths-0", "output-lengths-0"} <= set(Page(render_html(report)).ids)
+    assert "| Tokens of a prompt | static | 100 | 100 | 100 | 100 | 100 |" in render_markdown(report)
+
+
+def test_users_in_lock_step_are_told_in_every_report(tmp_path) -> None:
+    save_three_policies(tmp_path, client=ClientHealth(lock_step_ratio=0.97))
+    for text in all_forms(load_report(tmp_path)):
+        assert re.search(r"Users asked in lock-step:\s+97\s%\s+of\s+the\s+requests\s+with\s+continuous", text)
+    words = [text.replace("\N{NARROW NO-BREAK SPACE}", " ") for text in all_forms(load_report(tmp_path))[1:]]
+    assert "| Requests sent together with those of most other users | – | – | 97 % |" in words[0]
+    assert "sent together with those of most other users – – 97 %" in words[1]
+    save_three_policies(tmp_path, client=ClientHealth(lock_step_ratio=0.4))
+    assert not any("lock-step:" in text for text in all_forms(load_report(tmp_path)))
 
 
 def test_without_records_and_samples_the_tables_still_come(tmp_path) -> None:

@@ -46,7 +46,7 @@ def page(tmp_path) -> str:
 
 
 def test_every_plot_is_drawn_in_light_and_dark_without_a_complaint_of_the_browser(tmp_path, page) -> None:
-    places = 9
+    places = 11
     strokes = set()
     for scheme in (LIGHT, DARK):
         drawn = browse(tmp_path / scheme, "--dump-dom", page, scheme=scheme)

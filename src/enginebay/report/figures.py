@@ -8,6 +8,7 @@ named in the page's legend, bars and time lines where they stand.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
 from itertools import accumulate
@@ -28,6 +29,13 @@ MAX_POINTS = 600
 MAX_TIMELINE_ROWS = 400
 WIDE_RANGE = 20
 """A latency axis whose largest value is more than this many times its smallest is logarithmic."""
+SHARES: Figure = {
+    "range": [0, 1.02],
+    "tickvals": [0, 0.5, 0.9, 1],
+    "ticktext": ["0", "50 %", "90 %", "100 %"],
+    "automargin": True,
+}
+"""The axis of a share of requests."""
 
 
 def throughput(load: LoadReport) -> Figure:
@@ -83,6 +91,14 @@ def per_token_curves(load: LoadReport) -> Figure:
 
 def whole_answer_curves(load: LoadReport) -> Figure:
     return _curves(load, e2e_s)
+
+
+def prompt_lengths(load: LoadReport) -> Figure:
+    return _length_curves(load, lambda record: record.num_prompt_tokens)
+
+
+def output_lengths(load: LoadReport) -> Figure:
+    return _length_curves(load, output_tokens)
 
 
 def timeline(run: RunReport, *, until_s: float) -> Figure:
@@ -170,13 +186,33 @@ def _curves(load: LoadReport, latency: Callable[[Record], float | None]) -> Figu
         height=260,
         margin={"l": 8, "r": 12, "t": 8, "b": 28},
         xaxis=_latency_axis(everything, is_log=is_log),
-        yaxis={
-            "range": [0, 1.02],
-            "tickvals": [0, 0.5, 0.9, 1],
-            "ticktext": ["0", "50 %", "90 %", "100 %"],
-            "automargin": True,
-        },
+        yaxis=SHARES,
     )
+
+
+def _length_curves(load: LoadReport, length: Callable[[Record], int | None]) -> Figure:
+    """Share of the finished requests with no more tokens, over the number of tokens."""
+    return make_figure(
+        [
+            _line(run, _thinned(points, MAX_POINTS), "%{y:.0%} with %{x} tokens or fewer", shape="hv")
+            for run in load.runs
+            if (points := _shares_of_lengths(run, length))
+        ],
+        height=220,
+        margin={"l": 8, "r": 12, "t": 8, "b": 28},
+        xaxis={"rangemode": "tozero", "nticks": 6},
+        yaxis=SHARES,
+    )
+
+
+def _shares_of_lengths(run: RunReport, length: Callable[[Record], int | None]) -> list[tuple[float, float]]:
+    """A point for each length that occurs: many requests have the same."""
+    found = [length(record) for record in run.records if record.is_finished]
+    numbers = Counter(value for value in found if value is not None)
+    lengths = sorted(numbers)
+    totals = accumulate(numbers[value] for value in lengths)
+    shares = [(float(value), total / numbers.total()) for value, total in zip(lengths, totals, strict=True)]
+    return [(shares[0][0], 0.0), *shares] if shares else []
 
 
 def _shares(values: Sequence[float]) -> list[tuple[float, float]]:

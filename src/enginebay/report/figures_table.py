@@ -173,14 +173,18 @@ POLICY = (
 )
 
 DISTRIBUTIONS = (
-    ("ttft_s", "Time to first token", "from sending to the first chunk with a token"),
-    ("ttft_scheduled_s", "Time to first token, from schedule", "shows a client that falls behind"),
-    ("tpot_s", "Time per output token", "(last − first token) / (tokens − 1), one value a request"),
-    ("itl_s", "Gap between tokens", "tokens of one chunk share its arrival"),
-    ("chunk_gap_s", "Gap between chunks", "what a reader of the stream sees"),
-    ("e2e_s", "Whole answer", "from sending to the last token"),
-    ("send_lag_s", "Client's own delay", "from the scheduled instant to sending"),
+    ("ttft_s", "Time to first token", "from sending to the first chunk with a token", duration),
+    ("ttft_scheduled_s", "Time to first token, from schedule", "shows a client that falls behind", duration),
+    ("tpot_s", "Time per output token", "(last − first token) / (tokens − 1), one value a request", duration),
+    ("itl_s", "Gap between tokens", "tokens of one chunk share its arrival", duration),
+    ("chunk_gap_s", "Gap between chunks", "what a reader of the stream sees", duration),
+    ("e2e_s", "Whole answer", "from sending to the last token", duration),
+    ("send_lag_s", "Client's own delay", "from the scheduled instant to sending", duration),
+    ("prompt_lengths", "Tokens of a prompt", "as the engine counts them", number),
+    ("planned_output_lengths", "Tokens asked for", "at most", number),
+    ("output_lengths", "Tokens of an answer", "fewer than asked for where the model ended before", number),
 )
+"""Name, title, note, and how its values are shown."""
 COUNTS = (
     ("num_requests", "Requests answered or failed"),
     ("num_errors", "Errors"),

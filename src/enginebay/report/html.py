@@ -44,12 +44,13 @@ class Section:
     anchor: str
     throughput: Plot
     latencies: tuple[Plot, ...]
+    lengths: tuple[Plot, ...]
     timelines: tuple[Plot, ...]
     over_time: tuple[Plot, ...]
 
     @property
     def plots(self) -> tuple[Plot, ...]:
-        return (self.throughput, *self.latencies, *self.timelines, *self.over_time)
+        return (self.throughput, *self.latencies, *self.lengths, *self.timelines, *self.over_time)
 
 
 def render_html(report: Report) -> str:
@@ -114,6 +115,7 @@ def _section(number: int, load: LoadReport) -> Section:
             figure=figures.throughput(load),
         ),
         latencies=tuple(_latency_plots(number, load)),
+        lengths=tuple(_length_plots(number, load)),
         timelines=tuple(_timeline_plots(number, load)),
         over_time=tuple(_over_time_plots(number, load)),
     )
@@ -132,6 +134,21 @@ def _latency_plots(number: int, load: LoadReport) -> Iterator[Plot]:
             description="Share of the requests that needed no longer, one curve for each run.",
             figure=make(load),
             columns=len(kinds),
+        )
+
+
+def _length_plots(number: int, load: LoadReport) -> Iterator[Plot]:
+    kinds = (
+        ("prompt", "Tokens of the prompt", figures.prompt_lengths),
+        ("output", "Tokens of the answer", figures.output_lengths),
+    )
+    for name, title, make in kinds:
+        yield Plot(
+            id=f"{name}-lengths-{number}",
+            title=title,
+            description="Share of the requests with no more tokens, one curve for each run.",
+            figure=make(load),
+            columns=2,
         )
 
 

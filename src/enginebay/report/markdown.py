@@ -9,7 +9,7 @@ from enginebay.report.certificate_words import certificate_headline, certificate
 from enginebay.report.data import LoadReport, Report, Side
 from enginebay.report.errors_table import error_rows
 from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, Row, headline_rows, policy_rows
-from enginebay.report.numbers import count, duration, named, share, size, times
+from enginebay.report.numbers import count, named, share, size, times
 from enginebay.report.probes_section import probes_markdown
 from enginebay.report.summary import summary
 from enginebay.report.verdict_section import verdict_markdown
@@ -33,7 +33,7 @@ def _lines(report: Report) -> Iterator[str]:
     for load in report.loads:
         yield from ("", f"## {load.load}", "")
         yield from _headline(load, report)
-        yield from ("", "### Latencies", "")
+        yield from ("", "### Latencies and lengths", "")
         yield from _latencies(load)
         yield from ("", "### Counts", "")
         yield from _counts(load)
@@ -63,11 +63,11 @@ def _cell(row: Row, side: Side, first: Side) -> str:
 def _latencies(load: LoadReport) -> Iterator[str]:
     yield _row("", "", *PERCENTILES)
     yield "|---|---|" + "---:|" * len(PERCENTILES)
-    for name, title, _ in DISTRIBUTIONS:
+    for name, title, _, shown in DISTRIBUTIONS:
         for run in load.runs:
             distribution: Distribution | None = getattr(run.run.metrics, name)
             values = [None if distribution is None else getattr(distribution, each) for each in PERCENTILES]
-            yield _row(title, _escaped(run.name), *(duration(value) for value in values))
+            yield _row(title, _escaped(run.name), *map(shown, values))
 
 
 def _counts(load: LoadReport) -> Iterator[str]:
@@ -76,6 +76,10 @@ def _counts(load: LoadReport) -> Iterator[str]:
     for name, title in COUNTS:
         yield _row(title, *(count(getattr(run.run.metrics, name)) for run in load.runs))
     yield _row("CPU of the load test itself, of one core", *(share(run.run.client_cpu_ratio) for run in load.runs))
+    yield _row(
+        "Requests sent together with those of most other users",
+        *(share(run.run.client.lock_step_ratio) for run in load.runs),
+    )
 
 
 def _certificate(certificate: Certificate | None) -> Iterator[str]:

@@ -7,7 +7,10 @@ from statistics import median
 
 from enginebay.loadtest.metrics import Metrics
 from enginebay.report.data import LoadReport, Report, Side
-from enginebay.report.numbers import count, duration, listed, number
+from enginebay.report.numbers import count, duration, listed, number, share
+
+MAX_LOCK_STEP_RATIO = 0.5
+"""With lengths that differ, users drift apart within a few requests: some hundredths ask together by chance."""
 
 
 def summary(report: Report) -> list[str]:
@@ -98,11 +101,22 @@ def _caveats(report: Report) -> Iterator[str]:
     if mismatched:
         told = [f"{count(run.run.metrics.num_token_mismatches)} with {run.name}" for run in mismatched]
         yield f"Answers whose token count differs from that of their text encoded again: {listed(told)}."
+    yield from _lock_step(report)
     labels = {run.run.label for run in report.runs}
     if len(labels) > 1 and len({run.run.start_index for run in report.runs}) < 3:
         yield (
             "Every backend was started fewer than three times, so these figures do not tell how much of a difference "
             "is chance."
+        )
+
+
+def _lock_step(report: Report) -> Iterator[str]:
+    in_step = [run for run in report.runs if (run.run.client.lock_step_ratio or 0.0) > MAX_LOCK_STEP_RATIO]
+    if in_step:
+        told = [f"{share(run.run.client.lock_step_ratio)} of the requests with {run.name}" for run in in_step]
+        yield (
+            f"Users asked in lock-step: {listed(told)} were sent together with those of most other users. Lengths that "
+            "are all equal do that, and so do engines that answer batch by batch; real traffic has no such waves."
         )
 
 
