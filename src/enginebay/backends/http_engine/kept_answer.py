@@ -48,7 +48,8 @@ class KeptAnswer:
     async def exchange(self) -> None:
         """Send, and return when the answer has ended or failed: `decode` tells which.
 
-        Cancelled, it closes the connection and keeps what has come.
+        Nothing is read of it before: an answer that is malformed in its middle ends when its stream does, or by a
+        time-out. Cancelled, it closes the connection and keeps what has come.
         """
         try:
             await self._guarded(self._collect())
