@@ -17,7 +17,7 @@ from enginebay.errors import EngineDied
 from enginebay.loadtest.capacity.energy import EnergyUse
 from enginebay.loadtest.capacity.levels import CapacityLevels
 from enginebay.loadtest.capacity.result import CapacityResult, load_capacity
-from enginebay.loadtest.capacity.session import CapacityBench, Searched
+from enginebay.loadtest.capacity.session import RECORDS, CapacityBench, Searched
 from enginebay.loadtest.capacity.start_search import CapacitySettings, SearchTools
 from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Load, PlannedLoad
@@ -134,7 +134,7 @@ def test_the_runner_finds_the_capacity_of_a_known_queue(tmp_path: Path) -> None:
     assert cost.why_not == {"cpu_joules_per_million_good_tokens": "it has none"}
 
     assert load_capacity(tmp_path) == result
-    assert {line.run.load.rate for line in read_records(tmp_path / "records.jsonl")} == {
+    assert {line.run.load.rate for line in read_records(tmp_path / RECORDS)} == {
         probe.rate_rps for probe in found.probes
     }
 

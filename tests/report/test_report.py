@@ -188,6 +188,19 @@ def test_a_backend_that_failed_to_start_stands_in_every_report(tmp_path) -> None
     assert "ended by a failure" in html
 
 
+@pytest.mark.parametrize(("start_index", "is_given_up"), [(0, False), (1, True)])
+def test_a_backend_that_got_further_starts_after_a_failure_is_not_said_to_have_been_given_up(
+    tmp_path, start_index, is_given_up
+) -> None:
+    result = save_three_policies(tmp_path, start_index=1)
+    failure = Failure(
+        label="continuous", load=None, error_class="StartFailed", message="no memory", start_index=start_index
+    )
+    save_result(msgspec.structs.replace(result, status="partial", failures=[failure]), tmp_path / "result.json")
+    told = " ".join(summary(load_report(tmp_path)))
+    assert ("Nothing more was measured with continuous" in told) == is_given_up
+
+
 def test_a_failure_under_a_load_names_it(tmp_path) -> None:
     assert summary(failed(tmp_path, load=Load(users=16)))[0].startswith("vllm failed with 16 users (StartFailed): ")
 

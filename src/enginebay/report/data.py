@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from enginebay.loadtest.capacity.result import CapacityResult
 from enginebay.loadtest.metrics import Metrics
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import Record, RunKey, read_records
 from enginebay.loadtest.result import Result, Run, load_result
 from enginebay.loadtest.timeseries import Sample, read_samples
 from enginebay.probes.saved import ProbeReport
+from enginebay.report.capacity_report import load_searched
 from enginebay.report.probes_section import load_probes
 from enginebay.verdict.certificate.certificate import FILE_NAME as CERTIFICATE
 from enginebay.verdict.certificate.certificate import Certificate, load_certificate
@@ -100,6 +102,8 @@ class Report:
     """Of several backends; None where one was measured alone."""
     certificate: Certificate | None = None
     """Of what was sent; None where nobody has audited it."""
+    capacity: CapacityResult | None = None
+    """What `bench --capacity` saved in the folder."""
 
     @property
     def invalid_runs(self) -> tuple[RunReport, ...]:
@@ -143,6 +147,7 @@ def load_report(folder: Path) -> Report:
         probes=load_probes(folder),
         verdict=load_verdict(folder) if (folder / VERDICT).exists() else None,
         certificate=load_certificate(folder) if (folder / CERTIFICATE).exists() else None,
+        capacity=load_searched(folder),
     )
 
 

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from plotly.offline import get_plotlyjs
 
 from enginebay.loadtest.metrics import Metrics
 from enginebay.report import figures, numbers
+from enginebay.report.capacity_report import capacity_context
 from enginebay.report.certificate_words import certificate_headline, certificate_lines
 from enginebay.report.curves import LATENCIES, has_curves, throughput_latency
 from enginebay.report.data import LoadReport, Report
 from enginebay.report.errors_table import error_rows
 from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, headline_rows, policy_rows
+from enginebay.report.pages import template
 from enginebay.report.palettes import DARK, LIGHT, NUM_RUN_COLORS
 from enginebay.report.probes_section import probes_context
 from enginebay.report.requests_data import TICKS_PER_S, requests_data
@@ -59,7 +60,7 @@ def render_html(report: Report) -> str:
     plots = {plot.id: plot.figure for plot in (*curves, *(plot for section in sections for plot in section.plots))}
     requests = requests_data(report)
     slo = report.result.slo
-    return _template().render(
+    return template("report.html.j2").render(
         report=report,
         result=report.result,
         sections=sections,
@@ -90,6 +91,7 @@ def render_html(report: Report) -> str:
         palettes_json=_json_in_script({"light": LIGHT, "dark": DARK}),
         plotly_js=plotly_js(),
         **probes_context(report.probes),
+        **capacity_context(report.capacity),
     )
 
 
@@ -205,14 +207,3 @@ def _json_in_script(value: Any) -> str:
 def _distribution_value(metrics: Metrics, name: str, part: str) -> float | None:
     distribution = getattr(metrics, name)
     return None if distribution is None else getattr(distribution, part)
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("enginebay.report"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginebay.loadtest.metrics import Distribution
+from enginebay.report.capacity_report import capacity_markdown
 from enginebay.report.certificate_words import certificate_headline, certificate_lines
 from enginebay.report.data import LoadReport, Report, Side
 from enginebay.report.errors_table import error_rows
@@ -37,6 +38,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _latencies(load)
         yield from ("", "### Counts", "")
         yield from _counts(load)
+    yield from capacity_markdown(report.capacity)
     yield from _failures(report)
     yield from _errors(report)
     yield from probes_markdown(report.probes)

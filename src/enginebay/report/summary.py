@@ -86,8 +86,7 @@ def _caveats(report: Report) -> Iterator[str]:
     if not report.runs:
         yield "Nothing was measured."
     elif report.result.failures:
-        failed = listed(list(dict.fromkeys(failure.label for failure in report.result.failures)))
-        yield f"Nothing more was measured with {failed} after the failure; the others had their turn."
+        yield from _given_up(report)
     elif report.result.status == "partial":
         yield "The load test was stopped before its end: what it had measured until then is shown."
     invalid = [run for run in report.runs if not run.run.valid]
@@ -118,6 +117,18 @@ def _lock_step(report: Report) -> Iterator[str]:
             f"Users asked in lock-step: {listed(told)} were sent together with those of most other users. Lengths that "
             "are all equal do that, and so do engines that answer batch by batch; real traffic has no such waves."
         )
+
+
+def _given_up(report: Report) -> Iterator[str]:
+    """A backend that was measured before it failed gets its further starts; the others of the report go on anyway."""
+    last_failed = {failure.label: failure.start_index or 0 for failure in report.result.failures}
+    labels = [
+        label
+        for label, start_index in last_failed.items()
+        if not any(run.run.label == label and run.run.start_index > start_index for run in report.runs)
+    ]
+    if labels:
+        yield f"Nothing more was measured with {listed(labels)} after the failure; the others had their turn."
 
 
 def _unchecked(report: Report) -> Iterator[str]:

@@ -17,10 +17,10 @@ from enginebay.config.bench import BenchConfig
 from enginebay.config.models import Config
 from enginebay.config.overriding import overridden
 from enginebay.config.resolution import resolve_backend
-from enginebay.errors import ConfigError
+from enginebay.errors import ConfigError, LoadTestError
 from enginebay.loadtest.capacity.energy import meter_for
 from enginebay.loadtest.capacity.levels import CapacityLevels
-from enginebay.loadtest.capacity.result import CapacityResult, load_capacity
+from enginebay.loadtest.capacity.result import FILE_NAME, CapacityResult, load_capacity
 from enginebay.loadtest.capacity.rows import (
     CAPACITY_HEADER,
     PROBE_HEADER,
@@ -31,12 +31,13 @@ from enginebay.loadtest.capacity.rows import (
 from enginebay.loadtest.capacity.session import CapacityBench, Searched
 from enginebay.loadtest.capacity.start_search import CapacitySettings, PlanProbe, SearchTools
 from enginebay.loadtest.environment import describe_environment
-from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.plan import PlannedLoad
 from enginebay.loadtest.subjects import subject_of
+from enginebay.report.capacity_report import write_capacity
+from enginebay.report.data import load_report
+from enginebay.report.write import write_reports
 
 FOUND, NOT_FOUND = 0, 3
-REPORT = "capacity.md"
 
 
 def search_capacity(
@@ -120,9 +121,19 @@ def _report(result: CapacityResult, folder: Path, console: Console) -> None:
     console.print(_table("Capacity", CAPACITY_HEADER, capacity_rows(result)))
     for sentence in capacity_sentences(result):
         console.print(f"• {sentence}", highlight=False, markup=False)
-    write_atomically(folder / REPORT, _markdown(result).encode())
-    for name in ("capacity.json", REPORT):
-        console.print(f"{name:13} {folder / name}", highlight=False, soft_wrap=True, markup=False)
+    for path in [folder / FILE_NAME, *write_capacity(result, folder), *_reports_beside(folder, console)]:
+        console.print(f"{path.name:13} {path}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _reports_beside(folder: Path, console: Console) -> list[Path]:
+    """Those of a result in the same folder, which get a section on the capacity."""
+    if not (folder / "result.json").exists():
+        return []
+    try:
+        return write_reports(load_report(folder), folder)
+    except LoadTestError as error:
+        console.print(f"the reports in {folder} stay as they are: {error}", highlight=False, markup=False)
+        return []
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -132,16 +143,3 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _markdown(result: CapacityResult) -> str:
-    lines = [f"# Capacity of {result.model}", "", *(f"- {sentence}" for sentence in capacity_sentences(result)), ""]
-    lines += _markdown_table(CAPACITY_HEADER, capacity_rows(result))
-    for capacity in result.capacities:
-        lines += ["", f"## {capacity.label}, start {capacity.start_index + 1}", ""]
-        lines += _markdown_table(PROBE_HEADER, probe_rows(capacity))
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]

@@ -17,6 +17,9 @@ from enginebay.loadtest.result import Failure
 from enginebay.loadtest.schedule import rounds
 from enginebay.loadtest.timeseries import Sample, write_samples
 
+RECORDS, SAMPLES = "capacity-records.jsonl", "capacity-timeseries.jsonl"
+"""Of the probes. A result in the same folder has records of its own, and a certificate that holds their hash."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
@@ -108,8 +111,8 @@ class CapacityBench:
             capacities=tuple(self._capacities),
             failures=tuple(self._failures),
         )
-        write_records(self._out / "records.jsonl", self._lines)
-        write_samples(self._out / "timeseries.jsonl", self._samples)
+        write_records(self._out / RECORDS, self._lines)
+        write_samples(self._out / SAMPLES, self._samples)
         save_capacity(result, self._out / FILE_NAME)
         self.is_saved = True
         return result
