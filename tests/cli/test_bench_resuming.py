@@ -14,7 +14,7 @@ from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, PlannedRequest
 from enginebay.loadtest.records import Arrival, Record, RecordLine, write_records
-from enginebay.loadtest.result import Result, Run, save_result
+from enginebay.loadtest.result import MeasuredSubject, Result, Run, save_result
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT
 from enginebay.loadtest.timeseries import write_samples
 from enginebay.types import SamplingParams
@@ -38,7 +38,7 @@ SETTINGS = BenchSettings(num_starts=3)
 
 
 def subject(label: str, **changes) -> Subject:
-    values = {"kind": "openai_http", "configured_settings": {"max_num_seqs": 8}, **changes}
+    values = {"kind": "openai_http", "image": "engine:1", "configured_settings": {"max_num_seqs": 8}, **changes}
     return Subject(label=label, open=lambda: pytest.fail("nothing is started"), **values)
 
 
@@ -68,6 +68,7 @@ def save(folder: Path, *, slo: ServiceLevels | None = None) -> None:
     result = Result(
         status="partial", created_at="2026-11-22T08:00:00+00:00", plan_sha256=PLAN.sha256, model="m", workload="w",
         seed=0, slo=slo or ServiceLevels(), environment=HERE, runs=tuple(item for item, _ in runs),
+        subjects=[MeasuredSubject(label=label, backend="openai_http", image="engine:1") for label in ("one", "two")],
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     save_result(result, folder / "result.json")
@@ -103,10 +104,14 @@ def test_more_starts_than_before_may_be_asked_for(tmp_path) -> None:
         ({"environment": msgspec.structs.replace(HERE, packages={"torch": "3"})}, "torch was 2, now 3"),
         (
             {"subjects": [subject("one", configured_settings={"max_num_seqs": 9}), SUBJECTS[1]]},
-            "one: max_num_seqs was 8, now 9",
+            "max_num_seqs of one was 8, now 9",
         ),
-        ({"subjects": [subject("one", kind="vllm"), SUBJECTS[1]]}, "one was openai_http over http, now vllm over http"),
-        ({"subjects": [SUBJECTS[0]]}, "also has two"),
+        ({"subjects": [subject("one", kind="vllm"), SUBJECTS[1]]}, "kind of one was openai_http, now vllm"),
+        ({"subjects": [subject("one", image="engine:2"), SUBJECTS[1]]}, "image of one was engine:1, now engine:2"),
+        ({"subjects": [subject("one", model="other"), SUBJECTS[1]]}, "model of one was None, now other"),
+        ({"subjects": [subject("one", transport="in_process"), SUBJECTS[1]]}, "one was reached over http, now over"),
+        ({"subjects": [SUBJECTS[0]]}, "two is not among the backends"),
+        ({"subjects": [*SUBJECTS, subject("three")]}, "three was not measured in turns with the others"),
         ({"plan": msgspec.structs.replace(PLAN, seed=1)}, "was measured with plan"),
     ],
 )  # fmt: skip

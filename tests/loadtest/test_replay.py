@@ -87,6 +87,12 @@ def test_settings_are_compared_as_a_file_keeps_them(folder, settings, told) -> N
         demand_same_subjects(replay, [now])
 
 
+def test_weights_that_nobody_knew_then_are_not_held_against_those_of_now(folder) -> None:
+    before = read_replay(folder)
+    unknown = msgspec.structs.replace(before.result, subjects=[msgspec.structs.replace(BEFORE, weights=None)])
+    demand_same_subjects(Replay(result=unknown, plan=before.plan, config=before.config), [subject()])
+
+
 def test_another_plan_beside_the_result_is_refused(folder) -> None:
     save_plan(small_plan(5), folder / "plan.json")
     with pytest.raises(NotComparable, match=r"plan\.json is not the plan"):

@@ -60,13 +60,16 @@ def _same_config(origin: Origin, path: Path) -> Path:
 
 def demand_same_subjects(replay: Replay, subjects: Sequence[Subject]) -> None:
     """Raise NotComparable with all that is different now: weights, images, kinds, settings."""
-    now = {subject.label: subject for subject in subjects}
-    differences = [
-        difference for before in replay.result.subjects for difference in _differences(before, now.get(before.label))
-    ]
-    differences += [difference for subject in subjects for difference in _other_settings(replay.result, subject)]
-    if differences:
+    if differences := subject_differences(replay.result, subjects):
         raise NotComparable(f"the result cannot be measured again as it was: {'; '.join(differences)}")
+
+
+def subject_differences(result: Result, subjects: Sequence[Subject]) -> list[str]:
+    """What is different of the backends of a result now, by name. Weights that nobody knew then are not held against
+    those of now: a model may have been pulled by the first start."""
+    now = {subject.label: subject for subject in subjects}
+    changed = [difference for before in result.subjects for difference in _differences(before, now.get(before.label))]
+    return changed + [difference for subject in subjects for difference in _other_settings(result, subject)]
 
 
 def _differences(before: MeasuredSubject, now: Subject | None) -> Iterator[str]:
@@ -77,8 +80,9 @@ def _differences(before: MeasuredSubject, now: Subject | None) -> Iterator[str]:
         "kind": (before.backend, now.kind),
         "image": (before.image, now.image),
         "model": (before.model, now.model),
-        "weights": (_short(before.weights), _short(now.weights)),
     }
+    if before.weights is not None:
+        pairs["weights"] = (_short(before.weights), _short(now.weights))
     for name, (was, is_now) in pairs.items():
         if was != is_now:
             yield f"{name} of {before.label} was {was}, now {is_now}"

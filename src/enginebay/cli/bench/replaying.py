@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,8 +14,10 @@ from enginebay.cli.bench.reporting import check_result_flags
 from enginebay.clock import Clock
 from enginebay.config.loader import load_config
 from enginebay.errors import ConfigError
-from enginebay.loadtest.replay import demand_same_subjects, origin_of, read_replay
+from enginebay.loadtest.measurement import Subject
+from enginebay.loadtest.replay import Replay, demand_same_subjects, origin_of, read_replay
 from enginebay.loadtest.subjects import subject_of
+from enginebay.report.numbers import listed
 
 
 def replay_result(
@@ -28,8 +31,11 @@ def replay_result(
     subjects = [subject_of(loaded, replay.config, label, clock=clock) for label in replay.labels]
     demand_same_subjects(replay, subjects)
     check_result_flags(flags, num_backends=len(subjects))
+    _warn_of_memory(subjects, console)
     folder = flags.out or _beside(result)
-    given = {"starts": load.starts or replay.result.num_starts, "slo": _levels(replay.result.slo)}
+    starts = replay.result.num_starts if load.starts is None else load.starts
+    _demand_prompts(replay, subjects, starts=starts)
+    given = {"starts": starts, "slo": _levels(replay.result.slo)}
     settings = overridden_settings(loaded.bench, given)
     tokenizer = tokenizer_of(loaded, settings, name=replay.labels[0])
     job = Job(
@@ -43,6 +49,22 @@ def replay_result(
     exit_code = measure(job, flags, console=console, clock=clock)
     console.print(f"both results: enginebay compare {result} {folder}", highlight=False, soft_wrap=True, markup=False)
     return exit_code
+
+
+def _warn_of_memory(subjects: Sequence[Subject], console: Console) -> None:
+    if kept_up := [subject.label for subject in subjects if not subject.is_restarted]:
+        console.print(
+            f"{listed(kept_up)} was not started by us: unless it was started anew since, it may remember these prompts",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _demand_prompts(replay: Replay, subjects: Sequence[Subject], *, starts: int) -> None:
+    """A server that runs on remembers: each of its starts needs prompts of its own, and the plan cannot be added to."""
+    num_sets = len({load.start_index for load in replay.plan.loads})
+    if starts > num_sets and not all(subject.is_restarted for subject in subjects):
+        raise ConfigError(f"--starts {starts}: the plan has prompts for {num_sets}", expected="so many or fewer")
 
 
 def _beside(result: Path) -> Path:

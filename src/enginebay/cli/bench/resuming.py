@@ -10,6 +10,7 @@ from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.kept import Kept, read_kept
 from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Plan
+from enginebay.loadtest.replay import subject_differences
 from enginebay.loadtest.result import Result, load_result
 
 
@@ -20,22 +21,18 @@ def kept_starts(
 
     Raises NotComparable with all that differs, LoadTestError where there is nothing to go on with.
     """
-    kept = read_kept(folder, plan)
+    kept, before = read_kept(folder, plan), load_result(folder)
     differences = [
-        *_other_settings(load_result(folder), settings),
-        *_other_machine(load_result(folder).environment, environment),
-        *(difference for subject in subjects for difference in _other_subject(kept, subject)),
+        *_other_settings(before, settings),
+        *_other_machine(before.environment, environment),
+        *subject_differences(before, subjects),
+        *(difference for subject in subjects for difference in _other_transport(kept, subject)),
+        *_newcomers(before, subjects),
     ]
     if differences:
         raise NotComparable(
             f"{folder} was measured otherwise, so that --resume cannot go on: {'; '.join(differences)}. "
             "Measure into another folder with --out"
-        )
-    labels = {subject.label for subject in subjects}
-    if strangers := {run.label for run in kept.runs} - labels:
-        raise NotComparable(
-            f"{folder} also has {', '.join(sorted(strangers))}, which is not among what is measured now: name the same "
-            "backends, or measure into another folder with --out"
         )
     return kept
 
@@ -55,14 +52,15 @@ def _other_machine(before: Environment, now: Environment) -> Iterator[str]:
             yield f"{package} was {was}, now {is_now}"
 
 
-def _other_subject(kept: Kept, subject: Subject) -> Iterator[str]:
+def _other_transport(kept: Kept, subject: Subject) -> Iterator[str]:
     run = next((run for run in kept.runs if run.label == subject.label), None)
-    if run is None:
-        return
-    if (run.backend, run.transport) != (subject.kind, subject.transport):
-        yield f"{run.label} was {run.backend} over {run.transport}, now {subject.kind} over {subject.transport}"
-    settings = subject.configured_settings
-    for name in sorted(run.configured_settings.keys() | settings.keys()):
-        was, is_now = run.configured_settings.get(name, "not set"), settings.get(name, "not set")
-        if was != is_now:
-            yield f"{run.label}: {name} was {was}, now {is_now}"
+    if run is not None and run.transport != subject.transport:
+        yield f"{run.label} was reached over {run.transport}, now over {subject.transport}"
+
+
+def _newcomers(before: Result, subjects: Sequence[Subject]) -> Iterator[str]:
+    """Starts are compared pair by pair, since they stand side by side in time: one that comes later has no pair."""
+    known = {measured.label for measured in before.subjects}
+    for subject in subjects:
+        if subject.label not in known:
+            yield f"{subject.label} was not measured in turns with the others"
