@@ -9,6 +9,7 @@ import pytest
 from enginebay.config.bench import BenchConfig
 from enginebay.loadtest.asking import MAX_TOKENS
 from enginebay.verdict.outputs.bounds import MAX_UNEXPLAINED_RATIO, bound_for
+from enginebay.verdict.outputs.of_result import MOST_GRANTED
 
 PAGE = " ".join((Path(__file__).parents[2] / "docs" / "equality.md").read_text().split())
 
@@ -25,6 +26,8 @@ def test_the_bounds_of_the_page_are_those_of_the_code() -> None:
     assert bound_for({"dtype": "float32"}).max_partings_per_token == 0.002
     assert "more than one in twenty partings" in PAGE
     assert MAX_UNEXPLAINED_RATIO == 1 / 20
+    assert "is granted twice its own, up to twice the bound" in PAGE
+    assert MOST_GRANTED == 2
 
 
 def test_the_page_tells_how_many_prompts_are_asked_again() -> None:

@@ -21,6 +21,9 @@ def agreement(**changes) -> OutputAgreement:
     return OutputAgreement(first="a", second="b", where="8 users", finding="3 of 48 answers part", **changes)
 
 
+SKIPPED = agreement(not_compared="simulated")
+
+
 def with_outputs(verdict: Verdict, *outputs: OutputAgreement) -> Verdict:
     return msgspec.structs.replace(verdict, outputs=outputs)
 
@@ -72,6 +75,8 @@ def lengths_apart() -> Verdict:
         (with_outputs(FASTER, agreement(is_beyond_bound=True)), "slower", 0),
         (with_outputs(FASTER, agreement()), "outputs", 0),
         (with_outputs(FASTER, agreement(not_compared="drawn by chance")), "outputs", 3),
+        (with_outputs(FASTER, agreement(), msgspec.structs.replace(SKIPPED, second="c")), "outputs", 3),
+        (with_outputs(FASTER, agreement(), SKIPPED), "outputs", 0),
         (FASTER, "outputs", 3),
     ],
 )

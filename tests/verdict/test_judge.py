@@ -249,6 +249,45 @@ def test_loads_that_a_certificate_shows_apart_get_no_verdict() -> None:
     assert verdict.caveats == ("8 users: b is not set against a: load_not_identical: one byte differs",)
 
 
+@pytest.mark.parametrize("num_starts", [1, 3])
+def test_sides_that_may_not_be_compared_get_no_ratio_however_few_their_starts(num_starts) -> None:
+    apart = InvalidReason(code="load_not_identical", detail="one byte differs")
+    verdict = judge(drawn_result({"a": 1.0, "b": 2.0}, num_starts=num_starts), apart=[apart])
+    assert verdict.status == "invalid"
+    assert {one.ratio for one in verdict.metrics} == {None}
+
+
+def test_the_headline_says_of_each_backend_that_has_no_verdict_that_it_has_none() -> None:
+    drawn = drawn_result({"a": 1.0, "b": 2.0, "c": 3.0})
+    runs = [msgspec.structs.replace(one, simulated=one.label == "c") for one in drawn.runs]
+    verdict = judge(msgspec.structs.replace(drawn, runs=runs))
+    assert verdict.headline == "b against a: faster in 7 of 7 figures; c against a: no verdict (simulated)."
+
+
+def named_models(**models: tuple[str, str | None]):
+    drawn = drawn_result({"a": 1.0, "b": 2.0})
+    subjects = [
+        msgspec.structs.replace(one, model=models[one.label][0], weights=models[one.label][1]) for one in drawn.subjects
+    ]
+    return judge(msgspec.structs.replace(drawn, subjects=subjects)).caveats
+
+
+def test_other_models_are_told_and_other_names_for_the_same_weights_are_not() -> None:
+    assert named_models(a=("m", None), b=("m", None)) == ()
+    assert named_models(a=("m", "11"), b=("/models/m", "11")) == ()
+    [unknown] = named_models(a=("m", None), b=("n", "11"))
+    assert "nothing shows that their weights are the same: a m and b n" in unknown
+    [other] = named_models(a=("m", "11"), b=("m", "22"))
+    assert "did not run the same weights" in other
+
+
+def test_a_backend_that_only_one_of_two_results_has_is_told_as_left_out() -> None:
+    verdict = judge_between(drawn_result({"a": 1.0, "b": 1.0}), drawn_result({"a": 1.0, "c": 1.0}))
+    assert "Only one of the results has b and c: not compared." in verdict.caveats
+    alone = judge_between(drawn_result({"a": 1.0}), drawn_result({"b": 1.0}))
+    assert not any("Only one" in caveat for caveat in alone.caveats)
+
+
 def test_a_server_that_was_not_started_anew_is_told() -> None:
     drawn = drawn_result({"a": 1.0, "b": 2.0})
     subjects = [msgspec.structs.replace(one, is_restarted=one.label == "a") for one in drawn.subjects]

@@ -111,6 +111,14 @@ def test_an_engine_that_differs_from_itself_is_granted_as_much_towards_others(tm
     assert not output_agreements(said_in(unsteady))[0].is_beyond_bound
 
 
+def test_an_engine_that_says_something_else_each_time_is_not_excused_by_that(tmp_path: Path) -> None:
+    num_prompts = 60
+    same, other, third = ([[1, 2, last]] * num_prompts for last in (3, 4, 5))
+    words = {("a", 0): same, ("a", 1): same, ("b", 0): other, ("b", 1): third}
+    folder = saved(tmp_path, words, of_plan=plan(num_requests=num_prompts))
+    assert output_agreements(said_in(folder))[0].is_beyond_bound
+
+
 def test_two_results_of_one_plan_are_compared_and_those_of_two_plans_are_not(tmp_path: Path) -> None:
     one = said_in(saved(tmp_path / "old", {("vllm", 0): [[1, 2], [3, 4]]}))
     other = said_in(saved(tmp_path / "new", {("vllm", 0): [[1, 2], [3, 5]]}))

@@ -48,8 +48,15 @@ def exit_code(verdict: Verdict, gates: Collection[GateName]) -> int:
     if gate_failures(verdict, gates):
         return FAILED
     is_whole = all(load.status == "judged" and not load.invalid for load in verdict.loads)
-    has_outputs = "outputs" not in gates or any(not agreement.not_compared for agreement in verdict.outputs)
+    has_outputs = "outputs" not in gates or _are_outputs_compared(verdict)
     return PASSED if verdict.has_decided and is_whole and has_outputs else NO_DECISION
+
+
+def _are_outputs_compared(verdict: Verdict) -> bool:
+    """Of every pair, under one load at least: what was said under none may have been anything."""
+    pairs = {(agreement.first, agreement.second) for agreement in verdict.outputs}
+    compared = {(agreement.first, agreement.second) for agreement in verdict.outputs if not agreement.not_compared}
+    return bool(compared) and compared == pairs
 
 
 def _slower(verdict: Verdict) -> Iterator[str]:

@@ -55,9 +55,11 @@ class Contest:
             return "simulated"
         if not self.first.under(self.load) or not self.second.under(self.load):
             return "invalid" if self.invalid else "nothing to compare"
+        if self.against:
+            return "invalid"
         if min(map(len, self.starts)) < FEWEST_STARTS:
             return "invalid" if self.invalid else "too few starts"
-        return "invalid" if self.against else "judged"
+        return "judged"
 
     @cached_property
     def against(self) -> tuple[InvalidReason, ...]:

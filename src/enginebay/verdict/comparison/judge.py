@@ -201,6 +201,7 @@ def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterato
     if len(results) > 1:
         yield from _other_machine(results[0].environment, results[1].environment)
         yield from _versions(results)
+        yield from _left_out(results[0], results[1])
         if results[0].slo != results[1].slo:
             yield "The results have other service levels: good requests per second are not compared."
         yield (
@@ -212,6 +213,7 @@ def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterato
             f"{listed(list(kept_up))} ran all the time and was not started anew for each round: the intervals tell how "
             "rounds scatter, and a restart may change more than that."
         )
+    yield from _other_models(results)
     if any(result.status == "partial" for result in results):
         yield "A load test ended early: not every start that was planned was measured."
     for load in loads:
@@ -219,6 +221,25 @@ def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterato
             yield f"{load.load}: {load.second} is not set against {load.first}: {reason.code}: {reason.detail}"
     for invalid in dict.fromkeys(invalid for load in loads for invalid in load.invalid):
         yield f"INVALID {invalid_words(invalid)}"
+
+
+def _left_out(first: Result, second: Result) -> Iterator[str]:
+    """Where each side has one alone, these two are compared whatever they are called."""
+    ours, theirs = _labels(first), _labels(second)
+    alone = [label for label in (*ours, *theirs) if (label in ours) != (label in theirs)]
+    if alone and not len(ours) == len(theirs) == 1:
+        yield f"Only one of the results has {listed(alone)}: not compared."
+
+
+def _other_models(results: Sequence[Result]) -> Iterator[str]:
+    """Names may differ for one model, as servers call it as they like; weights that are known to be equal settle it."""
+    subjects = [one for result in results for one in result.subjects]
+    told = listed(list(dict.fromkeys(f"{one.label} {one.model or 'one that is not told'}" for one in subjects)))
+    weights = {one.weights for one in subjects}
+    if len(weights - {None}) > 1:
+        yield f"The backends did not run the same weights: {told}."
+    elif len({one.model for one in subjects}) > 1 and None in weights:
+        yield f"The models have different names, and nothing shows that their weights are the same: {told}."
 
 
 def _versions(results: Sequence[Result]) -> Iterator[str]:

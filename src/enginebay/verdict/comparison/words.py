@@ -43,6 +43,8 @@ _WHY_NONE: dict[Status, str] = {
 def _of_subjects(loads: Sequence[LoadVerdict]) -> str:
     metrics = [metric for load in loads for metric in load.metrics]
     first, second = loads[0].first, loads[0].second
+    if not any(load.status == "judged" for load in loads):
+        return f"{second} against {first}: {NO_VERDICT[loads[0].status]}"
     counts: dict[Outcome, int] = dict.fromkeys(("faster", "slower", "equivalent", "undecided"), 0)
     for metric in metrics:
         counts[metric.outcome] += 1

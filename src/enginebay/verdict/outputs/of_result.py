@@ -1,7 +1,8 @@
 """Every subject of a result against the reference engine; against the first one where that was not measured.
 
 Of several starts the first that both have is compared: the others repeat its prompts. What an engine says differently
-from start to start is the yardstick: the bound on the number of partings is never below twice that.
+from start to start is the yardstick: the bound on the number of partings is never below twice that. What is set against
+the yardstick is granted so only up to MOST_GRANTED: an engine that says something else each time is not thereby right.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from enginebay.verdict.outputs.agreement import OutputAgreement, not_compared, o
 from enginebay.verdict.outputs.bounds import OutputBound, bound_for
 
 REFERENCE = "reference"
+MOST_GRANTED = 2
+"""Times the bound of the type."""
 ALONE = "asked apart from the load, with log-probabilities"
 
 
@@ -147,10 +150,9 @@ def _bound(
     bound = bound_for(*(_settings(*side, load) for side in (first, second)))
     if planned.start_index is not None:
         return bound  # each start has prompts of its own: no subject answered one twice
-    own = [_of_itself(*side, load, bound=bound, tokenizer=tokenizer) for side in (first, second)]
-    return msgspec.structs.replace(
-        bound, max_partings_per_token=max(bound.max_partings_per_token, *(2 * rate for rate in own))
-    )
+    yardstick, judged = (2 * _of_itself(*side, load, bound=bound, tokenizer=tokenizer) for side in (first, second))
+    granted = max(bound.max_partings_per_token, yardstick, min(judged, MOST_GRANTED * bound.max_partings_per_token))
+    return msgspec.structs.replace(bound, max_partings_per_token=granted)
 
 
 def _settings(said: Said, label: str, load: Load) -> Mapping[str, object]:
