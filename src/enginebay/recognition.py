@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import msgspec
 
 MODELS_PATH = "/v1/models"
 """Always among the answers: nearly every server has the list."""
+OUR_SERVER = "enginebay"
+"""Owner of the models of `enginebay serve`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ class _Card(msgspec.Struct):
     id: str
     owned_by: str | None = None
     root: str | None = None
+    kind: object = None
 
 
 class _Models(msgspec.Struct):
@@ -52,6 +56,8 @@ class ListedModel:
     owned_by: str | None
     root: str | None
     """What the server loaded, where it tells."""
+    kind: str | None = None
+    """Of the backend behind a server of this project; None for any other, which may mean anything by it."""
 
 
 def listed_models(answers: Answers) -> tuple[ListedModel, ...] | None:
@@ -63,7 +69,15 @@ def listed_models(answers: Answers) -> tuple[ListedModel, ...] | None:
         cards = msgspec.json.decode(answer.body, type=_Models).data
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return tuple(ListedModel(id=card.id, owned_by=card.owned_by, root=card.root) for card in cards)
+    return tuple(
+        ListedModel(id=card.id, owned_by=card.owned_by, root=card.root, kind=_kind_behind(card)) for card in cards
+    )
+
+
+def _kind_behind(card: _Card) -> str | None:
+    if card.owned_by != OUR_SERVER or not isinstance(card.kind, str):
+        return None
+    return card.kind if re.fullmatch(r"[a-z][a-z0-9_]*", card.kind) else None
 
 
 def owner_evidence(answers: Answers, owner: str) -> str | None:

@@ -69,6 +69,8 @@ def test_the_capacity_of_a_simulator_is_searched_and_reported(tmp_path, engine, 
     assert capacity.simulated
     assert 1 <= len(capacity.probes) <= 2
     assert "one (simulated)" in (tmp_path / "out" / "capacity.md").read_text()
+    page = (tmp_path / "out" / "capacity.html").read_text()
+    assert ("SIMULATED" in page, "How much it bears" in page) == (True, True)
     assert "Capacity" in capsys.readouterr().out
     config.write_text(config.read_text().replace("slo: {ttft_s: 1.0}", "slo: {}"))
     assert bench(config, "--capacity", "--out", tmp_path / "none") == 2
@@ -80,6 +82,43 @@ def test_a_search_refuses_the_flags_that_it_would_not_heed(tmp_path, flags, caps
     config = write_config(tmp_path, "http://127.0.0.1:9")
     assert bench(config, "--capacity", *flags, "--out", tmp_path / "out") == 2
     assert f"{flags[0]} is not for --capacity" in capsys.readouterr().err
+
+
+def test_a_search_leaves_the_result_beside_it_whole_and_stands_in_its_report(tmp_path, engine) -> None:
+    config, out = write_config(tmp_path, engine.url), tmp_path / "out"
+    assert bench(config, "--out", out) in (0, 3)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".json", ".jsonl")}
+    assert "How much it bears" not in (out / "report.html").read_text()
+    assert bench(config, "--capacity", "--out", out) in (0, 3)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert "How much it bears" in (out / "report.html").read_text()
+    assert "## How much it bears" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("journey", "flags"),
+    [
+        (("--replay", "out"), ("--backend", "one")),
+        (("--self-check",), ("--seed", "0")),
+        (("--self-check",), ("--backend", "one")),
+        (("--url", "http://127.0.0.1:9"), ("--sweep", "sweep.yaml")),
+    ],
+)
+def test_a_flag_that_a_journey_would_not_heed_is_refused_before_anything_is_asked(
+    tmp_path, monkeypatch, capsys, journey, flags
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bench(*journey, *flags) == 2
+    assert f"{journey[0]} does not go with {flags[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_starts", [1, 2])
+def test_a_plan_has_prompts_for_so_many_starts_of_a_server_that_runs_on(tmp_path, engine, capsys, num_starts) -> None:
+    config = write_config(tmp_path, engine.url)
+    assert bench(config, "--out", tmp_path / "out", "--starts", num_starts) in (0, 3)
+    capsys.readouterr()
+    assert bench("--replay", tmp_path / "out", "--starts", 3) == 2
+    assert f"--starts 3: the plan has prompts for {num_starts}" in capsys.readouterr().err
 
 
 def test_a_gate_that_one_backend_cannot_pass_or_fail_is_refused_before_anything_is_measured(

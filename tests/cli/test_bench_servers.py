@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from enginebay.cli.bench.servers import default_folder
+from enginebay.cli.bench.servers import Server, _introduction, _names, default_folder
 from enginebay.cli.main import run
 from enginebay.config.bench_lengths import TokenRange
 from enginebay.config.loader import load_config
 from enginebay.loadtest.plan import load_plan
 from enginebay.loadtest.result import load_result
+from enginebay.probes.recognising import RecognisedServer
+from enginebay.recognition import MODELS_PATH, Answer, listed_models
 from enginebay.testing.simulators.performance import INSTANT
 from enginebay.testing.simulators.thread import SimulatorThread
 from enginebay.verdict.verdict import load_verdict
@@ -128,6 +130,35 @@ def test_what_is_proposed_fits_into_the_context_of_the_model(bench, tmp_path) ->
     assert config.input_tokens.max < 90, "what 30 tokens of output leave, and less, since lengths are estimated"
     [measured] = load_result(tmp_path).runs
     assert measured.metrics.num_errors == 0
+
+
+def test_going_on_with_other_servers_than_before_is_refused(bench, tmp_path) -> None:
+    with closing(SimulatorThread("vllm", profile=INSTANT)) as engine:
+        bench("--url", engine.url, "--out", tmp_path, *SMALL)
+        code, _, err = bench("--url", "http://127.0.0.1:9", "--out", tmp_path, "--resume", *SMALL)
+    assert (code, "is about other servers" in err) == (2, True), err
+
+
+def test_a_server_of_this_project_is_named_by_the_engine_behind_it() -> None:
+    card = {"id": "m", "owned_by": "enginebay", "kind": "reference"}
+    body = json.dumps({"data": [card]}).encode()
+    models = listed_models({MODELS_PATH: Answer(status=200, headers={}, body=body)})
+    assert models is not None
+    found = RecognisedServer(url="http://a", kind="openai_http", because="owner", models=models, simulated=False)
+    server = Server(name="reference", found=found, model=models[0], tokenizer=None)
+    assert server.engine == "reference"
+    assert "is [bold]reference[/] behind `enginebay serve`" in _introduction(server)
+    assert _names(["reference", "reference"]) == ["reference-a", "reference-b"]
+
+
+@pytest.mark.parametrize(
+    "card", [{"owned_by": "somebody", "kind": "reference"}, {"owned_by": "enginebay", "kind": "a: b"},
+             {"owned_by": "enginebay", "kind": 3}],
+)  # fmt: skip
+def test_what_others_mean_by_a_kind_is_not_taken_for_one(card) -> None:
+    body = json.dumps({"data": [{"id": "m", **card}]}).encode()
+    [model] = listed_models({MODELS_PATH: Answer(status=200, headers={}, body=body)}) or ()
+    assert model.kind is None
 
 
 def test_the_folder_is_named_by_the_servers() -> None:

@@ -67,6 +67,7 @@ def test_a_kind_can_be_varied_that_is_no_entry_and_secrets_stay_references(tmp_p
         ("vary: {bench.users: [1, 2]}", "bench.users is nothing that a backend can have for itself"),
         ("vary: {engine: [1]}", "engine is nothing that a backend can have for itself"),
         ("vary: {engine.max_num_seqs: []}", "vary"),
+        ("vary: {engine.max_num_seqs: [2, 2]}", "two variants are called"),
         ("{}", "give `vary`"),
         ("vary: {image: [a]}\nvariants: {b: {}}", "not both"),
         ("- 1", "no map of keys"),

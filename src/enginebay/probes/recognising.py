@@ -33,7 +33,7 @@ async def recognise_server(url: str, *, clock: Clock, headers: Mapping[str, str]
 
     Raises StartFailed where nothing answers, the server refuses us, or it serves no language model.
     """
-    base = url.rstrip("/").removesuffix("/v1")
+    base = server_address(url)
     specs = _specs()
     client = HttpClient(base, clock=clock, max_connections=1, headers=headers, backend=base)
     try:
@@ -46,6 +46,11 @@ async def recognise_server(url: str, *, clock: Clock, headers: Mapping[str, str]
     finally:
         await client.aclose()
     return _server(base, found, answers)
+
+
+def server_address(url: str) -> str:
+    """Without the version that clients of the OpenAI API put behind it."""
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def _specs() -> list[BackendSpec]:

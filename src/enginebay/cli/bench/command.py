@@ -22,6 +22,7 @@ from enginebay.cli.bench.flags import (
     ResultFlags,
     ServerFlags,
 )
+from enginebay.cli.bench.heeding import demand_heeded
 from enginebay.cli.bench.measuring import job_of_config, measure
 from enginebay.cli.bench.planning import overridden_settings
 from enginebay.cli.bench.replaying import replay_result
@@ -34,6 +35,7 @@ from enginebay.config.loader import load_config
 from enginebay.config.models import Config
 from enginebay.errors import ConfigError
 from enginebay.loadtest.files import write_atomically
+from enginebay.probes.recognising import server_address
 
 WRITTEN_CONFIG = "bench.yaml"
 """Of servers and sweeps, in the folder of results."""
@@ -61,6 +63,7 @@ def bench(
     """What it does is told in `help_text`; here the flags find their journey."""
     console, clock = Console(), MonotonicClock()
     _demand_one_source(config, servers, other)
+    demand_heeded(backend, load, servers, result, other)
     if other.self_check:
         return self_check(console)
     if other.capacity:
@@ -167,6 +170,8 @@ def _written_for_servers(
         write_atomically(path, text.encode())
         console.print(f"{path.name:12} {path}", highlight=False, soft_wrap=True, markup=False)
     loaded = load_config(path)
+    if [entry.url for entry in loaded.backends.values()] != [server_address(url) for url in urls]:
+        raise ConfigError(f"{path} is about other servers", expected="the addresses of before, or another --out")
     return _Chosen(config=loaded, path=path, names=list(loaded.backends), folder=folder)
 
 

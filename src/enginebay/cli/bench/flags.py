@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from enginebay.verdict.gate import GATES
+
 WHAT = Group.create_ordered("What is measured")
 LOAD = Group.create_ordered("Under which load (instead of what the config says)")
 SERVERS = Group.create_ordered("Running servers, without a config (--url)")
 RESULT = Group.create_ordered("What comes of it")
 OTHER = Group.create_ordered("Instead of measuring one load after the other")
-
-Gate = Literal["slower", "invalid", "outputs"]
 
 
 @Parameter(name="*")
@@ -127,7 +127,7 @@ class ResultFlags:
         str | None,
         Parameter(
             group=RESULT,
-            help="Make it a gate: slower, invalid, outputs, in any combination with commas. Exit code 1 when it fails.",
+            help=f"Make it a gate: {', '.join(GATES)}, in any combination with commas. Exit code 1 when it fails.",
         ),
     ] = None
     junit: Annotated[Path | None, Parameter(group=RESULT, help="Write the verdict as JUnit XML, for CI.")] = None

@@ -44,6 +44,11 @@ class Server:
     tokenizer: str | None
     """A directory with the model's tokenizer; None where there is none on this machine."""
 
+    @property
+    def engine(self) -> str:
+        """Its kind; of a server of this project that of the backend behind it, which is what is measured."""
+        return self.model.kind or self.found.kind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
@@ -90,14 +95,11 @@ async def _recognised(
     found = [await recognise_server(url, clock=clock, headers=headers) for url in urls]
     if len({server.url for server in found}) < len(found):
         raise ConfigError(f"--url {found[0].url} is given twice", expected="two servers")
+    models = [_model(server, model) for server in found]
+    names = _names([chosen.kind or server.kind for server, chosen in zip(found, models, strict=True)])
     return [
-        Server(
-            name=name,
-            found=server,
-            model=(chosen := _model(server, model)),
-            tokenizer=tokenizer or local_tokenizer(chosen),
-        )
-        for name, server in zip(_names(found), found, strict=True)
+        Server(name=name, found=server, model=chosen, tokenizer=tokenizer or local_tokenizer(chosen))
+        for name, server, chosen in zip(names, found, models, strict=True)
     ]
 
 
@@ -110,12 +112,11 @@ def _headers(api_key_env: str | None) -> Mapping[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-def _names(servers: Sequence[RecognisedServer]) -> list[str]:
-    """The kind, and the port where both are of one kind."""
-    kinds = [server.kind for server in servers]
+def _names(kinds: Sequence[str]) -> list[str]:
+    """The kind, and a letter where both are of one kind."""
     if len(set(kinds)) == len(kinds):
-        return kinds
-    return [f"{server.kind}-{'ab'[number]}" for number, server in enumerate(servers)]
+        return list(kinds)
+    return [f"{kind}-{'ab'[number]}" for number, kind in enumerate(kinds)]
 
 
 def _model(server: RecognisedServer, asked: str | None) -> ListedModel:
@@ -148,9 +149,10 @@ def local_tokenizer(model: ListedModel) -> str | None:
 
 
 def _introduction(server: Server) -> str:
-    version = "[yellow]SIMULATED[/] " if server.found.simulated else ""
+    simulated = "[yellow]SIMULATED[/] " if server.found.simulated else ""
+    behind = " behind `enginebay serve`" if server.engine != server.found.kind else ""
     return (
-        f"{version}[bold]{escape(server.found.url)}[/] is [bold]{escape(server.found.kind)}[/]: "
+        f"{simulated}[bold]{escape(server.found.url)}[/] is [bold]{escape(server.engine)}[/]{behind}: "
         f"{escape(server.found.because)}\n  model {escape(server.model.id)}; {_counting(server)}"
     )
 

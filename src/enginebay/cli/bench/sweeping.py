@@ -54,7 +54,7 @@ def read_sweep(path: Path, config: Path, *, backend: str | None) -> Sweep:
     sweep = _read_file(path)
     document = _load(config)
     base = backend or sweep.backend or str(document.get("backend") or "reference")
-    variants = _variants(sweep, base)
+    variants = _variants(sweep, base, file=path)
     if len(variants) > MAX_VARIANTS:
         raise ConfigError(f"{path} makes {len(variants)} variants", expected=f"at most {MAX_VARIANTS}")
     entries = cast("dict[str, object]", document.setdefault("backends", {}))
@@ -85,17 +85,19 @@ def _load(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", document)
 
 
-def _variants(sweep: SweepFile, base: str) -> dict[str, Overrides]:
-    """By the name that they are measured under."""
+def _variants(sweep: SweepFile, base: str, *, file: Path) -> dict[str, Overrides]:
+    """By the name that they are measured under. Raises ConfigError where two would have the same."""
     if sweep.variants is not None:
         return {name: dict(overrides) for name, overrides in sweep.variants.items()}
     assert sweep.vary is not None, "one of both, as validated"
-    return {
-        f"{base} {', '.join(f'{_last(key)}={value}' for key, value in zip(sweep.vary, values, strict=True))}": dict(
-            zip(sweep.vary, values, strict=True)
-        )
-        for values in product(*sweep.vary.values())
-    }
+    variants: dict[str, Overrides] = {}
+    for values in product(*sweep.vary.values()):
+        overrides = dict(zip(sweep.vary, values, strict=True))
+        name = f"{base} {', '.join(f'{_last(key)}={value}' for key, value in overrides.items())}"
+        if name in variants:
+            raise ConfigError(f"two variants are called {name!r}", file=str(file), expected="each value once")
+        variants[name] = overrides
+    return variants
 
 
 def _last(key: str) -> str:
