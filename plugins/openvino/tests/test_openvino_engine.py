@@ -314,12 +314,12 @@ class TestThroughTheWorker:
     def test_an_engine_that_is_killed_ends_its_streams_typed(self, model_dir: Path) -> None:
         async def main() -> None:
             async with self.backend(model_dir) as backend:
-                stream = backend.generate(asked("say:x", max_tokens=150, ignore_eos=True))
-                await anext(stream)
                 [worker] = psutil.Process(backend.inner.pid).children()  # type: ignore[attr-defined]
+                worker.suspend()  # else it may have said all of it before it dies
+                answering = asyncio.ensure_future(answer(backend, asked("say:x", max_tokens=150, ignore_eos=True)))
+                await asyncio.sleep(0)
                 worker.kill()
                 with pytest.raises(EngineDied):
-                    async for _ in stream:
-                        pass
+                    await answering
 
         asyncio.run(main())
