@@ -8,8 +8,8 @@ import signal
 from contextlib import nullcontext
 from itertools import pairwise
 
-import psutil
 import pytest
+from child_processes import ChildProcesses, child_processes
 from loadtest_fakes import ScriptedBackend, SilentWatcher, VirtualClock, planned, started
 
 from enginebay.backend import Backend
@@ -23,6 +23,8 @@ from enginebay.loadtest.records import Record
 from enginebay.loadtest.self_check.oracle_process import OracleProcess, oracle_process
 from enginebay.loadtest.self_check.script import OracleScript
 from enginebay.plugins import get_backend
+
+__all__ = ["child_processes"]  # a fixture of every test here
 
 
 class Recorder:
@@ -75,7 +77,6 @@ def test_two_processes_send_each_request_once_at_its_instant_and_their_records_s
             assert fleet.num_in_flight == 0
 
     asyncio.run(main())
-    assert not psutil.Process().children(recursive=True)
 
 
 def test_one_user_asks_every_request_although_there_are_two_processes() -> None:
@@ -110,10 +111,11 @@ def test_a_cancelled_fleet_keeps_what_was_measured_and_tells_what_was_under_way(
             assert len(fleet.figures) == 2
 
     asyncio.run(main())
-    assert not psutil.Process().children(recursive=True)
 
 
-def test_a_client_process_that_dies_ends_the_run_with_its_cause_and_the_records_of_the_others_are_kept() -> None:
+def test_a_client_process_that_dies_ends_the_run_with_its_cause_and_the_records_of_the_others_are_kept(
+    child_processes: ChildProcesses,
+) -> None:
     async def main() -> None:
         async with oracle_process() as oracle:
             await oracle.play(OracleScript(first_token_after_s=0.05))
@@ -122,7 +124,7 @@ def test_a_client_process_that_dies_ends_the_run_with_its_cause_and_the_records_
             requests = [planned(index, max_tokens=2) for index in range(2000)]
             running = asyncio.create_task(fleet.run(requests, Load(users=4)))
             await recorder.wait_for_some(running)
-            workers = [child for child in psutil.Process().children() if child.pid != oracle.pid]
+            workers = [child for child in child_processes.started() if child.pid != oracle.pid]
             os.kill(workers[0].pid, signal.SIGKILL)
             with pytest.raises(LoadTestError, match=r"client process \d was killed by SIGKILL in the middle of a run"):
                 await running
@@ -131,7 +133,6 @@ def test_a_client_process_that_dies_ends_the_run_with_its_cause_and_the_records_
             assert len(fleet.figures) == 1
 
     asyncio.run(main())
-    assert not psutil.Process().children(recursive=True)
 
 
 def test_a_client_process_that_cannot_reach_the_server_says_why() -> None:
@@ -142,7 +143,6 @@ def test_a_client_process_that_cannot_reach_the_server_says_why() -> None:
             await fleet.run([planned(0), planned(1)], Load(users=2))
 
     asyncio.run(main())
-    assert not psutil.Process().children(recursive=True)
 
 
 def test_small_loads_take_one_process_and_large_ones_several_but_leave_a_core_free() -> None:

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import replace
 
 import msgspec
-import psutil
 import pytest
+from child_processes import child_processes
 from loadtest_fakes import ENVIRONMENT
 
 from enginebay.clock import MonotonicClock
@@ -20,6 +20,8 @@ from enginebay.loadtest.self_check.raw_load import server_requests_per_s
 from enginebay.loadtest.self_check.script import OracleScript
 from enginebay.loadtest.self_check.trial import Trial, planned_requests, run_trial
 from enginebay.plugins import get_backend
+
+__all__ = ["child_processes"]  # a fixture of every test here
 
 CEILING = ClientCeiling(
     requests_per_s=3000.0,
@@ -52,9 +54,7 @@ def trial(
             load = Load(users=4) if rate is None else Load(rate=rate, arrivals="constant")
             return await run_trial(oracle, backend, requests, load, script=script, clock=MonotonicClock())
 
-    result = asyncio.run(main())
-    assert not psutil.Process().children(recursive=True)
-    return result
+    return asyncio.run(main())
 
 
 def test_the_first_token_is_stamped_after_it_was_sent_and_the_role_before_it_is_none() -> None:
@@ -116,7 +116,6 @@ def test_the_self_check_fills_every_figure() -> None:
     assert ceiling.chunks_per_s > 16 * 50
     assert 0 < ceiling.ttft_error_p50_s <= ceiling.ttft_error_p99_s < 1
     assert 0 < ceiling.offset_error_p50_s <= ceiling.offset_error_p99_s < 1
-    assert not psutil.Process().children(recursive=True)
 
 
 def test_a_ceiling_is_read_again_on_the_machine_it_was_measured_on_and_on_no_other(tmp_path) -> None:
