@@ -12,7 +12,7 @@ from enginebay.errors import LoadTestError
 from enginebay.loadtest.client_health import ClientHealth
 from enginebay.loadtest.engine_figures import EngineFigures
 from enginebay.loadtest.environment import Environment
-from enginebay.loadtest.files import write_atomically
+from enginebay.loadtest.files import load_struct, save_struct
 from enginebay.loadtest.metrics import Metrics, ServiceLevels
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.records import RunKey
@@ -132,18 +132,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save_result(result: Result, path: Path) -> None:
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    save_struct(result, path)
 
 
 def load_result(path: Path) -> Result:
     """`path`: result.json or the directory that holds it."""
     file = path / "result.json" if path.is_dir() else path
-    try:
-        result = msgspec.json.decode(file.read_bytes(), type=Result)
-    except OSError as error:
-        raise LoadTestError(f"{file}: cannot be read: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise LoadTestError(f"{file}: is not a result of `enginebay bench`: {error}") from error
+    result = load_struct(file, Result, what="a result of `enginebay bench`")
     if result.schema_version != SCHEMA_VERSION:
         raise LoadTestError(
             f"{file}: has schema version {result.schema_version}, this EngineBay reads {SCHEMA_VERSION}: measure again"

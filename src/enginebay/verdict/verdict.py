@@ -7,8 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from enginebay.errors import LoadTestError
-from enginebay.loadtest.files import write_atomically
+from enginebay.loadtest.files import load_struct, save_struct
 from enginebay.loadtest.plan import Load
 from enginebay.loadtest.result import InvalidReason
 from enginebay.verdict.outputs.agreement import OutputAgreement
@@ -147,15 +146,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save_verdict(verdict: Verdict, path: Path) -> None:
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n")
+    save_struct(verdict, path)
 
 
 def load_verdict(path: Path) -> Verdict:
     """`path`: verdict.json or the directory that holds it."""
     file = path / FILE_NAME if path.is_dir() else path
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Verdict)
-    except OSError as error:
-        raise LoadTestError(f"{file}: cannot be read: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise LoadTestError(f"{file}: is not a verdict of `enginebay compare`: {error}") from error
+    return load_struct(file, Verdict, what="a verdict of `enginebay compare`")

@@ -7,12 +7,11 @@ from typing import Literal
 
 import msgspec
 
-from enginebay.errors import LoadTestError
 from enginebay.loadtest.capacity.energy import EnergyUse
 from enginebay.loadtest.capacity.levels import CapacityLevels
 from enginebay.loadtest.capacity.misses import Misses
 from enginebay.loadtest.environment import Environment
-from enginebay.loadtest.files import write_atomically
+from enginebay.loadtest.files import load_struct, save_struct
 from enginebay.loadtest.result import Failure, InvalidReason
 
 CAPACITY_VERSION = 1
@@ -104,15 +103,10 @@ class CapacityResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save_capacity(result: CapacityResult, path: Path) -> None:
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    save_struct(result, path)
 
 
 def load_capacity(path: Path) -> CapacityResult:
     """`path`: capacity.json or the directory that holds it."""
     file = path / FILE_NAME if path.is_dir() else path
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=CapacityResult)
-    except OSError as error:
-        raise LoadTestError(f"{file}: cannot be read: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise LoadTestError(f"{file}: is not a result of `enginebay bench --capacity`: {error}") from error
+    return load_struct(file, CapacityResult, what="a result of `enginebay bench --capacity`")
