@@ -7,6 +7,7 @@ import re
 import timeit
 from itertools import pairwise
 
+from rich.cells import cell_len
 from rich.console import Console
 
 from enginebay.cli.bench.live import INTERVAL_S, LiveView, PlainView, live_view
@@ -128,6 +129,56 @@ def test_on_a_terminal_the_same_lines_are_written_again_and_none_wraps() -> None
     lines = [line.rpartition("\x1b[2K")[2] for line in written.splitlines()]
     assert max(map(len, lines)) < 60
     assert "about 5 min left" in lines[-1]
+
+
+class Screen(io.StringIO):
+    """As a terminal of `height` lines shows what is written: the cursor can't rise above its first line."""
+
+    def __init__(self, height: int) -> None:
+        super().__init__()
+        self.height, self.lines, self.row = height, [""], 0
+        self.scrolled: list[str] = []
+
+    def write(self, text: str) -> int:
+        for part in re.findall(r"\x1b\[\d*[A-Za-z]|\n|[^\x1b\n]+", text):
+            if up := re.fullmatch(r"\x1b\[(\d+)F", part):
+                self.row = max(0, self.row - int(up[1]))
+            elif part == "\x1b[2K":
+                self.lines[self.row] = ""
+            elif part == "\n":
+                self.row += 1
+                if self.row == len(self.lines):
+                    self.lines.append("")
+                if len(self.lines) > self.height:
+                    self.scrolled.append(self.lines.pop(0))
+                    self.row -= 1
+            elif not part.startswith("\x1b"):
+                self.lines[self.row] = part
+        return len(text)
+
+
+def test_more_backends_than_the_terminal_has_lines_are_shown_in_part_and_never_twice() -> None:
+    screen = Screen(height=10)
+    console = Console(file=screen, width=100, height=10, force_terminal=True, color_system=None)
+    with live_view(console, num_runs=30) as view:
+        for number in range(30):
+            view.phase(f"variant-{number:02}", "starting")
+            view.phase(f"variant-{number:02}", "stopping")
+        view.phase("variant-03", "starting")
+    assert screen.scrolled == [], "nothing has left the screen"
+    shown = [line.split()[0] for line in screen.lines if line.strip()]
+    assert shown == ["backend", "variant-03", *(f"variant-{number}" for number in range(24, 30)), "0"]
+    assert "0 of 30 runs, 23 more backends" in "\n".join(screen.lines)
+
+
+def test_wide_letters_and_line_breaks_in_a_name_wrap_no_line() -> None:
+    output = io.StringIO()
+    with live_view(Console(file=output, width=30, force_terminal=True, color_system=None), num_runs=1) as view:
+        view.phase("\u6a21\u578b" * 20 + "\nbroken", "starting")
+    lines = [line.rpartition("\x1b[2K")[2] for line in output.getvalue().splitlines()]
+    assert "broken" not in "".join(lines)
+    assert max(map(cell_len, lines)) < 30
+    assert len(lines) == 2 * 3
 
 
 def test_a_drawing_costs_a_fraction_of_a_millisecond() -> None:

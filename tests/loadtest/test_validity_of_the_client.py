@@ -52,6 +52,12 @@ def test_a_client_may_stand_still_for_no_longer_than_a_first_token_takes(ttft_s,
     assert codes(evidence) == found
 
 
+@pytest.mark.parametrize(("stall_s", "found"), [(1.0, []), (1.01, ["client_stalled"])])
+def test_however_slow_the_engine_no_client_may_stand_still_for_more_than_a_second(stall_s, found) -> None:
+    evidence = with_median_ttft(ordinary_run(client=client(longest_stall_s=stall_s)), 30.0)
+    assert codes(evidence) == found
+
+
 @pytest.mark.parametrize(("ratios", "found"), [((0.90, 0.2), []), ((0.2, 0.91), ["client_saturated"])])
 def test_one_busy_process_of_several_saturates_the_client(ratios, found) -> None:
     assert codes(ordinary_run(client=client(cpu_ratios=ratios))) == found

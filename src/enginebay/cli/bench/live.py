@@ -8,10 +8,11 @@ measured; a table of a library's would cost fifty times that. The client's longe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
 from enginebay.clock import Clock, MonotonicClock
@@ -37,21 +38,32 @@ def live_view(console: Console, *, num_runs: int) -> Iterator[LiveView | PlainVi
         return
     view = LiveView(num_runs=num_runs, clock=MonotonicClock())
     screen = _Screen(console)
-    view.on_draw = lambda: screen.show(view.drawn())
+
+    def draw() -> None:
+        screen.show(view.drawn(max_lines=screen.num_lines_free))
+
+    view.on_draw = draw
     try:
         yield view
     finally:
-        screen.show(view.drawn())
+        draw()
 
 
 class _Screen:
     """Some lines at the end of the terminal that are written again and again."""
 
     def __init__(self, console: Console) -> None:
-        self._file, self._width, self._has_color = console.file, console.width, console.color_system is not None
+        self._console, self._file, self._has_color = console, console.file, console.color_system is not None
         self._num_lines = 0
 
+    @property
+    def num_lines_free(self) -> int:
+        """The cursor stands below what is shown; a line that has left the terminal at its top can't be written anew."""
+        return max(1, self._console.height - 1)
+
     def show(self, lines: list[list[Cell]]) -> None:
+        # A terminal that was made smaller has kept no more of the last drawing than fits.
+        self._num_lines = min(self._num_lines, self.num_lines_free)
         back = f"\x1b[{self._num_lines}F" if self._num_lines else ""
         self._num_lines = len(lines)
         self._file.write(back + "".join(f"\x1b[2K{self._painted(line)}\n" for line in lines))
@@ -59,10 +71,10 @@ class _Screen:
 
     def _painted(self, line: list[Cell]) -> str:
         """Cut at the right edge: a line that wraps would be counted wrong."""
-        left, parts = self._width - 1, list[str]()
+        left, parts = self._console.width - 1, list[str]()
         for text, code in line:
-            shown = text[:left]
-            left -= len(shown)
+            shown = text if cell_len(text) <= left else set_cell_size(text, left)
+            left -= cell_len(shown)
             parts.append(f"\x1b[{code}m{shown}\x1b[0m" if code and self._has_color else shown)
         return "".join(parts)
 
@@ -92,6 +104,8 @@ class Line:
     recent_ttft_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=RECENT))
     num_runs: int = 0
     num_invalid: int = 0
+    touched: int = 0
+    """Rises with every phase of any backend: the highest is what goes on now."""
 
     def begin(self, run: RunKey, num_requests: int) -> None:
         self.phase, self.load, self.start = "", str(run.load), run.start_index + 1
@@ -125,13 +139,15 @@ class LiveView:
     def __init__(self, *, num_runs: int, clock: Clock) -> None:
         self._num_runs, self._clock = num_runs, clock
         self._lines: dict[str, Line] = {}
-        self._num_ended = 0
+        self._num_ended = self._num_phases = 0
         self._left = ""
         self._drawn_at = float("-inf")
         self.on_draw: Callable[[], None] = lambda: None
 
     def phase(self, label: str, what: str) -> None:
-        self._lines.setdefault(label, Line(label)).phase = what
+        self._num_phases += 1
+        line = self._lines.setdefault(label, Line(label))
+        line.phase, line.touched = what, self._num_phases
         self._draw()
 
     def run_begins(self, run: RunKey, num_requests: int) -> None:
@@ -159,11 +175,27 @@ class LiveView:
         self.on_draw()
         self._drawn_at = self._clock.now()
 
-    def drawn(self) -> list[list[Cell]]:
-        rows = [[(heading, DIM) for heading in _HEADINGS], *(_cells(line) for line in self._lines.values())]
-        widths = [max(len(row[column][0]) for row in rows) + 2 for column in range(len(_HEADINGS))]
-        padded = [[(text.ljust(width), code) for (text, code), width in zip(row, widths, strict=True)] for row in rows]
-        return [*padded, [(f"{self._num_ended} of {self._num_runs} runs{self._left}", DIM)]]
+    def drawn(self, *, max_lines: int | None = None) -> list[list[Cell]]:
+        """Where there is no room for all backends, those that something happened on last; how many more, is told."""
+        shown = self._shown(len(self._lines) if max_lines is None else max(0, max_lines - 2))
+        num_hidden = len(self._lines) - len(shown)
+        more = f", {num_hidden} more backends" if num_hidden else ""
+        footer: list[Cell] = [(f"{self._num_ended} of {self._num_runs} runs{self._left}{more}", DIM)]
+        return [*_table(shown), footer] if shown else [footer]
+
+    def _shown(self, most: int) -> list[Line]:
+        """In the order in which they first came, so that a line stays where it is."""
+        latest = sorted(self._lines.values(), key=lambda line: line.touched)[-most:] if most else []
+        labels = {line.label for line in latest}
+        return [line for line in self._lines.values() if line.label in labels]
+
+
+def _table(lines: Sequence[Line]) -> list[list[Cell]]:
+    rows = [[(heading, DIM) for heading in _HEADINGS], *map(_cells, lines)]
+    widths = [max(cell_len(row[column][0]) for row in rows) + 2 for column in range(len(_HEADINGS))]
+    return [
+        [(set_cell_size(text, width), code) for (text, code), width in zip(row, widths, strict=True)] for row in rows
+    ]
 
 
 _HEADINGS = ("backend", "load", "start", "requests", "errors", "tokens/s", "TTFT p50", "p99", "req/s", "")
@@ -171,7 +203,8 @@ _HEADINGS = ("backend", "load", "start", "requests", "errors", "tokens/s", "TTFT
 
 
 def _cells(line: Line) -> list[Cell]:
-    name = (f"{line.label} {line.num_invalid} INVALID", RED) if line.num_invalid else (line.label, BOLD)
+    label = " ".join(line.label.split())  # a name with a line break would take two lines
+    name = (f"{label} {line.num_invalid} INVALID", RED) if line.num_invalid else (label, BOLD)
     if line.phase:
         return [name, (line.phase, DIM), *[("", PLAIN)] * (len(_HEADINGS) - 2)]
     filled = BAR_WIDTH * line.num_done // line.num_planned if line.num_planned else 0

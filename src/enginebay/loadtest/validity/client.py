@@ -14,6 +14,8 @@ LEAST_LAG_BOUND_S = 0.010
 LAG_RATIO = 0.1
 LEAST_STALL_BOUND_S = 0.100
 STALL_RATIO = 1.0
+MOST_STALL_BOUND_S = 1.0
+"""However slow the engine: a client that stands still for longer is broken, and gaps between tokens are far shorter."""
 MAX_CPU_RATIO = 0.9
 MAX_CEILING_RATIO = 0.9
 
@@ -30,7 +32,7 @@ CLIENT_STALLED = Reason(
     code="client_stalled",
     meaning="The client's event loop stood still, and every byte that came meanwhile was stamped too late.",
     bound=f"no stall is longer than {LEAST_STALL_BOUND_S * 1000:.0f} ms, or than the median time to the first token "
-    "where that is more",
+    f"where that is more; never longer than {MOST_STALL_BOUND_S:g} s",
     remedy="Look for what shares the client's processor; run the engine on another machine or on other cores.",
 )
 CLIENT_SATURATED = Reason(
@@ -66,7 +68,7 @@ def lag_bound_s(evidence: Evidence) -> float:
 
 
 def stall_bound_s(evidence: Evidence) -> float:
-    return max(LEAST_STALL_BOUND_S, STALL_RATIO * _median_ttft_s(evidence))
+    return min(MOST_STALL_BOUND_S, max(LEAST_STALL_BOUND_S, STALL_RATIO * _median_ttft_s(evidence)))
 
 
 def client_has_time(evidence: Evidence) -> Iterator[Finding]:
