@@ -2,6 +2,8 @@ import pytest
 from drawn_results import metrics, result, run
 
 from enginebay.loadtest.engine_figures import EngineFigures
+from enginebay.loadtest.metrics import Metrics
+from enginebay.verdict.comparison.causes import CAUSES, Cause
 from enginebay.verdict.comparison.judge import judge
 from enginebay.verdict.verdict import Reason
 
@@ -83,3 +85,17 @@ def test_why_is_told_only_where_something_was_decided() -> None:
     assert not verdict.has_decided
     assert not any("why" in sentence for sentence in verdict.sentences)
     assert [reason.quantity for reason in verdict.loads[0].reasons] == ["batch_size"]
+
+
+@pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.quantity)
+def test_every_cause_is_told_by_something_that_a_run_has_and_says_both_names_and_both_values(cause: Cause) -> None:
+    for path in cause.told_by:
+        place, name = path.split(".")
+        assert name in {"engine": EngineFigures, "metrics": Metrics}[place].__struct_fields__
+    said = cause.sentence.format(first="<a>", second="<b>", first_value="<1>", second_value="<2>")
+    assert [said.count(part) for part in ("<a>", "<b>", "<1>", "<2>")] == [1, 1, 1, 1]
+
+
+def test_no_quantity_has_two_causes() -> None:
+    names = [cause.quantity for cause in CAUSES]
+    assert len(set(names)) == len(names) == 12

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
-from enginebay.loadtest.metrics import Distribution
 from enginebay.loadtest.result import Run
+from enginebay.verdict.comparison.causes import CAUSES, Cause
 from enginebay.verdict.comparison.contest import Contest, Start
-from enginebay.verdict.comparison.phrases import number, seconds, share
+from enginebay.verdict.comparison.phrases import seconds
 from enginebay.verdict.verdict import Reason
 
 LEAST_DIFFERENCE = 0.1
@@ -22,123 +21,27 @@ LEAST_SHARE = 0.02
 """For what is itself a share of a whole."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantity:
-    name: str
-    value: Callable[[Run], float | None]
-    shown: Callable[[float], str]
-    sentence: str
-    """With {first}, {second}, {first_value} and {second_value}."""
-    is_share: bool = False
-
-
-def _mean(distribution: Distribution | None) -> float | None:
-    return None if distribution is None else distribution.mean
-
-
-QUANTITIES = (
-    Quantity(
-        name="queue_s",
-        value=lambda run: run.engine.queue_s if run.engine.queue_s is not None else run.metrics.batch_wait_s,
-        shown=seconds,
-        sentence="A request waited {second_value} for a place in the batch of {second}, {first_value} with {first}.",
-    ),
-    Quantity(
-        name="prefill_s",
-        value=lambda run: run.engine.prefill_s,
-        shown=seconds,
-        sentence="From a place in the batch to the first token it took {second_value} with {second}, "
-        "{first_value} with {first}.",
-    ),
-    Quantity(
-        name="decode_s",
-        value=lambda run: run.engine.decode_s if run.engine.decode_s is not None else _mean(run.metrics.tpot_s),
-        shown=seconds,
-        sentence="Each further token took {second_value} with {second}, {first_value} with {first}.",
-    ),
-    Quantity(
-        name="batch_size",
-        value=lambda run: run.engine.batch_size,
-        shown=number,
-        sentence="A step of {second} served {second_value} requests on average, one of {first} {first_value}.",
-    ),
-    Quantity(
-        name="tokens_per_step",
-        value=lambda run: run.engine.tokens_per_step,
-        shown=number,
-        sentence="A step of {second} gave {second_value} tokens, one of {first} {first_value}.",
-    ),
-    Quantity(
-        name="tokens_per_draft",
-        value=lambda run: run.engine.tokens_per_draft,
-        shown=number,
-        sentence="A draft gave {second_value} tokens with {second}, {first_value} with {first}.",
-    ),
-    Quantity(
-        name="acceptance_ratio",
-        value=lambda run: run.engine.acceptance_ratio,
-        shown=share,
-        sentence="Of its drafted tokens {second} kept {second_value}, {first} {first_value}.",
-        is_share=True,
-    ),
-    Quantity(
-        name="cache_hit_ratio",
-        value=lambda run: run.engine.cache_hit_ratio,
-        shown=share,
-        sentence="{second} found {second_value} of the prompt tokens in its prefix cache, {first} {first_value}.",
-        is_share=True,
-    ),
-    Quantity(
-        name="padding_ratio",
-        value=lambda run: run.metrics.padding_ratio,
-        shown=share,
-        sentence="{second} computed {second_value} of all positions only to fill up a batch, {first} {first_value}.",
-        is_share=True,
-    ),
-    Quantity(
-        name="idle_slot_ratio",
-        value=lambda run: run.metrics.idle_slot_ratio,
-        shown=share,
-        sentence="In the batch of {second} {second_value} of the places did no work, {first_value} with {first}.",
-        is_share=True,
-    ),
-    Quantity(
-        name="outside_model_ratio",
-        value=lambda run: run.metrics.outside_model_ratio,
-        shown=share,
-        sentence="Outside the model {second} spent {second_value} of its busy time, {first} {first_value}.",
-        is_share=True,
-    ),
-    Quantity(
-        name="num_preemptions",
-        value=lambda run: run.engine.num_preemptions,
-        shown=number,
-        sentence="{second} put {second_value} requests of a run back for want of memory, {first} {first_value}.",
-    ),
-)
-
-
 def reasons(contest: Contest) -> tuple[Reason, ...]:
     """The parts of an answer's time first, then what differs most."""
-    found = [reason for quantity in QUANTITIES if (reason := _reason(contest, quantity)) is not None]
+    found = [reason for cause in CAUSES if (reason := _reason(contest, cause)) is not None]
     found.sort(key=lambda reason: -_distance(reason.first_value, reason.second_value))
     return (*_parts_of_an_answer(contest), *found)
 
 
-def _reason(contest: Contest, quantity: Quantity) -> Reason | None:
-    first, second = (_values(side, quantity.value) for side in contest.starts)
-    if not first or not second or not _differ(first, second, is_share=quantity.is_share):
+def _reason(contest: Contest, cause: Cause) -> Reason | None:
+    first, second = (_values(side, cause.value) for side in contest.starts)
+    if not first or not second or not _differ(first, second, is_share=cause.is_share):
         return None
     first_value, second_value = sum(first) / len(first), sum(second) / len(second)
     return Reason(
-        quantity=quantity.name,
+        quantity=cause.quantity,
         first_value=first_value,
         second_value=second_value,
-        sentence=quantity.sentence.format(
+        sentence=cause.sentence.format(
             first=contest.first.name,
             second=contest.second.name,
-            first_value=quantity.shown(first_value),
-            second_value=quantity.shown(second_value),
+            first_value=cause.shown(first_value),
+            second_value=cause.shown(second_value),
         ),
     )
 
@@ -184,11 +87,11 @@ def _parts_of_an_answer(contest: Contest) -> Iterator[Reason]:
 
 
 def _answer_s(run: Run) -> float | None:
-    return _mean(run.metrics.e2e_s)
+    return None if run.metrics.e2e_s is None else run.metrics.e2e_s.mean
 
 
 def _first_token_s(run: Run) -> float | None:
-    return _mean(run.metrics.ttft_s)
+    return None if run.metrics.ttft_s is None else run.metrics.ttft_s.mean
 
 
 def _means(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
