@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from enginebay.config.bench_lengths import STRICT, PositiveFloat, PositiveInt
 
@@ -97,10 +97,23 @@ class TraceArrivals(BaseModel):
     path: Annotated[Path, Field(strict=False)] | None = Field(
         default=None, description="The file; that of the workload, if it is a trace, where this is left out."
     )
+    format: Literal["mooncake", "burstgpt", "azure"] | None = Field(
+        default=None, description="Told by the file's first line if left out."
+    )
+    block_tokens: PositiveInt | None = Field(
+        default=None, description="Of Mooncake's: tokens of a block of hash_ids; found in the lengths if left out."
+    )
     speeds: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)] = Field(
         default=(1.0,), description="How many times as fast as recorded, one run for each."
     )
     max_requests: PositiveInt | None = Field(default=None, description="Only the first ones.")
+
+    @model_validator(mode="after")
+    def _about_a_file_of_its_own(self) -> TraceArrivals:
+        for name in ("format", "block_tokens"):
+            if self.path is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} goes with path; the workload's trace is read as the workload says")
+        return self
 
 
 def _from_name(value: object) -> object:

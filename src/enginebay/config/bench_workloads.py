@@ -109,7 +109,7 @@ class TraceConfig(BaseModel):
         default=None, description="Told by the file's first line if left out."
     )
     block_tokens: PositiveInt | None = Field(
-        default=None, description="Tokens of a block of hash_ids; found in the lengths if left out."
+        default=None, description="Of Mooncake's: tokens of a block of hash_ids; found in the lengths if left out."
     )
     start_s: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Seconds of the trace to leave out.")
     duration_s: PositiveFloat | None = Field(default=None, description="Seconds of the trace to take; all if left out.")

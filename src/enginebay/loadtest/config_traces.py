@@ -37,7 +37,11 @@ class ConfigTraces:
         arrivals = self._settings.arrivals
         if not isinstance(arrivals, TraceArrivals):
             raise LoadTestError(_NO_PATH)
-        trace = self.of_workload if arrivals.path is None else read_trace(arrivals.path)
+        trace = (
+            self.of_workload
+            if arrivals.path is None
+            else read_trace(arrivals.path, arrivals.format, block_tokens=arrivals.block_tokens)
+        )
         return trace.first(arrivals.max_requests)
 
 

@@ -16,7 +16,10 @@ TRACE_FORMATS: tuple[TraceFormat, ...] = get_args(TraceFormat)
 
 def read_trace(path: Path, format: TraceFormat | None = None, *, block_tokens: int | None = None) -> Trace:
     """format: else told by the first line. Raises LoadTestError for a file that is no trace, or an empty one."""
-    match format or _format_of(path):
+    found = format or _format_of(path)
+    if block_tokens is not None and found != "mooncake":
+        raise LoadTestError(f"{path}: block_tokens is for traces of Mooncake, and a trace of {found} has no blocks")
+    match found:
         case "mooncake":
             trace = read_mooncake(path, block_tokens=block_tokens)
         case "burstgpt":

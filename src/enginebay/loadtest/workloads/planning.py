@@ -102,10 +102,12 @@ class _Planner:
             _demand_session_for_each_user(load, taken)
             return taken, [None] * len(taken)
         offsets = offsets_of(load, num_requests, seed=self._seed, trace_offsets=self._quantity.trace_offsets)
-        taken = list(islice(sessions, len(offsets))) if num_requests is None else _until(num_requests, sessions)
-        if len(taken) < len(offsets) and num_requests is None:
-            raise LoadTestError(f"{load}: {len(offsets)} requests arrive, and the workload has {len(taken)}")
-        return taken[: len(offsets)], offsets[: len(taken)]
+        # As many as arrive: prompts take long to write, and a data set has none to waste.
+        arriving = islice(sessions, len(offsets))
+        taken = list(arriving) if num_requests is None else list(_at_most(num_requests, arriving))
+        if len(taken) < len(offsets) and _num_turns(taken) != num_requests:
+            raise LoadTestError(f"{load}: {len(offsets)} requests arrive, and the workload has {_num_turns(taken)}")
+        return taken, offsets[: len(taken)]
 
     def _requests(
         self, sessions: Sequence[Session], offsets: Sequence[float] | Sequence[None]
@@ -140,17 +142,21 @@ def _placed(request: PlannedRequest, *, offset_s: float | None, is_later: bool) 
 
 def _until(num_requests: int, sessions: Iterator[Session]) -> list[Session]:
     """Sessions with `num_requests` turns in all; the last one may be cut."""
-    taken: list[Session] = []
-    num_left = num_requests
-    while num_left > 0:
-        session = next(sessions, None)
-        if session is None:
-            raise LoadTestError(
-                f"the workload has {num_requests - num_left} requests, and {num_requests} are asked for"
-            )
-        taken.append(session[:num_left])
-        num_left -= len(taken[-1])
+    taken = list(_at_most(num_requests, sessions))
+    if (num_taken := _num_turns(taken)) < num_requests:
+        raise LoadTestError(f"the workload has {num_taken} requests, and {num_requests} are asked for")
     return taken
+
+
+def _at_most(num_requests: int, sessions: Iterator[Session]) -> Iterator[Session]:
+    num_left = num_requests
+    while num_left > 0 and (session := next(sessions, None)) is not None:
+        yield session[:num_left]
+        num_left -= len(session)
+
+
+def _num_turns(sessions: Sequence[Session]) -> int:
+    return sum(map(len, sessions))
 
 
 def _demand_session_for_each_user(load: Load, sessions: Sequence[Session]) -> None:
