@@ -366,6 +366,14 @@ def test_doctor_says_when_the_port_is_taken(written, capsys: pytest.CaptureFixtu
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in capsys.readouterr().out
 
 
+def test_doctor_says_where_models_have_no_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENGINEBAY_HOME", "~nobody-here/models")
+    assert run(["doctor"]) == 1
+    assert "bad   ENGINEBAY_HOME is ~nobody-here/models, but there is no such home" in capsys.readouterr().out
+
+
 def test_validate_plan_and_doctor_find_an_address_that_serve_would_refuse(
     written, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,31 @@ def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytes
     assert default_cache_root() == tmp_path / ".cache" / "enginebay"
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (None, "no home directory to keep models in; set ENGINEBAY_HOME to a folder"),
+        ("~nobody-here/models", "ENGINEBAY_HOME is ~nobody-here/models, but there is no such home"),
+    ],
+)
+def test_without_a_home_directory_the_cache_names_the_variable_to_set(
+    own: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A container may run as a user that it does not know."""
+
+    def unknown(user: object) -> None:
+        raise KeyError(f"no such user: {user}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("pwd.getpwnam", unknown)
+    for name in ("HOME", "ENGINEBAY_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if own is not None:
+        monkeypatch.setenv("ENGINEBAY_HOME", own)
+    with pytest.raises(ModelError, match=message):
+        default_cache_root()
+
+
 def test_the_catalogue_pins_every_download():
     for model in CATALOGUE:
         assert model.name == model.name.lower()

@@ -21,7 +21,7 @@ from enginebay.cli.machine import Machine, this_machine
 from enginebay.config.loader import load_config
 from enginebay.config.server import ServerConfig
 from enginebay.configured import config_problems
-from enginebay.errors import BackendNotFound, ConfigError, PluginError
+from enginebay.errors import BackendNotFound, ConfigError, ModelError, PluginError
 from enginebay.plugins import find_backend, list_backends
 
 _EXTRAS = {
@@ -129,7 +129,11 @@ def _torch(machine: Machine) -> Finding:
 def _models() -> Iterator[Finding]:
     from enginebay.models.cache import ModelCache, default_cache_root
 
-    root = default_cache_root()
+    try:
+        root = default_cache_root()
+    except ModelError as error:
+        yield Finding("bad", str(error))
+        return
     models = dict.fromkeys(
         manifest.source for _, manifest in ModelCache(root).entries()
     )  # one may be there in two forms

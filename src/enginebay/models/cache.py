@@ -115,8 +115,14 @@ class ModelCache:
 
 
 def default_cache_root() -> Path:
-    home = os.environ.get(HOME_VARIABLE)
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "enginebay"
+    """Raises ModelError where it lies in a home directory and there is none, as for the unknown user of a container."""
+    own = os.environ.get(HOME_VARIABLE)
+    try:
+        return Path(own).expanduser() if own else Path.home() / ".cache" / "enginebay"
+    except RuntimeError as error:
+        if own:
+            raise ModelError(f"{HOME_VARIABLE} is {own}, but there is no such home; set it to a folder") from error
+        raise ModelError(f"there is no home directory to keep models in; set {HOME_VARIABLE} to a folder") from error
 
 
 def read_manifest(directory: Path) -> Manifest | None:
