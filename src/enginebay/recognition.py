@@ -10,6 +10,9 @@ import msgspec
 
 MODELS_PATH = "/v1/models"
 """Always among the answers: nearly every server has the list."""
+METRICS_PATH = "/metrics"
+"""Asked last, and only where nothing else showed who it is: one engine hands out what it tells there once, so that a
+reading is taken from whoever reads next."""
 OUR_SERVER = "enginebay"
 """Owner of the models of `enginebay serve`."""
 
@@ -86,7 +89,7 @@ def owner_evidence(answers: Answers, owner: str) -> str | None:
     return f"its models are owned by {owner!r}" if owner in owners else None
 
 
-def metric_evidence(answers: Answers, prefix: str, *, path: str = "/metrics") -> str | None:
+def metric_evidence(answers: Answers, prefix: str, *, path: str = METRICS_PATH) -> str | None:
     """A metric whose name begins with `prefix`."""
     answer = answers.get(path)
     if answer is None or answer.status != 200:

@@ -11,7 +11,7 @@ from enginebay.clock import Clock
 from enginebay.errors import BackendError, BackendUnavailable, PluginError, StartFailed
 from enginebay.plugins import find_backend, list_backends
 from enginebay.quantities import SIMULATED_HEADER
-from enginebay.recognition import MODELS_PATH, Answer, Answers, ListedModel, listed_models
+from enginebay.recognition import METRICS_PATH, MODELS_PATH, Answer, Answers, ListedModel, listed_models
 from enginebay.wire.http_client import HttpClient
 
 FALLBACK_KIND = "openai_http"
@@ -39,10 +39,11 @@ async def recognise_server(url: str, *, clock: Clock, headers: Mapping[str, str]
     try:
         answers: dict[str, Answer] = {MODELS_PATH: await _ask_models(client, base)}
         found = _recognised(specs, answers)
-        if not found:
-            paths = {path for spec in specs if spec.recognition for path in spec.recognition.paths}
-            answers |= await _ask(client, sorted(paths - answers.keys()))
-            found = _recognised(specs, answers)
+        paths = {path for spec in specs if spec.recognition for path in spec.recognition.paths}
+        for asked in (sorted(paths - {METRICS_PATH}), sorted(paths & {METRICS_PATH})):
+            if not found:
+                answers |= await _ask(client, asked)
+                found = _recognised(specs, answers)
     finally:
         await client.aclose()
     return _server(base, found, answers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enginebay.recognition import Answers, Recognition, json_object, metric_evidence, owner_evidence
+from enginebay.recognition import METRICS_PATH, Answers, Recognition, json_object, metric_evidence, owner_evidence
 
 
 def evidence(answers: Answers) -> str | None:
@@ -13,4 +13,4 @@ def evidence(answers: Answers) -> str | None:
     return metric_evidence(answers, "llamacpp:")
 
 
-RECOGNITION = Recognition(paths=("/props", "/metrics"), evidence=evidence)
+RECOGNITION = Recognition(paths=("/props", METRICS_PATH), evidence=evidence)

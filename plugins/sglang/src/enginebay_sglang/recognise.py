@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from enginebay.recognition import Answers, Recognition, metric_evidence, owner_evidence
+from enginebay.recognition import METRICS_PATH, Answers, Recognition, metric_evidence, owner_evidence
 
 
 def evidence(answers: Answers) -> str | None:
     return owner_evidence(answers, "sglang") or metric_evidence(answers, "sglang:")
 
 
-RECOGNITION = Recognition(paths=("/metrics",), evidence=evidence)
+RECOGNITION = Recognition(paths=(METRICS_PATH,), evidence=evidence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enginebay.recognition import Answers, Recognition, json_object, metric_evidence
+from enginebay.recognition import METRICS_PATH, Answers, Recognition, json_object, metric_evidence
 
 ROUTER = "text-generation-router"
 
@@ -13,4 +13,4 @@ def evidence(answers: Answers) -> str | None:
     return metric_evidence(answers, "tgi_")
 
 
-RECOGNITION = Recognition(paths=("/info", "/metrics"), evidence=evidence)
+RECOGNITION = Recognition(paths=("/info", METRICS_PATH), evidence=evidence)
