@@ -44,6 +44,11 @@ class Claim:
             return f"{self.flaw(groups) or met}: {self.shown(found)}"
         return f"{HOLDS if self._is_as_told(found) else NOT_HERE}: {self.shown(found)}"
 
+    def is_met(self, groups: Groups) -> bool | None:
+        """To the last digit, and by a figure that counts; None where there is none."""
+        found = self.measure(groups)
+        return None if found is None else found >= self.at_least and self.flaw(groups) is None
+
     def _is_as_told(self, found: float) -> bool:
         """A figure that rounds to the claimed one, as exactly as the claim was told, is as claimed."""
         return round(found, 2 if self.at_least < 1.5 else 1) >= self.at_least

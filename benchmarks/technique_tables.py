@@ -16,12 +16,23 @@ def technique_block(name: str, result: Mapping[str, Any]) -> str:
     group = result.get("groups", {}).get(name)
     if group is None or not (group["rows"] or group["failures"]):
         return NOT_MEASURED
-    lines = [f"Load: {group['workload']}.", ""] if group.get("workload") else []
+    lines = [*kept_line(group, result), *([f"Load: {group['workload']}.", ""] if group.get("workload") else [])]
     if group["rows"]:
-        lines += speculation_table(group["rows"]) if name == "speculation" else load_table(group["rows"])
+        lines += (speculation_lines if name == "speculation" else load_table)(group["rows"])
     lines += [f"- **failed**: {failure['label'] or 'the group'}: {failure['error']}" for failure in group["failures"]]
     verdicts = verdict_lines(name, result["groups"])
     return "\n".join([*lines, *(["", *verdicts] if verdicts else [])])
+
+
+def kept_line(group: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    """Where and when, of a group that was not in the run that the page is headed by."""
+    if (created_at := group.get("created_at")) in (None, result.get("created_at")):
+        return []
+    environment = group["environment"]
+    commit = f", at commit {group['revision']}" if group["revision"] else ""
+    when = created_at[:16].replace("T", " ")
+    torch = environment["packages"].get("torch")
+    return [f"In a run of its own: measured {when} on {environment['cpu']}, torch {torch}{commit}.", ""]
 
 
 def load_table(rows: Sequence[Row]) -> list[str]:
@@ -48,6 +59,23 @@ def _load_cells(row: Row) -> tuple[str, ...]:
         price(row["price_per_million_tokens"]),
         "yes" if row["is_valid"] else "**no**: " + "; ".join(row["invalid_reasons"]),
     )
+
+
+def speculation_lines(rows: Sequence[Row]) -> list[str]:
+    """How many prompts there were and which are left out, then the table."""
+    kinds = dict.fromkeys(row["prompts"] for row in rows)
+    firsts = [next(row for row in rows if row["prompts"] == kind) for kind in kinds]
+    told = [f"{_num_asked(row)} {row['prompts']} prompts ({_left_out(row)})" for row in firsts]
+    return [f"Asked were {' and '.join(told)}.", "", *speculation_table(rows)]
+
+
+def _num_asked(row: Row) -> int:
+    return row["num_pairs"] + len(row["looping_prompts"])
+
+
+def _left_out(row: Row) -> str:
+    names = row["looping_prompts"]
+    return f"left out, since the answer loops: {', '.join(names)}" if names else "the answer to none loops"
 
 
 def speculation_table(rows: Sequence[Row]) -> list[str]:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from bench_runs import revision, spread  # noqa: E402
 from speculation import Contender, copied_ratio, loops, row_of  # noqa: E402
 from step_profile import shares_between  # noqa: E402
+from technique_claims import MIN_PAIRS  # noqa: E402
 from technique_plans import PROMPTS, prompts_of, shared_prefix_plan  # noqa: E402
 from techniques import GROUPS, SPECULATION, priced  # noqa: E402
 from techniques_plot import TITLES  # noqa: E402
@@ -116,11 +117,15 @@ def test_an_answer_that_is_another_one_is_named() -> None:
 def test_a_prompt_has_its_document_and_the_form_of_a_chat() -> None:
     found = prompts_of("copy", Words(), SamplingParams(max_tokens=1))
     documents = [json.loads(line)["document"] for line in (PROMPTS / "copy.jsonl").read_text().splitlines()]
-    assert len(found) == len(documents) == 10
+    assert len(found) == len(documents) == len(set(documents))
     for planned, document in zip(found.values(), documents, strict=True):
         assert document in (planned.text or "")
         assert (planned.text or "").endswith("<|im_start|>assistant\n")
-    assert len(prompts_of("free", Words(), SamplingParams(max_tokens=1))) >= 10
+
+
+def test_there_are_more_prompts_than_pairs_are_wanted_as_some_answers_loop() -> None:
+    for kind in ("copy", "free"):
+        assert len(prompts_of(kind, Words(), SamplingParams(max_tokens=1))) >= MIN_PAIRS + 3
 
 
 def test_all_prompts_of_a_shared_prefix_begin_alike_and_go_on_differently() -> None:
