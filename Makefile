@@ -56,7 +56,7 @@ model: $(VENV)/.runtime
 	$(BIN)/enginebay models pull smollm2-135m
 
 demo: $(VENV)/.runtime model  ## one plan under naive, static and continuous batching; table and report
-	$(BIN)/enginebay bench configs/demo.yaml --backend naive --backend static --backend continuous --out $(OUT)/demo
+	$(BIN)/enginebay bench configs/demo.yaml --backend naive --backend static --backend continuous --out $(OUT)/demo --overwrite
 
 bench: setup model  ## the figures that the documentation quotes, as JSON under benchmarks/results
 	$(BIN)/python benchmarks/run_all.py

@@ -149,13 +149,22 @@ def _steps(path: Path, options: argparse.Namespace) -> Iterator[Step]:
             limit_s=options.probe_limit_s,
         )
     backends = [part for name in entry_names(config) for part in ("--backend", name)]
+    measured = folder / "bench"
     yield Step(
         name=f"{path.stem}: measure",
-        command=(*enginebay, "bench", str(path), *backends, "--out", str(folder / "bench")),
+        command=(*enginebay, "bench", str(path), *backends, "--out", str(measured), *_whatever_is_there(measured)),
         output=folder / "bench.txt",
-        makes=folder / "bench" / "result.json",
+        makes=measured / "result.json",
         limit_s=options.measure_limit_s,
     )
+
+
+def _whatever_is_there(folder: Path) -> list[str]:
+    """A measurement that was cut short is gone on with; one that came to its end and failed is made again."""
+    result = folder / "result.json"
+    if not result.exists():
+        return []
+    return ["--resume" if json.loads(result.read_text())["status"] == "partial" else "--overwrite"]
 
 
 def _run(step: Step) -> bool:

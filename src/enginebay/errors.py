@@ -32,7 +32,8 @@ EngineBayError
 │   └── UpstreamError            the engine answered with an error of its own
 ├── StreamContractViolated       an adapter broke the stream rules: a bug in the adapter
 └── LoadTestError                a plan, workload or result file is unusable
-    └── NotComparable            two results that nothing can be concluded from
+    ├── NotComparable            two results that nothing can be concluded from
+    └── ResultExists             a measurement would replace an earlier one
 """
 
 from __future__ import annotations
@@ -276,4 +277,8 @@ class LoadTestError(EngineBayError):
 
 
 class NotComparable(LoadTestError):
+    pass
+
+
+class ResultExists(LoadTestError):
     pass

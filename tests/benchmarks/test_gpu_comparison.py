@@ -95,6 +95,7 @@ def test_a_second_run_repeats_nothing_that_is_complete_and_measures_again_what_w
     num_calls = len(machine.calls())
     machine.run(config)
     assert [call[0] for call in machine.calls()[num_calls:]] == ["doctor", "bench"]
+    assert machine.calls()[-1][-1] == "--resume", "what was measured is gone on with"
     num_calls = len(machine.calls())
     machine.run(config)
     assert [call[0] for call in machine.calls()[num_calls:]] == ["doctor"]
@@ -120,6 +121,7 @@ def test_a_step_that_wrote_its_result_and_failed_is_repeated(tmp_path: Path) -> 
     assert machine.run(str(config)).returncode == 1
     repeated = [call for call in machine.calls()[num_calls:] if call[0] != "doctor"]
     assert [(call[0], "half-broken" in call) for call in repeated] == [("backends", True), ("bench", True)]
+    assert repeated[-1][-1] == "--overwrite", "it had come to its end"
 
 
 def test_a_step_that_takes_longer_than_it_may_is_ended_and_told(tmp_path: Path) -> None:

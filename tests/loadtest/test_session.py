@@ -14,7 +14,14 @@ from loadtest_fakes import (
     started,
 )
 
-from enginebay.errors import BackendUnavailable, ContextTooLong, EngineDied, StartFailed, UnsupportedFeature
+from enginebay.errors import (
+    BackendUnavailable,
+    ContextTooLong,
+    EngineDied,
+    ResultExists,
+    StartFailed,
+    UnsupportedFeature,
+)
 from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Load, Plan, load_plan
 from enginebay.loadtest.records import read_records
@@ -64,6 +71,17 @@ def test_every_backend_gets_the_same_requests_under_every_load(tmp_path) -> None
     assert [(run.label, run.load.users) for run in result.runs] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
     assert one.is_closed
     assert two.is_closed
+
+
+def test_a_result_is_replaced_only_by_who_says_so(tmp_path) -> None:
+    clock = VirtualClock()
+    asyncio.run(bench(small_plan(4), tmp_path, ScriptedBackend(clock)).run())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = ScriptedBackend(clock)
+    with pytest.raises(ResultExists, match="would be lost"):
+        asyncio.run(bench(small_plan(5), tmp_path, other).run())
+    assert other.seen == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_backend_is_closed_before_the_next_one_starts(tmp_path) -> None:

@@ -27,6 +27,7 @@ from enginebay.loadtest.plan import Load, Plan, PlannedLoad, save_plan
 from enginebay.loadtest.plan_fit import check_plan_fits
 from enginebay.loadtest.records import RecordLine, write_records
 from enginebay.loadtest.result import Failure, MeasuredSubject, Origin, Result, Run, Status, save_result
+from enginebay.loadtest.result_folder import RESULT, demand_free, make_free
 from enginebay.loadtest.runner import Runner
 from enginebay.loadtest.schedule import Estimator, TimeEstimate, rounds
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
@@ -39,6 +40,7 @@ class Bench:
     """Measures into the directory `out`; `tokenizer` counts the outputs a second time, after each run.
 
     kept: what an earlier load test has measured of the same plan; those starts are not measured again.
+    replaces: whether a result that `out` holds already, and that is not gone on with, may be lost.
     on_estimate: told how long the rest will take, before the first start and after each.
     """
 
@@ -55,8 +57,11 @@ class Bench:
         tokenizer: TextTokenizer | None = None,
         origin: Origin | None = None,
         kept: Kept | None = None,
+        replaces: bool = False,
         on_estimate: Callable[[TimeEstimate], None] = lambda estimate: None,
     ) -> None:
+        self._replaces = replaces
+        self._goes_on = kept is not None
         kept = kept or Kept()
         self._plan, self._out, self._origin = plan, out, origin
         self._subjects = {subject.label: subject for subject in subjects}
@@ -81,7 +86,11 @@ class Bench:
         return self._estimator.estimate(Counter(label for _, label in self._left))
 
     async def run(self) -> Result:
-        """Raises the first failure when all backends have had their turn."""
+        """Raises the first failure when all backends have had their turn, and ResultExists before anything is done."""
+        if self._replaces:
+            make_free(self._out, RESULT)
+        elif not self._goes_on:
+            demand_free(self._out, RESULT)
         save_plan(self._plan, self._out / "plan.json")
         status: Status = "partial"
         try:
@@ -207,12 +216,13 @@ class Bench:
             equivalence_margin=self._settings.equivalence_margin,
             subjects=tuple(_measured_subject(subject) for subject in self._subjects.values()),
             origin=self._origin,
+            prompt_counts=self._plan.prompt_counts,
         )
         write_records(self._out / "records.jsonl", self._lines)
         write_samples(self._out / "timeseries.jsonl", self._samples)
         write_sent(self._out / SENT_FILE_NAME, self._sent)
         write_answers(self._out / ANSWERS_FILE_NAME, self._answers)
-        save_result(result, self._out / "result.json")
+        save_result(result, self._out / RESULT)
         self.is_saved = True
         return result
 

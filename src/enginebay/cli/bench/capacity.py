@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from enginebay.cli.bench.flags import ResultFlags
 from enginebay.cli.bench.interrupting import run_until_interrupted
 from enginebay.cli.bench.live import live_view
 from enginebay.cli.bench.planning import Planning, bench_settings_of
@@ -47,6 +48,7 @@ def search_capacity(
     *,
     settings: BenchConfig,
     folder: Path,
+    flags: ResultFlags,
     clock: Clock,
     console: Console,
 ) -> int:
@@ -68,6 +70,7 @@ def search_capacity(
             ),
             searched=Searched(model=planning.model, workload=settings.workload.kind, seed=settings.seed),
             out=folder,
+            replaces=flags.overwrite,
             environment=describe_environment(),
         )
         interruption = run_until_interrupted(bench)

@@ -22,6 +22,7 @@ from enginebay.cli.bench.flags import (
     ResultFlags,
     ServerFlags,
 )
+from enginebay.cli.bench.folder import demand_usable, stays
 from enginebay.cli.bench.heeding import demand_heeded
 from enginebay.cli.bench.measuring import job_of_config, measure
 from enginebay.cli.bench.planning import overridden_settings
@@ -35,6 +36,7 @@ from enginebay.config.loader import load_config
 from enginebay.config.models import Config
 from enginebay.errors import ConfigError
 from enginebay.loadtest.files import write_atomically
+from enginebay.loadtest.result_folder import CAPACITY, RESULT
 from enginebay.probes.recognising import server_address
 
 WRITTEN_CONFIG = "bench.yaml"
@@ -64,6 +66,8 @@ def bench(
     console, clock = Console(), MonotonicClock()
     _demand_one_source(config, servers, other)
     demand_heeded(backend, load, servers, result, other)
+    if result.resume and result.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other", expected="one of them")
     if other.self_check:
         return self_check(console)
     if other.capacity:
@@ -74,8 +78,8 @@ def bench(
     settings = overridden_settings(chosen.config.bench, load.given)
     if other.capacity:
         return search_capacity(
-            chosen.config, chosen.path, chosen.names, settings=settings, folder=chosen.folder, clock=clock,
-            console=console,
+            chosen.config, chosen.path, chosen.names, settings=settings, folder=chosen.folder, flags=result,
+            clock=clock, console=console,
         )  # fmt: skip
     check_result_flags(result, num_backends=len(chosen.names))
     job = job_of_config(chosen.config, chosen.path, chosen.names, settings=settings, folder=chosen.folder, clock=clock)
@@ -110,7 +114,8 @@ def _demand_flags_of_a_search(load: LoadFlags, result: ResultFlags) -> None:
         "--fail-on": result.fail_on, "--junit": result.junit, "--markdown": result.markdown,
     }  # fmt: skip
     if given := [name for name, value in unheeded.items() if value is not None and value is not False]:
-        raise ConfigError(f"{given[0]} is not for --capacity", expected="--starts, --seed and --out, or bench.capacity")
+        heeded = "--starts, --seed, --out and --overwrite, or bench.capacity"
+        raise ConfigError(f"{given[0]} is not for --capacity", expected=heeded)
 
 
 # ---------------------------------------------------------------- which config
@@ -135,28 +140,34 @@ def _chosen(
     clock: Clock,
     console: Console,
 ) -> _Chosen:
+    file = CAPACITY if other.capacity else RESULT
     if servers.url:
-        return _written_for_servers(servers, result, backend=backend, clock=clock, console=console)
+        return _written_for_servers(servers, result, file, backend=backend, clock=clock, console=console)
     assert config is not None, "demanded above"
     if other.sweep is not None:
-        return _written_for_sweep(other.sweep, config, result, backend=backend)
+        return _written_for_sweep(other.sweep, config, result, file, backend=backend)
+    folder = result.out or Path("out") / config.stem
+    demand_usable(folder, file, result)
     loaded = load_config(config)
     names = backend or [loaded.backend]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"--backend {sorted(repeated)[0]} is given twice", expected="each name once")
-    return _Chosen(config=loaded, path=config, names=names, folder=result.out or Path("out") / config.stem)
+    return _Chosen(config=loaded, path=config, names=names, folder=folder)
 
 
 def _written_for_servers(
-    servers: ServerFlags, result: ResultFlags, *, backend: list[str] | None, clock: Clock, console: Console
+    servers: ServerFlags, result: ResultFlags, file: str, *, backend: list[str] | None, clock: Clock, console: Console
 ) -> _Chosen:
-    """The config that fits them, written into the folder of results; with --resume the one that is there."""
+    """The config that fits them, written into the folder of results; the one that is there where results stay."""
     urls = servers.url or []
     if len(urls) > 2 or backend:
         raise ConfigError("--url takes one server or two", expected="a config with --backend for more")
     folder = result.out or default_folder(urls)
     path = folder / WRITTEN_CONFIG
-    if not (result.resume and path.is_file()):
+    demand_usable(folder, file, result)
+    if path.is_file() and stays(folder, file, result):
+        _demand_nothing_told(servers, path)
+    else:
         check_result_flags(result, num_backends=len(urls))
         text = configure_servers(
             urls,
@@ -175,12 +186,30 @@ def _written_for_servers(
     return _Chosen(config=loaded, path=path, names=list(loaded.backends), folder=folder)
 
 
-def _written_for_sweep(sweep: Path, config: Path, result: ResultFlags, *, backend: list[str] | None) -> _Chosen:
+def _demand_nothing_told(servers: ServerFlags, path: Path) -> None:
+    told = {"--api-key-env": servers.api_key_env, "--model": servers.model, "--tokenizer": servers.tokenizer}
+    if given := [name for name, value in told.items() if value is not None]:
+        raise ConfigError(
+            f"{given[0]}: {path} tells it already, and results were measured with that",
+            expected=f"the command without {given[0]}, or another --out",
+        )
+
+
+def _written_for_sweep(
+    sweep: Path, config: Path, result: ResultFlags, file: str, *, backend: list[str] | None
+) -> _Chosen:
     """One entry for each variant, written into the folder of results."""
     if backend and len(backend) > 1:
         raise ConfigError("--sweep varies one backend", expected="--backend once")
     variants = read_sweep(sweep, config, backend=backend[0] if backend else None)
     folder = result.out or Path("out") / f"{config.stem}-{sweep.stem}"
     path = folder / WRITTEN_CONFIG
-    write_atomically(path, variants.text.encode())
+    demand_usable(folder, file, result)
+    if not (path.is_file() and stays(folder, file, result)):
+        write_atomically(path, variants.text.encode())
+    elif path.read_bytes() != variants.text.encode():
+        raise ConfigError(
+            f"{path} was written from another sweep or config, and results were measured with it",
+            expected="the files of before (more starts: --starts), or another --out",
+        )
     return _Chosen(config=load_config(path), path=path, names=variants.names, folder=folder)

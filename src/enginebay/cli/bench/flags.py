@@ -119,6 +119,16 @@ class ResultFlags:
             "kept, the others measured. Refused where plan or settings are others.",
         ),
     ] = False
+    overwrite: Annotated[
+        bool,
+        Parameter(
+            group=RESULT,
+            negative="",
+            show_default=False,
+            help="Replace the results in the folder, which are lost. Without it, nothing is measured into a folder "
+            "that holds some.",
+        ),
+    ] = False
     picture: Annotated[
         list[Path] | None,
         Parameter(group=RESULT, negative="", help="Draw the result for a README: FILE.svg or FILE.png."),

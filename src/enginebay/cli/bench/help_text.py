@@ -38,5 +38,6 @@ What the words mean:
 
 A folder gets result.json, plan.json, records.jsonl, timeseries.jsonl,
 verdict.json, report.html and report.md. Ctrl-C and SIGTERM keep what was
-measured until then and mark it partial; --resume goes on.
+measured until then and mark it partial; --resume goes on. A folder that holds
+a result is refused unless --resume or --overwrite is given.
 """

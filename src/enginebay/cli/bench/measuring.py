@@ -18,11 +18,11 @@ from enginebay.clock import Clock, MonotonicClock
 from enginebay.config.bench import BenchConfig
 from enginebay.config.models import Config
 from enginebay.loadtest.environment import describe_environment
-from enginebay.loadtest.kept import Kept
 from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.plan import Plan
 from enginebay.loadtest.replay import origin_of
 from enginebay.loadtest.result import Origin, load_result
+from enginebay.loadtest.result_folder import RESULT, demand_free, make_free
 from enginebay.loadtest.session import Bench
 from enginebay.loadtest.subjects import subject_of
 from enginebay.loadtest.tokenizer import TextTokenizer
@@ -64,13 +64,17 @@ def job_of_config(
 def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | None = None) -> int:
     """Returns the exit code."""
     settings, environment = bench_settings_of(job.settings), describe_environment()
-    kept = Kept()
+    kept = None
     if flags.resume:
         kept = kept_starts(job.folder, job.plan, job.subjects, settings=settings, environment=environment)
         console.print(f"{len(kept.starts)} starts are kept", highlight=False)
+    elif flags.overwrite:
+        make_free(job.folder, RESULT)
+    else:
+        demand_free(job.folder, RESULT)
     remove_reports(job.folder)  # they tell of the results that are replaced now
     console.print(f"{job.plan.workload} [dim]· plan {job.plan.sha256[:12]}[/]", highlight=False)
-    num_starts = len(job.subjects) * settings.num_starts - len(kept.starts)
+    num_starts = len(job.subjects) * settings.num_starts - len(kept.starts if kept else ())
     with live_view(console, num_runs=num_starts * len(job.plan.loads_of_start(0))) as view:
         measurement = Bench(
             job.plan,

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from enginebay.cli.bench.flags import LoadFlags, ResultFlags
+from enginebay.cli.bench.folder import demand_usable
 from enginebay.cli.bench.measuring import Job, measure
 from enginebay.cli.bench.planning import overridden_settings, tokenizer_of
 from enginebay.cli.bench.reporting import check_result_flags
@@ -16,6 +17,7 @@ from enginebay.config.loader import load_config
 from enginebay.errors import ConfigError
 from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.replay import Replay, demand_same_subjects, origin_of, read_replay
+from enginebay.loadtest.result_folder import RESULT
 from enginebay.loadtest.subjects import subject_of
 from enginebay.report.numbers import listed
 
@@ -26,13 +28,14 @@ def replay_result(
     """config: where that of the result has been moved to. Returns the exit code."""
     if beyond := sorted(load.given.keys() - {"starts"}):
         raise ConfigError(f"--replay takes the load of the result: {beyond[0]} cannot be given", expected="--starts")
+    folder = flags.out or _beside(result)
+    demand_usable(folder, RESULT, flags)
     replay = read_replay(result, config=config)
     loaded = load_config(replay.config)
     subjects = [subject_of(loaded, replay.config, label, clock=clock) for label in replay.labels]
     demand_same_subjects(replay, subjects)
     check_result_flags(flags, num_backends=len(subjects))
     _warn_of_memory(subjects, console)
-    folder = flags.out or _beside(result)
     starts = replay.result.num_starts if load.starts is None else load.starts
     _demand_prompts(replay, subjects, starts=starts)
     given = {"starts": starts, "slo": _levels(replay.result.slo)}

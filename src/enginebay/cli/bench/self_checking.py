@@ -16,7 +16,10 @@ FAILED = 1
 
 
 def self_check(console: Console, *, seconds: float = 3.0) -> int:
-    """Measure, print and keep the figures; later runs that ask for more are invalid. Returns the exit code."""
+    """Measure, print and keep the figures; later runs that ask for more are invalid. Returns the exit code.
+
+    There is one ceiling for a machine: the newest that can be trusted.
+    """
     console.print("Measuring this client. Nothing else should run on the machine meanwhile.", highlight=False)
     check = check_client(
         environment=describe_environment(),
@@ -25,15 +28,16 @@ def self_check(console: Console, *, seconds: float = 3.0) -> int:
     )
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         ceiling = runner.run(check)
-    path = ceiling_path()
-    save_ceiling(ceiling, path)
     console.print(ceiling_table(ceiling))
     if ceiling.is_bounded_by_server:
         console.print("The check's own server was no faster: this client's ceiling lies above these figures.")
-    console.print(f"kept in {path}", highlight=False, soft_wrap=True)
     if ceiling.num_wrong_token_counts:
+        # Nothing is kept: what was found on this machine before, if anything, still holds.
         console.print(f"[bold red]{ceiling.num_wrong_token_counts} answers were counted wrong[/]: do not trust it.")
         return FAILED
+    path = ceiling_path()
+    save_ceiling(ceiling, path)
+    console.print(f"kept in {path}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -13,9 +13,10 @@ from enginebay.loadtest.capacity.misses import Misses
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.files import load_struct, save_struct
 from enginebay.loadtest.result import Failure, InvalidReason
+from enginebay.loadtest.result_folder import CAPACITY
 
 CAPACITY_VERSION = 1
-FILE_NAME = "capacity.json"
+FILE_NAME = CAPACITY
 
 Outcome = Literal["found", "at least", "at most", "none"]
 """`at least`: every rate that was tried was borne. `at most`: none was. `none`: no probe counts."""

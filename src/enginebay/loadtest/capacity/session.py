@@ -14,6 +14,7 @@ from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.records import RecordLine, write_records
 from enginebay.loadtest.result import Failure
+from enginebay.loadtest.result_folder import demand_free, make_free
 from enginebay.loadtest.schedule import rounds
 from enginebay.loadtest.timeseries import Sample, write_samples
 
@@ -41,7 +42,10 @@ class CapacityBench:
         searched: Searched,
         out: Path,
         environment: Environment,
+        replaces: bool = False,
     ) -> None:
+        """replaces: whether a capacity that `out` holds already may be lost."""
+        self._replaces = replaces
         self._subjects = {subject.label: subject for subject in subjects}
         self._tools, self._searched, self._out, self._environment = tools, searched, out, environment
         self._capacities: list[BackendCapacity] = []
@@ -54,7 +58,11 @@ class CapacityBench:
         """Whether there is a result to report, also after `run` was cut short."""
 
     async def run(self) -> CapacityResult:
-        """Raises the first failure when all backends have had their turn."""
+        """Raises the first failure when all backends have had their turn, and ResultExists before anything is done."""
+        if self._replaces:
+            make_free(self._out, FILE_NAME)
+        else:
+            demand_free(self._out, FILE_NAME)
         try:
             for start_index, label in rounds(list(self._subjects), self._tools.settings.num_starts):
                 if label not in self._errors:
