@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, PlannedRequest
 from enginebay.loadtest.records import Arrival, Record, RecordLine, write_records
-from enginebay.loadtest.result import MeasuredSubject, Result, Run, save_result
+from enginebay.loadtest.result import Conduct, Failure, MeasuredSubject, Result, Run, save_result
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT
 from enginebay.loadtest.timeseries import write_samples
 from enginebay.types import SamplingParams
@@ -37,8 +38,12 @@ PLAN = Plan(
 SETTINGS = BenchSettings(num_starts=3)
 
 
+URL = "http://127.0.0.1:8000"
+
+
 def subject(label: str, **changes) -> Subject:
-    values = {"kind": "openai_http", "image": "engine:1", "configured_settings": {"max_num_seqs": 8}, **changes}
+    values = {"kind": "openai_http", "image": "engine:1", "configured_settings": {"max_num_seqs": 8}, "url": URL}
+    values |= {"is_restarted": False, **changes}
     return Subject(label=label, open=lambda: pytest.fail("nothing is started"), **values)
 
 
@@ -59,7 +64,7 @@ def run(label: str, users: int, start: int, **changes) -> tuple[Run, Record]:
     return Run(**{**values, **changes}), record
 
 
-def save(folder: Path, *, slo: ServiceLevels | None = None) -> None:
+def save(folder: Path, *, conduct: Conduct | None = SETTINGS.conduct, failures: Sequence[Failure] = ()) -> None:
     """A first start of both that is whole, and a second one that was cut short after its first load."""
     runs = [
         run("one", 1, 0), run("one", 2, 0), run("two", 1, 0), run("two", 2, 0),
@@ -67,8 +72,11 @@ def save(folder: Path, *, slo: ServiceLevels | None = None) -> None:
     ]  # fmt: skip
     result = Result(
         status="partial", created_at="2026-11-22T08:00:00+00:00", plan_sha256=PLAN.sha256, model="m", workload="w",
-        seed=0, slo=slo or ServiceLevels(), environment=HERE, runs=tuple(item for item, _ in runs),
-        subjects=[MeasuredSubject(label=label, backend="openai_http", image="engine:1") for label in ("one", "two")],
+        seed=0, slo=ServiceLevels(), conduct=conduct, failures=failures, environment=HERE, runs=tuple(item for item, _ in runs),
+        subjects=[
+            MeasuredSubject(label=label, backend="openai_http", image="engine:1", url=URL, is_restarted=False)
+            for label in ("one", "two")
+        ],
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     save_result(result, folder / "result.json")
@@ -100,6 +108,16 @@ def test_more_starts_than_before_may_be_asked_for(tmp_path) -> None:
     ("changes", "told"),
     [
         ({"settings": BenchSettings(slo=ServiceLevels(ttft_s=1.0))}, "service levels"),
+        ({"settings": BenchSettings(request_timeout_s=9.0)}, "request_timeout_s was None, now 9.0"),
+        ({"settings": BenchSettings(percentiles=(50.0, 99.0))}, "percentiles was (), now (50.0, 99.0)"),
+        ({"settings": BenchSettings(num_client_processes=4)}, "client_processes was None, now 4"),
+        ({"settings": BenchSettings(sample_interval_s=0.1)}, "sample_interval_s was 0.5, now 0.1"),
+        ({"settings": BenchSettings(num_logprob_prompts=3)}, "logprob_prompts was 0, now 3"),
+        (
+            {"subjects": [subject("one", url="http://127.0.0.1:9000"), SUBJECTS[1]]},
+            "url of one was http://127.0.0.1:8000, now http://127.0.0.1:9000",
+        ),
+        ({"subjects": [subject("one", url=None, is_restarted=True), SUBJECTS[1]]}, "one was a server of others, now"),
         ({"environment": msgspec.structs.replace(HERE, cpu="Other")}, "cpu was Example, now Other"),
         ({"environment": msgspec.structs.replace(HERE, packages={"torch": "3"})}, "torch was 2, now 3"),
         (
@@ -120,3 +138,15 @@ def test_whatever_is_different_is_refused_by_its_name(tmp_path, changes, told) -
     with pytest.raises(NotComparable) as refused:
         kept(tmp_path, **changes)
     assert told in str(refused.value)
+
+
+def test_a_result_that_does_not_tell_how_it_was_measured_cannot_be_gone_on_with(tmp_path) -> None:
+    save(tmp_path, conduct=None)
+    with pytest.raises(NotComparable, match="nothing tells its time-out of requests"):
+        kept(tmp_path)
+
+
+def test_what_failed_before_is_not_forgotten(tmp_path) -> None:
+    failure = Failure(label="two", load=None, error_class="StartFailed", message="no memory", start_index=1)
+    save(tmp_path, failures=[failure])
+    assert kept(tmp_path).failures == [failure]

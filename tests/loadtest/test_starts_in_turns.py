@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from enginebay.loadtest.plan import Load, PlannedLoad
 from enginebay.loadtest.result import Result, load_result
 from enginebay.loadtest.schedule import ASSUMED_START_S, Estimator, TimeEstimate, rounds
 from enginebay.loadtest.session import Bench
+from enginebay.types import BackendInfo
 
 
 def subject(label: str, backend: ScriptedBackend, *, start_s: float = 0.0, opened: list[str] | None = None) -> Subject:
@@ -87,6 +89,41 @@ def test_a_start_that_fails_is_kept_and_the_backend_gets_its_further_starts(tmp_
     assert [run.start_index for run in result.runs if run.label == "b"] == [0, 2]
     [failure] = result.failures
     assert (failure.label, failure.start_index, failure.error_class) == ("b", 1, "StartFailed")
+
+
+def test_a_failure_stays_known_when_its_start_is_measured_again(tmp_path) -> None:
+    clock = VirtualClock()
+    FailingSecond.num_starts = 0
+    subjects = [subject("a", ScriptedBackend(clock)), subject("b", FailingSecond(clock))]
+    with pytest.raises(StartFailed, match="no memory"):
+        asyncio.run(bench(subjects, tmp_path, clock, num_starts=2).run())
+    again = bench(subjects, tmp_path, clock, num_starts=2, kept=read_kept(tmp_path, small_plan(4)))
+    result = asyncio.run(again.run())
+    assert result.status == "complete"
+    assert {(run.label, run.start_index) for run in result.runs} == {("a", 0), ("b", 0), ("a", 1), ("b", 1)}
+    [failure] = result.failures
+    assert (failure.label, failure.start_index, failure.message, failure.is_made_good) == ("b", 1, "no memory", True)
+    assert load_result(tmp_path).failures == [failure]
+
+
+def test_a_start_with_another_version_of_the_engine_is_refused(tmp_path) -> None:
+    clock = VirtualClock()
+    versions = iter(["0.11", "0.11", "0.12"])
+
+    class Upgraded(ScriptedBackend):
+        version = ""
+
+        async def start(self) -> None:
+            self.version = next(versions)
+
+        @property
+        def info(self) -> BackendInfo:
+            return replace(super().info, engine_version=self.version or None)
+
+    measurement = bench([subject("a", Upgraded(clock))], tmp_path, clock, num_starts=3)
+    with pytest.raises(NotComparable, match=r"a is version 0\.12 .* and was version 0\.11"):
+        asyncio.run(measurement.run())
+    assert [run.start_index for run in load_result(tmp_path).runs] == [0, 1]
 
 
 # ---------------------------------------------------------------- how long it takes

@@ -201,6 +201,17 @@ def test_a_backend_that_got_further_starts_after_a_failure_is_not_said_to_have_b
     assert ("Nothing more was measured with continuous" in told) == is_given_up
 
 
+def test_a_failure_whose_start_was_measured_again_is_told_and_gives_nobody_up(tmp_path) -> None:
+    [failure] = failed(tmp_path).result.failures
+    good = msgspec.structs.replace(load_report(tmp_path).result, status="complete",
+                                   failures=[msgspec.structs.replace(failure, is_made_good=True)])  # fmt: skip
+    save_result(good, tmp_path / "result.json")
+    report = load_report(tmp_path)
+    assert "no memory [left] (this start was measured again, to its end)" in summary(report)[0]
+    assert "Nothing more was measured" not in " ".join(summary(report))
+    assert "(this start was measured again, to its end)" in render_markdown(report)
+
+
 def test_a_failure_under_a_load_names_it(tmp_path) -> None:
     assert summary(failed(tmp_path, load=Load(users=16)))[0].startswith("vllm failed with 16 users (StartFailed): ")
 

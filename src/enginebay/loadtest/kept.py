@@ -11,7 +11,7 @@ from enginebay.loadtest.answers import FILE_NAME as ANSWERS_FILE_NAME
 from enginebay.loadtest.answers import AnswerLine, read_answers
 from enginebay.loadtest.plan import Load, Plan
 from enginebay.loadtest.records import RecordLine, read_records
-from enginebay.loadtest.result import Run, load_result
+from enginebay.loadtest.result import Failure, Run, load_result
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
 from enginebay.loadtest.sent.sent import SentLine, read_sent
 from enginebay.loadtest.timeseries import Sample, read_samples
@@ -26,6 +26,8 @@ class Kept:
     samples: Sequence[Sample] = ()
     sent: Sequence[SentLine] = ()
     answers: Sequence[AnswerLine] = ()
+    failures: Sequence[Failure] = ()
+    """All that there were: what is measured better the next time has failed all the same."""
 
     @property
     def starts(self) -> frozenset[tuple[int, str]]:
@@ -51,6 +53,7 @@ def read_kept(folder: Path, plan: Plan) -> Kept:
         samples=[sample for sample in read_samples(folder / "timeseries.jsonl") if sample.run in keys],
         sent=[line for line in read_sent(folder / SENT_FILE_NAME) if line.run in keys],
         answers=[line for line in read_answers(answers) if line.label in labels] if answers.exists() else (),
+        failures=result.failures,
     )
 
 

@@ -20,7 +20,7 @@ from enginebay.loadtest.plan import Load, PlannedLoad, PlannedRequest
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
 from enginebay.loadtest.reaching import reach_of
 from enginebay.loadtest.records import Record, RunKey
-from enginebay.loadtest.result import DEFAULT_MARGIN, Run, Status
+from enginebay.loadtest.result import DEFAULT_MARGIN, Conduct, Run, Status
 from enginebay.loadtest.self_check.ceiling import ClientCeiling
 from enginebay.loadtest.sent.sent import Sent
 from enginebay.loadtest.single_process import SingleProcess
@@ -51,6 +51,8 @@ class Subject:
     """Fingerprint of the model's files, where they are at hand."""
     is_restarted: bool = True
     """False of a server that others run."""
+    url: str | None = None
+    """Of such a server, without a password that may stand in it."""
 
 
 class Replayer(Protocol):
@@ -106,6 +108,16 @@ class BenchSettings:
     """Asked again of each backend after its first start's loads, with log-probabilities, where two are compared."""
     num_client_processes: int | None = None
     """None: as few as can make the load."""
+
+    @property
+    def conduct(self) -> Conduct:
+        return Conduct(
+            request_timeout_s=self.request_timeout_s,
+            percentiles=self.percentiles,
+            client_processes=self.num_client_processes,
+            sample_interval_s=self.sample_interval_s,
+            logprob_prompts=self.num_logprob_prompts,
+        )
 
 
 class Measurement:

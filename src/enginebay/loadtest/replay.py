@@ -81,6 +81,8 @@ def _differences(before: MeasuredSubject, now: Subject | None) -> Iterator[str]:
         "image": (before.image, now.image),
         "model": (before.model, now.model),
     }
+    if before.url is not None:
+        pairs["url"] = (before.url, now.url)
     if before.weights is not None:
         pairs["weights"] = (_short(before.weights), _short(now.weights))
     for name, (was, is_now) in pairs.items():

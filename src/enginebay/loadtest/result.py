@@ -14,12 +14,15 @@ from enginebay.loadtest.engine_figures import EngineFigures
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.files import load_struct, save_struct
 from enginebay.loadtest.metrics import Metrics, ServiceLevels
-from enginebay.loadtest.plan import Load
+from enginebay.loadtest.plan import Load, PromptCounts
 from enginebay.loadtest.records import RunKey
 from enginebay.loadtest.validity.unchecked import Unchecked
 
 SCHEMA_VERSION = 2
 DEFAULT_MARGIN = 0.05
+
+MADE_GOOD = " (this start was measured again, to its end)"
+"""Of a failure, wherever it is told."""
 
 Status = Literal["complete", "partial"]
 
@@ -38,6 +41,20 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     error_class: str
     message: str
     start_index: int | None = None
+    is_made_good: bool = False
+    """That start was measured to its end later, by `bench --resume`. It failed all the same."""
+
+
+class Conduct(msgspec.Struct, frozen=True, kw_only=True):
+    """How it was measured, beside what the plan and the backends say: with another one, figures are others."""
+
+    request_timeout_s: float | None
+    percentiles: tuple[float, ...]
+    """That each run must have enough requests for."""
+    client_processes: int | None
+    """None: as few as can make the load."""
+    sample_interval_s: float
+    logprob_prompts: int
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +80,8 @@ class MeasuredSubject(msgspec.Struct, frozen=True, kw_only=True):
     """Fingerprint of the model's files: names, sizes, and what stands in them."""
     is_restarted: bool = True
     """False of a server that others run: its `starts` are rounds on one and the same."""
+    url: str | None = None
+    """Of such a server, without a password that may stand in it."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +146,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     subjects: Sequence[MeasuredSubject] = ()
     """In the order in which they were asked for; the first is what the others are set against."""
     origin: Origin | None = None
+    prompt_counts: PromptCounts | None = None
+    """Who counted the tokens of the prompts before they were sent; None in a result that does not tell."""
+    conduct: Conduct | None = None
+    """None of a result that was saved before this was kept."""
     certificate_sha256: str | None = None
     """Of certificate.json beside it: that each backend was sent the same load. None where nobody has audited it."""
 

@@ -16,7 +16,7 @@ import msgspec
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
-from enginebay.errors import EngineBayError
+from enginebay.errors import EngineBayError, NotComparable
 from enginebay.loadtest.answers import FILE_NAME as ANSWERS_FILE_NAME
 from enginebay.loadtest.answers import AnswerLine, write_answers
 from enginebay.loadtest.asking import ask
@@ -34,6 +34,7 @@ from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
 from enginebay.loadtest.sent.sent import SentLine, write_sent
 from enginebay.loadtest.timeseries import write_samples
 from enginebay.loadtest.tokenizer import TextTokenizer
+from enginebay.types import BackendInfo
 
 
 class Bench:
@@ -69,7 +70,7 @@ class Bench:
         self._settings, self._tokenizer, self._on_estimate = settings, tokenizer, on_estimate
         self._runs, self._lines, self._samples = list(kept.runs), list(kept.lines), list(kept.samples)
         self._sent, self._answers = list(kept.sent), list(kept.answers)
-        self._failures: list[Failure] = []
+        self._failures = list(kept.failures)
         self._errors: dict[str, EngineBayError] = {}
         """By label: what ended a start first."""
         self._left = [start for start in rounds(list(self._subjects), settings.num_starts) if start not in kept.starts]
@@ -123,6 +124,7 @@ class Bench:
         began_at = self._clock.now()
         try:
             async with subject.open() as backend:
+                self._demand_same_engine(subject.label, backend.info)
                 self._start_duration_s = self._clock.now() - began_at
                 planned_loads = self._plan.loads_of_start(start_index)
                 for planned_load in planned_loads:
@@ -135,8 +137,28 @@ class Bench:
                 if start_index == 0 and len(self._subjects) > 1:
                     await self._ask(subject, backend, planned_loads[0])
                 self._watcher.phase(subject.label, "stopping")
+            self._make_good(subject.label, start_index)
         except EngineBayError as error:
             self._keep_failure(subject, error, load=load, start_index=start_index)
+
+    def _demand_same_engine(self, label: str, info: BackendInfo) -> None:
+        """As in the runs so far, which may be those of another day."""
+        for run in self._runs:
+            was, now = (run.engine_version, run.model), (info.engine_version, info.model)
+            if run.label == label and any(a != b for a, b in zip(was, now, strict=True) if a and b):
+                raise NotComparable(
+                    f"{label} is version {now[0]} with model {now[1]} now, and was version {was[0]} with model "
+                    f"{was[1]} in start {run.start_index + 1}: measure all starts with one, into another folder"
+                )
+
+    def _make_good(self, label: str, start_index: int) -> None:
+        """This start of an earlier load test had failed."""
+        self._failures = [
+            msgspec.structs.replace(failure, is_made_good=True)
+            if (failure.label, failure.start_index) == (label, start_index)
+            else failure
+            for failure in self._failures
+        ]
 
     async def _ask(self, subject: Subject, backend: Backend, planned_load: PlannedLoad) -> None:
         """Once, when this start has nothing left to measure."""
@@ -216,6 +238,7 @@ class Bench:
             equivalence_margin=self._settings.equivalence_margin,
             subjects=tuple(_measured_subject(subject) for subject in self._subjects.values()),
             origin=self._origin,
+            conduct=self._settings.conduct,
             prompt_counts=self._plan.prompt_counts,
         )
         write_records(self._out / "records.jsonl", self._lines)
@@ -235,4 +258,5 @@ def _measured_subject(subject: Subject) -> MeasuredSubject:
         model=subject.model,
         weights=subject.weights,
         is_restarted=subject.is_restarted,
+        url=subject.url,
     )

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit, urlunsplit
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
@@ -56,6 +57,7 @@ def subject_of(config: Config, config_path: Path, name: str, *, clock: Clock) ->
         model=checked.context.model,
         weights=_weights(checked),
         is_restarted=_mode(checked) != "external",
+        url=_address(checked.resolved.entry.url),
     )
 
 
@@ -65,6 +67,14 @@ def _is_in_process(checked: CheckedBackend) -> bool:
 
 def _mode(checked: CheckedBackend) -> str:
     return checked.resolved.entry.mode or checked.spec.modes[0]
+
+
+def _address(url: str | None) -> str | None:
+    """Without who may come in, and with what password."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")).rstrip("/")
 
 
 def _weights(checked: CheckedBackend) -> str | None:

@@ -124,7 +124,11 @@ class Report:
         """How it ended, in words; empty when it was done."""
         if self.result.status == "complete":
             return ""
-        return "ended by a failure" if self.result.failures else "stopped before its end"
+        return (
+            "ended by a failure"
+            if any(not failure.is_made_good for failure in self.result.failures)
+            else "stopped before its end"
+        )
 
     @property
     def is_simulated(self) -> bool:

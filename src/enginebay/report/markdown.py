@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginebay.loadtest.metrics import Distribution
+from enginebay.loadtest.result import MADE_GOOD
 from enginebay.report.capacity_report import capacity_markdown
 from enginebay.report.certificate_words import certificate_headline, certificate_lines
+from enginebay.report.counting_words import counting_words
 from enginebay.report.data import LoadReport, Report, Side
 from enginebay.report.errors_table import error_rows
 from enginebay.report.figures_table import COUNTS, DISTRIBUTIONS, PERCENTILES, Row, headline_rows, policy_rows
@@ -98,7 +100,8 @@ def _failures(report: Report) -> Iterator[str]:
     yield from ("", "## Backends that failed", "", _row("backend", "load", "error", "message"), "|---|---|---|---|")
     for failure in report.result.failures:
         load = str(failure.load) if failure.load else "its start"
-        yield _row(_escaped(failure.label), load, failure.error_class, _escaped(failure.message))
+        message = f"{failure.message}{MADE_GOOD if failure.is_made_good else ''}"
+        yield _row(_escaped(failure.label), load, failure.error_class, _escaped(message))
 
 
 def _validity(report: Report) -> Iterator[str]:
@@ -138,6 +141,7 @@ def _origin(report: Report) -> Iterator[str]:
     result, environment = report.result, report.result.environment
     yield from ("", "## Where it was measured", "")
     yield f"- plan: `{result.plan_sha256}` ({result.workload}, seed {result.seed})"
+    yield f"- {counting_words(result)}"
     transports = ", ".join(sorted({run.run.transport for run in report.runs})) or "none"
     yield f"- transport: {transports}; measured {result.created_at}"
     yield f"- {environment.cpu}, {environment.num_cores} cores, {size(environment.memory_bytes)} memory"

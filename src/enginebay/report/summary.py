@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from statistics import median
 
 from enginebay.loadtest.metrics import Metrics
+from enginebay.loadtest.result import MADE_GOOD
+from enginebay.report.counting_words import counting_words
 from enginebay.report.data import LoadReport, Report, Side
-from enginebay.report.numbers import count, duration, listed, number, share
+from enginebay.report.numbers import count, duration, number, share
+from enginebay.verdict.comparison.phrases import listed
 
 MAX_LOCK_STEP_RATIO = 0.5
 """With lengths that differ, users drift apart within a few requests: some hundredths ask together by chance."""
@@ -70,7 +73,8 @@ def _failures(report: Report) -> Iterator[str]:
     for failure in report.result.failures:
         what = f"failed with {failure.load}" if failure.load else "did not start"
         lines = failure.message.splitlines()
-        yield f"{failure.label} {what} ({failure.error_class}): {lines[0] if lines else 'no message'}"
+        since = MADE_GOOD if failure.is_made_good else ""
+        yield f"{failure.label} {what} ({failure.error_class}): {lines[0] if lines else 'no message'}{since}"
 
 
 def _errors(report: Report) -> Iterator[str]:
@@ -85,7 +89,7 @@ def _errors(report: Report) -> Iterator[str]:
 def _caveats(report: Report) -> Iterator[str]:
     if not report.runs:
         yield "Nothing was measured."
-    elif report.result.failures:
+    elif any(not failure.is_made_good for failure in report.result.failures):
         yield from _given_up(report)
     elif report.result.status == "partial":
         yield "The load test was stopped before its end: what it had measured until then is shown."
@@ -95,6 +99,8 @@ def _caveats(report: Report) -> Iterator[str]:
             [f"{run.name} ({', '.join(reason.code for reason in run.run.invalid_reasons)})" for run in invalid]
         )
         yield f"Not as planned, and not to be compared: {named}."
+    if report.result.prompt_counts in ("server", "estimated"):
+        yield counting_words(report.result)
     yield from _unchecked(report)
     mismatched = [run for run in report.runs if run.run.metrics.num_token_mismatches]
     if mismatched:
@@ -121,7 +127,8 @@ def _lock_step(report: Report) -> Iterator[str]:
 
 def _given_up(report: Report) -> Iterator[str]:
     """A backend that was measured before it failed gets its further starts; the others of the report go on anyway."""
-    last_failed = {failure.label: failure.start_index or 0 for failure in report.result.failures}
+    failed = [failure for failure in report.result.failures if not failure.is_made_good]
+    last_failed = {failure.label: failure.start_index or 0 for failure in failed}
     labels = [
         label
         for label, start_index in last_failed.items()

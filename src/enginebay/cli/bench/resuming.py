@@ -11,7 +11,7 @@ from enginebay.loadtest.kept import Kept, read_kept
 from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Plan
 from enginebay.loadtest.replay import subject_differences
-from enginebay.loadtest.result import Result, load_result
+from enginebay.loadtest.result import Conduct, Result, load_result
 
 
 def kept_starts(
@@ -27,6 +27,7 @@ def kept_starts(
         *_other_machine(before.environment, environment),
         *subject_differences(before, subjects),
         *(difference for subject in subjects for difference in _other_transport(kept, subject)),
+        *_other_modes(before, subjects),
         *_newcomers(before, subjects),
     ]
     if differences:
@@ -40,6 +41,18 @@ def kept_starts(
 def _other_settings(before: Result, now: BenchSettings) -> Iterator[str]:
     if before.slo != now.slo:
         yield f"service levels were {before.slo}, now {now.slo}"
+    yield from conduct_differences(before.conduct, now.conduct)
+
+
+def conduct_differences(before: Conduct | None, now: Conduct) -> Iterator[str]:
+    """By the names that `bench:` has for them."""
+    if before is None:
+        yield "nothing tells its time-out of requests, percentiles and client processes: it is older than this --resume"
+        return
+    for name in now.__struct_fields__:
+        was, is_now = getattr(before, name), getattr(now, name)
+        if was != is_now:
+            yield f"{name} was {was}, now {is_now}"
 
 
 def _other_machine(before: Environment, now: Environment) -> Iterator[str]:
@@ -56,6 +69,15 @@ def _other_transport(kept: Kept, subject: Subject) -> Iterator[str]:
     run = next((run for run in kept.runs if run.label == subject.label), None)
     if run is not None and run.transport != subject.transport:
         yield f"{run.label} was reached over {run.transport}, now over {subject.transport}"
+
+
+def _other_modes(before: Result, subjects: Sequence[Subject]) -> Iterator[str]:
+    was_restarted = {measured.label: measured.is_restarted for measured in before.subjects}
+    words = {True: "started by us", False: "a server of others"}
+    for subject in subjects:
+        was = was_restarted.get(subject.label, subject.is_restarted)
+        if was != subject.is_restarted:
+            yield f"{subject.label} was {words[was]}, now {words[subject.is_restarted]}"
 
 
 def _newcomers(before: Result, subjects: Sequence[Subject]) -> Iterator[str]:

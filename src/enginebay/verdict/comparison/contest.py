@@ -10,7 +10,7 @@ from functools import cached_property
 
 from enginebay.errors import NotComparable
 from enginebay.loadtest.plan import Load
-from enginebay.loadtest.result import Failure, InvalidReason, Run
+from enginebay.loadtest.result import MADE_GOOD, Failure, InvalidReason, Run
 from enginebay.loadtest.validity.comparison import SIMULATED, comparison_reasons
 from enginebay.verdict.comparison.figures import Figure
 from enginebay.verdict.verdict import InvalidRun, Status
@@ -120,7 +120,7 @@ def _invalid(side: Subject, load: Load) -> Iterator[InvalidRun]:
             yield InvalidRun(label=side.name, load=load, start_index=run.start_index, reasons=reasons)
     for failure in side.failures:
         if failure.load in (None, load):
-            message = failure.message.partition("\n")[0]
+            message = failure.message.partition("\n")[0] + (MADE_GOOD if failure.is_made_good else "")
             reason = InvalidReason(code="failed", detail=f"{failure.error_class}: {message}")
             yield InvalidRun(label=side.name, load=failure.load, start_index=failure.start_index, reasons=(reason,))
 
