@@ -58,7 +58,7 @@ def _errors(report: dict[str, Any]) -> Iterator[str]:
 def _ceilings(report: dict[str, Any]) -> Iterator[str]:
     yield f"Requests a second, {report['what'].removeprefix('client ceilings: ')} (simulated):"
     yield ""
-    yield "| the server's answer | ours | with all decoding | `vllm bench serve` | ratio | ratio with decoding | server |"
+    yield "| the server's answer | ours | with all decoding | `vllm bench serve` | ratio | with decoding | server |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
     for name, case in report["cases"].items():
         yield (
