@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from enginebay.cli.bench.servers import Server, _introduction, _names, default_folder
+from enginebay.cli.bench.servers import Probed, Server, _introduction, _names, counting_of, default_folder
 from enginebay.cli.main import run
 from enginebay.config.bench_lengths import TokenRange
 from enginebay.config.loader import load_config
 from enginebay.loadtest.plan import load_plan
+from enginebay.loadtest.records import read_records
 from enginebay.loadtest.result import load_result
 from enginebay.probes.recognising import RecognisedServer
-from enginebay.recognition import MODELS_PATH, Answer, listed_models
+from enginebay.recognition import MODELS_PATH, Answer, ListedModel, listed_models
 from enginebay.testing.simulators.performance import INSTANT
 from enginebay.testing.simulators.thread import SimulatorThread
 from enginebay.verdict.verdict import load_verdict
@@ -44,7 +45,9 @@ def test_one_server_gives_figures_and_a_config_to_go_on_with(bench, tmp_path) ->
     assert err == ""
     assert "is vllm: its models are owned by 'vllm'" in printed
     assert "SIMULATED" in printed
-    assert "lengths of prompts are estimated" in printed
+    assert f"prompts are counted by {engine.url}/tokenize" in printed
+    assert load_result(out).prompt_counts == "server"
+    assert "Prompts were counted by the server itself" in (out / "report.html").read_text()
     assert "Output tokens per second" in printed
     config = load_config(out / "bench.yaml")
     assert config.backends["vllm"].url == engine.url
@@ -54,6 +57,68 @@ def test_one_server_gives_figures_and_a_config_to_go_on_with(bench, tmp_path) ->
     assert "prompt_lengths" not in {reason.code for reason in measured.invalid_reasons}
     assert code == (0 if measured.valid else 3)
     assert again in (0, 3)
+
+
+def test_prompts_that_the_server_counted_have_exactly_the_planned_number_of_tokens(bench, tmp_path) -> None:
+    with closing(SimulatorThread("vllm", profile=INSTANT)) as engine:
+        _, _, err = bench("--url", engine.url, "--out", tmp_path, *SMALL)
+    assert err == ""
+    records = [line.record for line in read_records(tmp_path / "records.jsonl")]
+    assert len(records) == 16
+    assert [record.num_prompt_tokens for record in records] == [record.num_planned_prompt_tokens for record in records]
+
+
+def test_where_nobody_counts_the_lengths_are_estimated_and_that_is_said_everywhere(bench, tmp_path) -> None:
+    with closing(SimulatorThread("tensorrt_llm", profile=INSTANT)) as engine:
+        _, printed, err = bench("--url", engine.url, "--out", tmp_path, *SMALL)
+    assert err == ""
+    assert "no server that counts as its usage does: lengths of prompts are estimated" in printed
+    assert load_result(tmp_path).prompt_counts == "estimated"
+    [measured] = load_result(tmp_path).runs
+    assert "prompt_lengths" not in {reason.code for reason in measured.invalid_reasons}
+    for name in ("report.html", "report.md"):
+        assert "Lengths of prompts were estimated" in (tmp_path / name).read_text()
+
+
+def probed(num_prompt_tokens: int, *, num_counted: int | None = None, num_by_file: int | None = None) -> Probed:
+    return Probed(
+        tokens_per_s=1.0, can_ignore_eos=True, engine_version=None, max_model_len=None,
+        num_prompt_tokens=num_prompt_tokens, num_counted=num_counted, num_by_file=num_by_file,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_given", "by", "told"),
+    [
+        ([probed(18, num_counted=18, num_by_file=18)], False, "tokenizer", "/model"),
+        ([probed(18, num_counted=18, num_by_file=17)], False, "server", "http://a/tokenize"),
+        ([probed(18, num_by_file=17)], True, "tokenizer", "/model"),
+        ([probed(18), probed(18, num_counted=18)], False, "server", "http://b/tokenize"),
+        ([probed(18, num_counted=18), probed(21, num_counted=21)], False, "estimated", "18 and 21 tokens of one text"),
+        ([probed(18, num_counted=19)], False, "estimated", "no server that counts as its usage does"),
+        ([probed(18)], False, "estimated", "no tokenizer of the model"),
+    ],
+)
+def test_what_counts_is_what_agrees_with_the_usage_of_every_server(answers, is_given, by, told) -> None:
+    servers = [
+        Server(
+            name=name,
+            found=RecognisedServer(url=f"http://{name}", kind="vllm", because="", models=(), simulated=False),
+            model=ListedModel(id="m", owned_by=None, root=None),
+            tokenizer="/model",
+        )
+        for name in "ab"[: len(answers)]
+    ]
+    counting = counting_of(servers, answers, is_tokenizer_given=is_given)
+    assert counting.by == by
+    assert told in counting.in_words
+
+
+def test_a_config_may_ask_for_the_servers_count_only_of_a_server_that_runs_and_tells(bench, tmp_path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("version: 1\nbackend: reference\nmodel: any\nbench: {prompt_counts: server}\n")
+    code, _, err = bench(path, "--out", tmp_path / "out")
+    assert (code, "none of reference is a running server that counts tokens" in err) == (2, True), err
 
 
 def test_two_servers_are_asked_nothing_twice_and_simulators_give_no_verdict(bench, tmp_path) -> None:

@@ -17,9 +17,10 @@ from enginebay.errors import ConfigError
 from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.metrics import Metrics
 from enginebay.report.data import LoadReport, Report, Side
-from enginebay.report.numbers import duration, listed, number, size
+from enginebay.report.numbers import duration, number, size
 from enginebay.report.palettes import LIGHT, NUM_RUN_COLORS
 from enginebay.report.summary import summary
+from enginebay.verdict.comparison.phrases import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

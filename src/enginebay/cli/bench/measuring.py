@@ -11,7 +11,7 @@ from rich.console import Console
 from enginebay.cli.bench.flags import ResultFlags
 from enginebay.cli.bench.interrupting import run_until_interrupted
 from enginebay.cli.bench.live import live_view
-from enginebay.cli.bench.planning import Planning, bench_settings_of
+from enginebay.cli.bench.planning import bench_settings_of, planning_for
 from enginebay.cli.bench.reporting import judged, report_on
 from enginebay.cli.bench.resuming import kept_starts
 from enginebay.clock import Clock, MonotonicClock
@@ -50,15 +50,15 @@ def job_of_config(
 ) -> Job:
     """names: entries of the config, or kinds. Starts nothing."""
     subjects = [subject_of(config, path, name, clock=clock) for name in names]
-    planning = Planning(config, settings, names=names)
-    return Job(
-        subjects=subjects,
-        plan=planning.plan(settings),
-        tokenizer=planning.tokenizer,
-        settings=settings,
-        folder=folder,
-        origin=origin_of(path),
-    )
+    with planning_for(config, settings, names=names, clock=clock) as planning:
+        return Job(
+            subjects=subjects,
+            plan=planning.plan(settings),
+            tokenizer=planning.tokenizer,
+            settings=settings,
+            folder=folder,
+            origin=origin_of(path),
+        )
 
 
 def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | None = None) -> int:

@@ -19,7 +19,7 @@ from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.replay import Replay, demand_same_subjects, origin_of, read_replay
 from enginebay.loadtest.result_folder import RESULT
 from enginebay.loadtest.subjects import subject_of
-from enginebay.report.numbers import listed
+from enginebay.verdict.comparison.phrases import listed
 
 
 def replay_result(

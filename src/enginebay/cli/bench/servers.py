@@ -15,8 +15,11 @@ from rich.markup import escape
 from enginebay.clock import Clock
 from enginebay.config.loader import parse_config
 from enginebay.configured import configured_backend
-from enginebay.errors import ConfigError, ModelError, StartFailed
+from enginebay.errors import ConfigError, ModelError, StartFailed, UnsupportedFeature
+from enginebay.guard import GuardedBackend
 from enginebay.loadtest.estimated_tokenizer import EstimatedTokenizer
+from enginebay.loadtest.plan import PromptCounts
+from enginebay.loadtest.tokenizer import FileTokenizer
 from enginebay.models.sources import resolve_model
 from enginebay.plugins import find_backend
 from enginebay.probes.recognising import RecognisedServer, recognise_server
@@ -58,8 +61,25 @@ class Probed:
     can_ignore_eos: bool
     engine_version: str | None
     max_model_len: int | None
-    tokens_per_piece: float
-    """Of the prompt: what the server counted over what is estimated without its tokenizer."""
+    num_prompt_tokens: int
+    """By the server's usage."""
+    num_counted: int | None
+    """The same prompt at the server's /tokenize; None where it has none."""
+    num_by_file: int | None
+    """The same by the tokenizer on this machine; None where there is none."""
+
+    @property
+    def tokens_per_piece(self) -> float:
+        """What the prompt has over what is estimated without a tokenizer."""
+        return self.num_prompt_tokens / len(EstimatedTokenizer().encode(_PROBE_PROMPT))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """How the prompts are counted before they are sent."""
+
+    by: PromptCounts
+    in_words: str
 
 
 def configure_servers(
@@ -82,7 +102,10 @@ def configure_servers(
         console.print(_introduction(server), highlight=False, soft_wrap=True)
         probed.append(asyncio.run(_probe(server, clock=clock, api_key_env=api_key_env)))
         console.print(_first_impression(probed[-1]), highlight=False, soft_wrap=True)
-    return _config_text(servers, probed, api_key_env=api_key_env, seed=seed)
+    counting = counting_of(servers, probed, is_tokenizer_given=tokenizer is not None)
+    console.print(escape(counting.in_words), highlight=False, soft_wrap=True)
+    entries = _entries_text(servers, api_key_env=api_key_env)
+    return entries + _bench_text(servers, probed, prompt_counts=counting.by, seed=seed)
 
 
 # ---------------------------------------------------------------- who they are
@@ -153,16 +176,7 @@ def _introduction(server: Server) -> str:
     behind = " behind `enginebay serve`" if server.engine != server.found.kind else ""
     return (
         f"{simulated}[bold]{escape(server.found.url)}[/] is [bold]{escape(server.engine)}[/]{behind}: "
-        f"{escape(server.found.because)}\n  model {escape(server.model.id)}; {_counting(server)}"
-    )
-
-
-def _counting(server: Server) -> str:
-    if server.tokenizer is not None:
-        return f"prompts are counted with the tokenizer of {escape(server.tokenizer)}"
-    return (
-        "no tokenizer of it on this machine: lengths of prompts are estimated, and the server's own usage is what "
-        "counts (--tokenizer DIR makes them exact)"
+        f"{escape(server.found.because)}\n  model {escape(server.model.id)}"
     )
 
 
@@ -171,7 +185,7 @@ def _counting(server: Server) -> str:
 
 async def _probe(server: Server, *, clock: Clock, api_key_env: str | None) -> Probed:
     """One short answer, to see that it works and how many requests fit into a short run."""
-    config = parse_config(_config_text([server], [], api_key_env=api_key_env), file="--url")
+    config = parse_config(_entries_text([server], api_key_env=api_key_env), file="--url")
     backend = configured_backend(config, server.name, clock=clock, start_timeout_s=10.0)
     async with backend:
         can_ignore_eos = Feature.IGNORE_EOS in backend.info.capabilities
@@ -193,8 +207,25 @@ async def _probe(server: Server, *, clock: Clock, api_key_env: str | None) -> Pr
             can_ignore_eos=can_ignore_eos,
             engine_version=backend.info.engine_version,
             max_model_len=backend.info.max_model_len,
-            tokens_per_piece=usage.num_prompt_tokens / len(EstimatedTokenizer().encode(_PROBE_PROMPT)),
+            num_prompt_tokens=usage.num_prompt_tokens,
+            num_counted=await _count(backend),
+            num_by_file=_count_by_file(server),
         )
+
+
+async def _count(backend: GuardedBackend) -> int | None:
+    if Feature.COUNT_TOKENS not in backend.info.capabilities:
+        return None
+    try:
+        return len(await backend.count_tokens(Text(_PROBE_PROMPT)))
+    except UnsupportedFeature:
+        return None  # of this release, or for want of something else
+
+
+def _count_by_file(server: Server) -> int | None:
+    if server.tokenizer is None:
+        return None
+    return len(FileTokenizer(Path(server.tokenizer)).encode(_PROBE_PROMPT))
 
 
 _PROBE_PROMPT = "Describe, one after the other, everything that can be seen from the window of a slow train."
@@ -208,13 +239,36 @@ def _first_impression(probed: Probed) -> str:
 # ---------------------------------------------------------------- what is measured
 
 
-def _config_text(servers: Sequence[Server], probed: Sequence[Probed], *, api_key_env: str | None, seed: int = 0) -> str:
+def counting_of(servers: Sequence[Server], probed: Sequence[Probed], *, is_tokenizer_given: bool) -> Counting:
+    """What agrees with the usage of every server, the model's own files first. One that is given is believed."""
+    numbers = list(dict.fromkeys(item.num_prompt_tokens for item in probed))
+    if is_tokenizer_given or (len(numbers) == 1 and probed[0].num_by_file in numbers):
+        return Counting(by="tokenizer", in_words=f"prompts are counted by the tokenizer in {servers[0].tokenizer}")
+    if len(numbers) > 1:
+        apart = " and ".join(map(str, numbers))
+        why = f"the servers make {apart} tokens of one text, so that no count holds for both"
+        return Counting(by="estimated", in_words=f"{why}: {_ESTIMATED}")
+    for server, item in zip(servers, probed, strict=True):
+        if item.num_counted in numbers:
+            in_words = f"prompts are counted by {server.found.url}/tokenize; {_NO_SECOND_COUNT}"
+            return Counting(by="server", in_words=in_words)
+    why = "no tokenizer of the model on this machine, and no server that counts as its usage does"
+    return Counting(by="estimated", in_words=f"{why}: {_ESTIMATED}")
+
+
+_NO_SECOND_COUNT = "answers are not counted a second time (--tokenizer DIR does)"
+_ESTIMATED = (
+    "lengths of prompts are estimated, and the servers' own usage is what counts (--tokenizer DIR makes them exact)"
+)
+
+
+def _entries_text(servers: Sequence[Server], *, api_key_env: str | None) -> str:
     """Written for people: this is the file to go on with."""
     entries = "\n".join(f"  {server.name}: {_entry(server, api_key_env)}" for server in servers)
     return (
         "# Written by `enginebay bench --url`. Change it, and measure again with `enginebay bench THIS-FILE`.\n"
         f"version: 1\nmodel: {_quoted(servers[0].model.id)}\nbackend: {servers[0].name}\n"
-        f"backends:\n{entries}\n" + (_bench_text(servers, probed, seed=seed) if probed else "")
+        f"backends:\n{entries}\n"
     )
 
 
@@ -229,11 +283,10 @@ def _entry(server: Server, api_key_env: str | None) -> str:
     return "{" + ", ".join(parts) + "}"
 
 
-def _bench_text(servers: Sequence[Server], probed: Sequence[Probed], *, seed: int) -> str:
+def _bench_text(servers: Sequence[Server], probed: Sequence[Probed], *, prompt_counts: PromptCounts, seed: int) -> str:
     slowest = min(item.tokens_per_s for item in probed)
     num_requests = round(SECONDS_PER_RUN * slowest / (sum(OUTPUT_TOKENS) / 2))
-    is_estimated = any(server.tokenizer is None for server in servers)
-    longest_input, longest_output = _longest(probed, is_estimated=is_estimated)
+    longest_input, longest_output = _longest(probed, is_estimated=prompt_counts == "estimated")
     lines = [
         "bench:",
         f"  users: [{', '.join(map(str, USERS))}]",
@@ -244,8 +297,8 @@ def _bench_text(servers: Sequence[Server], probed: Sequence[Probed], *, seed: in
         f"  ignore_eos: {str(all(item.can_ignore_eos for item in probed)).lower()}",
         f"  starts: {NUM_STARTS_OF_TWO if len(servers) > 1 else 1}",
     ]
-    if is_estimated:
-        lines.append("  prompt_counts: estimated")
+    if prompt_counts != "tokenizer":
+        lines.append(f"  prompt_counts: {prompt_counts}")
     return "\n".join(lines) + "\n"
 
 
