@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from enginebay.loadtest.answers import Answer
+from enginebay.report.verdict_words import agreement_words
 from enginebay.types import TokenAlternative, TokenLogprob
 from enginebay.verdict.outputs.agreement import OutputAgreement, output_agreement
 from enginebay.verdict.outputs.bounds import bound_for
@@ -165,3 +166,15 @@ def test_without_a_tokenizer_the_texts_are_compared_by_character() -> None:
     assert (found.unit, found.partings[0].position) == ("characters", len("w11 w12 w1"))
     assert (found.partings[0].first, found.partings[0].second) == ("3", "5")
     assert found.num_agreeing_units == 10
+
+
+def test_saved_counts_of_texts_stand_in_for_a_tokenizer_and_characters_are_named_where_there_are_none() -> None:
+    def said(text: str, retokenized_ids: tuple[int, ...] | None) -> Answer:
+        return Answer(index=0, text=text, num_tokens=3, retokenized_ids=retokenized_ids)
+
+    counted = agreement([said("one two six", (1, 2, 6))], [said("one two ten", (1, 2, 10))])
+    assert (counted.unit, counted.num_units, counted.num_agreeing_units) == ("retokenized", 3, 2)
+    assert "by character" not in agreement_words(counted)
+    bare = agreement([said("one two six", None)], [said("one two ten", (1, 2, 10))])
+    assert (bare.unit, bare.num_units, bare.num_agreeing_units) == ("characters", 11, 8)
+    assert "compared by character" in agreement_words(bare)

@@ -62,7 +62,10 @@ def agreement_words(agreement: OutputAgreement) -> str:
     if agreement.not_compared:
         return f"{names}: outputs not compared: {agreement.not_compared}."
     finding = agreement.finding or f"{share(agreement.agreement_ratio)} of the tokens agree"
-    return f"{names}: {finding.rstrip('.')}."
+    return f"{names}: {finding.rstrip('.')}{_BY_CHARACTER if agreement.unit == 'characters' else ''}."
+
+
+_BY_CHARACTER = " (compared by character: there were neither the engines' token ids nor those of a tokenizer)"
 
 
 def _row(metric: MetricVerdict, load: LoadVerdict) -> MetricRow:
