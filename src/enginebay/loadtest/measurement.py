@@ -209,7 +209,8 @@ class Measurement:
         self.records.sort(key=lambda record: record.index)
         if tokenizer is not None:
             for record in self.records:
-                record.num_retokenized_tokens = len(tokenizer.encode_plain(record.text))
+                record.retokenized_ids = tokenizer.encode_plain(record.text)
+                record.num_retokenized_tokens = len(record.retokenized_ids)
         metrics = run_metrics(self.records, self._settings.slo, policy=self._policy())
         info = self._backend.info
         client = client_health(self.records, processes=self._replayer.figures, load=self.key.load)
