@@ -72,7 +72,8 @@ def save(folder: Path, *, conduct: Conduct | None = SETTINGS.conduct, failures: 
     ]  # fmt: skip
     result = Result(
         status="partial", created_at="2026-11-22T08:00:00+00:00", plan_sha256=PLAN.sha256, model="m", workload="w",
-        seed=0, slo=ServiceLevels(), conduct=conduct, failures=failures, environment=HERE, runs=tuple(item for item, _ in runs),
+        seed=0, slo=ServiceLevels(), conduct=conduct, failures=failures, environment=HERE,
+        runs=tuple(item for item, _ in runs),
         subjects=[
             MeasuredSubject(label=label, backend="openai_http", image="engine:1", url=URL, is_restarted=False)
             for label in ("one", "two")

@@ -6,6 +6,7 @@ the stamps of all the others.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from enginebay.types import GenerationChunk
 SLICE_S = 0.0005
 INTERVAL_S = 0.01
 """About SLICE_S of every INTERVAL_S goes into decoding: no stamp is later for it by much more than that."""
+TURN_S = 0.05
+"""When nothing is measured any more."""
 MAX_KEPT_BYTES = 256 * 1024 * 1024
 """Beyond it, answers are decoded as they end: memory is bounded, whatever the load."""
 
@@ -68,6 +71,14 @@ class Backlog:
         """All of it; takes as long as it takes."""
         while self._waiting:
             self._finish_first()
+
+    async def finish_in_turns(self) -> None:
+        """The same, and the loop goes round meanwhile."""
+        while self._waiting:
+            ends_at = self._clock.now() + TURN_S
+            while self._waiting and self._clock.now() < ends_at:
+                self._finish_first()
+            await asyncio.sleep(0)
 
     def _finish_first(self) -> None:
         decoding = self._waiting.popleft()

@@ -22,11 +22,11 @@ from enginebay.loadtest.answers import AnswerLine, write_answers
 from enginebay.loadtest.asking import ask
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.kept import Kept
-from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject, Watcher
+from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject, Watcher, measured_subject
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, save_plan
 from enginebay.loadtest.plan_fit import check_plan_fits
 from enginebay.loadtest.records import RecordLine, write_records
-from enginebay.loadtest.result import Failure, MeasuredSubject, Origin, Result, Run, Status, save_result
+from enginebay.loadtest.result import Failure, Origin, Result, Run, Status, save_result
 from enginebay.loadtest.result_folder import RESULT, demand_free, make_free
 from enginebay.loadtest.runner import Runner
 from enginebay.loadtest.schedule import Estimator, TimeEstimate, rounds
@@ -236,7 +236,7 @@ class Bench:
             failures=tuple(self._failures),
             num_starts=self._settings.num_starts,
             equivalence_margin=self._settings.equivalence_margin,
-            subjects=tuple(_measured_subject(subject) for subject in self._subjects.values()),
+            subjects=tuple(measured_subject(subject) for subject in self._subjects.values()),
             origin=self._origin,
             conduct=self._settings.conduct,
             prompt_counts=self._plan.prompt_counts,
@@ -248,15 +248,3 @@ class Bench:
         save_result(result, self._out / RESULT)
         self.is_saved = True
         return result
-
-
-def _measured_subject(subject: Subject) -> MeasuredSubject:
-    return MeasuredSubject(
-        label=subject.label,
-        backend=subject.kind,
-        image=subject.image,
-        model=subject.model,
-        weights=subject.weights,
-        is_restarted=subject.is_restarted,
-        url=subject.url,
-    )

@@ -110,11 +110,11 @@ def _demand_flags_of_a_search(load: LoadFlags, result: ResultFlags) -> None:
     """A search finds its loads by itself and gives no verdict: what it would not heed is refused."""
     unheeded = {
         "--users": load.users, "--rate": load.rate, "--requests": load.requests, "--arrivals": load.arrivals,
-        "--burstiness": load.burstiness, "--resume": result.resume, "--picture": result.picture,
+        "--burstiness": load.burstiness, "--picture": result.picture,
         "--fail-on": result.fail_on, "--junit": result.junit, "--markdown": result.markdown,
     }  # fmt: skip
     if given := [name for name, value in unheeded.items() if value is not None and value is not False]:
-        heeded = "--starts, --seed, --out and --overwrite, or bench.capacity"
+        heeded = "--starts, --seed, --out, --resume and --overwrite, or bench.capacity"
         raise ConfigError(f"{given[0]} is not for --capacity", expected=heeded)
 
 
