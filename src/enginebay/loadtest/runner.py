@@ -194,7 +194,8 @@ class Runner:
         chunks: list[GenerationChunk],
     ) -> None:
         if isinstance(answer, KeptAnswer):
-            await answer.exchange()
+            with self._backlog.watching(answer):
+                await answer.exchange()
         elif isinstance(answer, EngineBayError):
             raise answer
         else:
