@@ -210,8 +210,8 @@ def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterato
         )
     if kept_up := dict.fromkeys(one.label for result in results for one in result.subjects if not one.is_restarted):
         yield (
-            f"{listed(list(kept_up))} ran all the time and {'was' if len(kept_up) == 1 else 'were'} not started anew for "
-            "each round: the intervals tell how rounds scatter, and a restart may change more than that."
+            f"{listed(list(kept_up))} ran all the time and {'was' if len(kept_up) == 1 else 'were'} not started anew "
+            "for each round: the intervals tell how rounds scatter, and a restart may change more than that."
         )
     yield from _other_models(results)
     if any(result.status == "partial" for result in results):
