@@ -64,7 +64,7 @@ class MemoryBudget:
         share = None
         if (fraction := self._config.gpu_memory_fraction) is not None:
             share = MemoryShare(fraction, self._shareable_bytes, taken_bytes=weight_bytes + needed(0))
-            block = block_bytes(model, block_size=self._config.block_size, dtype=dtype) + draft_block_bytes
+            block = block_bytes(model, self._config, dtype=dtype) + draft_block_bytes
             share = replace(share, taken_bytes=weight_bytes + needed(share.left_bytes // block))
         size = kv_cache_size(
             self._config,

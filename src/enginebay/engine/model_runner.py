@@ -90,7 +90,7 @@ class ModelRunner:
         draft_pass = None
         if self.draft_weights is not None:
             draft_bytes = self.draft_weights.num_bytes
-            draft_block_bytes = self.draft_weights.block_bytes(config.block_size)
+            draft_block_bytes = self.draft_weights.block_bytes(config)
             draft_pass = self.draft_weights.forward_pass
         weight_bytes = layers.held.num_bytes + draft_bytes
         size = budget.plan(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from enginebay.engine.kv_cache import is_int8_kv_cache
 from enginebay.engine.logprobs import ROWS_AT_A_TIME
 from enginebay.engine.model_config import ModelConfig
 from enginebay.engine.settings import EngineConfig
@@ -87,7 +88,12 @@ def gathered_bytes(
     num_held = GROUP_PADDING * num_blocks * config.block_size * -(-num_rows // num_slots)
     smallest_groups = num_rows * 2 * MIN_GROUP_BLOCKS * config.block_size
     num_tokens = min(num_rows * max_model_len, num_held + smallest_groups)
-    return num_tokens * 2 * one.model.num_kv_heads * one.model.head_dim * dtype.itemsize
+    return num_tokens * 2 * one.model.num_kv_heads * one.model.head_dim * gathered_itemsize(config, dtype)
+
+
+def gathered_itemsize(config: EngineConfig, dtype: torch.dtype) -> int:
+    """Of int8 there are the integers, what they are in float32, and that in the dtype."""
+    return 1 + torch.float32.itemsize + dtype.itemsize if is_int8_kv_cache(config) else dtype.itemsize
 
 
 def _num_slots(config: EngineConfig) -> int:

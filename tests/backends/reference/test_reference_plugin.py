@@ -39,6 +39,7 @@ def test_every_portable_setting_has_an_outcome_with_words():
         {"pipeline_parallel_size": 1},
         {"data_parallel": 1},
         {"kv_cache_dtype": "auto"},
+        {"kv_cache_dtype": "int8"},
         {"trust_remote_code": False},
     ],
 )

@@ -16,7 +16,7 @@ from enginebay.errors import ConfigError
 
 _TO_ENGINE = (
     "max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching",
-    "speculative_ngram", "gpu_memory_fraction",
+    "speculative_ngram", "gpu_memory_fraction", "kv_cache_dtype",
 )  # fmt: skip
 """Settings that the engine knows under the same name."""
 
@@ -93,11 +93,19 @@ def _trust_remote_code(name: str, value: Any) -> SettingOutcome:
     )
 
 
+def _kv_cache_dtype(name: str, value: Any) -> SettingOutcome:
+    if value == "int8":
+        return _mapped("keys and values in int8, with a scale for each token and head")(name, value)
+    return _only("auto", "the dtype of the model", "the KV cache has the dtype of the model (auto) or is int8")(
+        name, value
+    )
+
+
 _ONE_DEVICE = "this engine runs on one device"
 _RULES: Mapping[str, _Rule] = {
     "tokenizer": _mapped("tokenizer and chat template from {value}"),
     "revision": _mapped("weights at revision {value}"),
-    "dtype": _mapped("weights, activations and KV cache in {value}"),
+    "dtype": _mapped("weights and activations in {value}, and the KV cache unless kv_cache_dtype is int8"),
     "quantization": quantization_outcome,
     "tensor_parallel_size": _only(1, "one device", _ONE_DEVICE),
     "pipeline_parallel_size": _only(1, "one device", _ONE_DEVICE),
@@ -108,7 +116,7 @@ _RULES: Mapping[str, _Rule] = {
     "gpu_memory_fraction": _mapped(
         "weights, KV cache and one step take {value} of the GPU's memory; on the CPU, of what is available at the start"
     ),
-    "kv_cache_dtype": _only("auto", "the dtype of the model", "the KV cache has the dtype of the model"),
+    "kv_cache_dtype": _kv_cache_dtype,
     "enable_prefix_caching": _mapped("{name}={value}"),
     "chunked_prefill": _mapped("{name}={value}"),
     "speculative_draft_model": _mapped("drafts of the model {value}, checked in one pass"),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from enginebay.engine.kernels import choose_layers, expected_kernels
-from enginebay.engine.kv_cache import KvCacheSize, LayerCache, allocate_kv_cache, block_bytes
+from enginebay.engine.kv_cache import KvCacheSize, allocate_kv_cache, block_bytes
+from enginebay.engine.layer_cache import LayerCache
 from enginebay.engine.model import CausalLM, load_model
 from enginebay.engine.model_config import ModelConfig, read_model_config
 from enginebay.engine.speculation.draft_model import DraftModel
@@ -39,8 +40,8 @@ class DraftWeights:
     dtype: torch.dtype
     device: torch.device
 
-    def block_bytes(self, block_size: int) -> int:
-        return 0 if self.shares_cache else block_bytes(self.config, block_size=block_size, dtype=self.dtype)
+    def block_bytes(self, config: EngineConfig) -> int:
+        return 0 if self.shares_cache else block_bytes(self.config, config, dtype=self.dtype)
 
     @property
     def forward_pass(self) -> ForwardPass:
@@ -102,7 +103,7 @@ def expected_draft_block_bytes(config: EngineConfig, *, dtype: torch.dtype) -> i
     if config.speculative_draft_dir is None:
         return 0
     own = read_model_config(Path(config.speculative_draft_dir))
-    return block_bytes(own, block_size=config.block_size, dtype=dtype)
+    return block_bytes(own, config, dtype=dtype)
 
 
 def expected_draft_pass(config: EngineConfig, *, dtype: torch.dtype, device: torch.device) -> ForwardPass | None:
