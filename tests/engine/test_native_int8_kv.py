@@ -97,6 +97,81 @@ def test_it_is_exact_but_for_the_rounding_of_its_weights_and_its_result(
     assert float((found.double() - exact).abs().max()) <= 2 * ROUNDING * float(exact.abs().max())
 
 
+@pytest.mark.parametrize("block_size", [8, 24, 32, 48])
+@pytest.mark.parametrize("spans", SPANS)
+def test_blocks_of_any_size_give_the_same(block_size: int, spans: str) -> None:
+    """Of half a tile of keys, of one and a half, of two and of three."""
+    cache, step = a_cache(3, 64, block_size), rows_of(SPANS[spans], block_size=block_size)
+    qkv = random(len(step.slot_mapping), 15, 64, seed=5)
+    found = attended(qkv, cache, step, num_heads=9)
+    exact = exactly(qkv[:, :9], cache, step)
+    assert float((found.double() - exact).abs().max()) <= 2 * ROUNDING * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("block_size", [4, 8, 16, 32])
+def test_tables_that_begin_with_the_window_are_read_from_there(block_size: int) -> None:
+    """As a step gives them: cut at a multiple of 32 positions, and of the blocks."""
+    spans = [[(70, end) for end in range(72, 88)], [(64, 81)]] if block_size > 4 else [[(33, 44)], [(32, 41)]]
+    cache, step = a_cache(3, 64, block_size), rows_of(spans, block_size=block_size)
+    rows = step.paged_rows[None]
+    start = int(rows.begins.min()) // 32 * 32
+    cut = PagedRows(
+        rows.block_tables[:, start // block_size :].contiguous(), torch.full((len(spans),), start), rows.sequence_of,
+        rows.begins, rows.ends,
+    )  # fmt: skip
+    qkv = random(len(step.slot_mapping), 15, 64, seed=5)
+    found = attended(qkv, cache, AttentionInput(step.slot_mapping, paged_rows={None: cut}), num_heads=9)
+    exact = exactly(qkv[:, :9], cache, step)
+    assert float((found.double() - exact).abs().max()) <= 2 * ROUNDING * float(exact.abs().max())
+
+
+def over_values(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """query: (1, num_heads, head_dim); keys, values: (num_tokens, 1, head_dim). What the kernel gives, and exactly."""
+    cache = int8_layer_cache(
+        num_blocks=NUM_BLOCKS, num_kv_heads=1, block_size=16, head_dim=query.shape[-1], dtype=torch.float64,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    step = rows_of([[(0, len(keys))]], block_size=16)
+    rows = step.paged_rows[None]
+    slots = (rows.block_tables[0][:, None] * 16 + torch.arange(16)).flatten()
+    cache.write(keys.double(), values.double(), slots[: len(keys)])
+    found = OPERATORS.paged_attention(
+        query, cache.tensors, rows.block_tables, rows.starts, rows.sequence_of, rows.begins, rows.ends,
+        query.shape[-1] ** -0.5,
+    )  # fmt: skip
+    return found.double(), exactly(query, cache, step)
+
+
+def test_the_largest_sums_that_there_can_be_fit_into_their_integers() -> None:
+    """256 products of the largest integer of a key with that of a query, of either sign: nearly 2 ** 30."""
+    signs = torch.tensor([1.0, -1.0, 0.0])[:, None, None]
+    query = torch.ones(1, 2, 256, dtype=torch.bfloat16) * 2**-5
+    query[:, 1] *= -1
+    found, exact = over_values(query, signs.expand(3, 1, 256) * 2.0, torch.eye(3, 256)[:, None])
+    weights = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]).double().softmax(dim=-1)
+    for answer in (found, exact):
+        assert torch.allclose(answer.view(2, 256)[:, :3], weights, rtol=2 * ROUNDING, atol=0)
+
+
+def test_to_a_query_of_zeros_all_keys_are_alike() -> None:
+    keys, values = (random(37, 1, 64, seed=seed).double() for seed in (1, 2))
+    found, exact = over_values(torch.zeros(1, 3, 64, dtype=torch.bfloat16), keys, values)
+    assert float((found - exact).abs().max()) <= 2 * ROUNDING * float(exact.abs().max())
+    assert torch.allclose(exact.view(3, 64), values.mean(dim=0).expand(3, 64), atol=0.01)
+
+
+def test_a_query_that_is_not_finite_gives_nothing_finite_and_spoils_no_other() -> None:
+    keys, values = (random(37, 1, 64, seed=seed).double() for seed in (1, 2))
+    query = random(1, 3, 64, seed=3)
+    whole = over_values(query, keys, values)[0].view(3, 64)
+    for value in (float("nan"), float("inf")):
+        spoilt = query.clone()
+        spoilt[0, 1, 5] = value
+        found = over_values(spoilt, keys, values)[0].view(3, 64)
+        assert not found[1].isfinite().any()
+        assert torch.equal(found[[0, 2]], whole[[0, 2]])
+
+
 @pytest.mark.parametrize("head_dim", [16, 64, 128])
 @pytest.mark.parametrize("block_size", [4, 16])
 def test_what_it_writes_is_to_the_bit_what_the_plain_cache_writes(head_dim: int, block_size: int) -> None:

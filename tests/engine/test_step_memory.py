@@ -109,6 +109,12 @@ def _checked(error: str | None) -> None:
         pytest.param(FEW, 1, 400, GREEDY, {"speculative_draft_dir": "wide"}, id="a wide draft model"),
         pytest.param(FEW, 4, 300, GREEDY, {"speculative_draft_dir": "wide"}, id="contexts of a wide draft model"),
         pytest.param(FEW, 8, 300, GREEDY, {}, id="contexts"),
+        pytest.param(FEW, 8, 300, GREEDY, {"kv_cache_dtype": "int8"}, id="contexts in int8"),
+        pytest.param(
+            FEW, 8, 300, GREEDY, {"kv_cache_dtype": "int8", "dtype": "bfloat16"},
+            id="contexts in int8, read in bfloat16",
+        ),
+        pytest.param(FEW, 1, 400, GREEDY, {"kv_cache_dtype": "int8"}, id="chunks of a prompt in int8"),
     ],
 )  # fmt: skip
 def test_no_step_takes_more_than_was_foretold_nor_far_less(
