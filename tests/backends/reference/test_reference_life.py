@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import msgspec
 import pytest
 from fake_process import FakeProcess, says
 from scripted_reference import collect, ids, new_backend, request, started
@@ -60,6 +61,8 @@ def test_the_effective_settings_are_those_the_engine_says_it_has():
         "weight_bytes": 1, "stored_weight_bytes": 2, "weight_layouts": "linear, int8 1", "kv_cache_allocated_bytes": 1,
         "num_slots": 4,
     }  # fmt: skip
+    in_int8 = msgspec.structs.replace(asked, kv_cache_dtype="int8")
+    assert effective_settings(in_int8, ready)["kv_cache_dtype"] == "int8"
 
 
 def test_a_start_that_fails_closes_the_process(model_dir):

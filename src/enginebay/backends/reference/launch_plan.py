@@ -20,6 +20,10 @@ _TO_ENGINE = (
 )  # fmt: skip
 """Settings that the engine knows under the same name."""
 
+_INT8_KV_CACHE = "keys and values in int8, with a scale for each token and head"
+_INT8_KV_CACHE_BY_OTHER_NAMES: Mapping[str, str] = {"int8_per_token_head": "vLLM's name"}
+"""And whose word it is."""
+
 _OPTIONS_TO_ENGINE = (
     "policy", "batch_rule", "device", "block_size", "num_blocks", "kv_cache_bytes", "static_batch_timeout_s",
     "num_threads", "kernels", "smooth_int8", "batch_invariant", "speculative_self_draft", "speculative_num_tokens",
@@ -45,6 +49,8 @@ def engine_config(
         portable["dtype"] = _stored_dtype(model_dir) if dtype == "auto" else dtype
     if "quantization" in settings:
         portable["quantization"] = engine_quantization(settings["quantization"])
+    if str(settings.get("kv_cache_dtype")) in _INT8_KV_CACHE_BY_OTHER_NAMES:
+        portable["kv_cache_dtype"] = "int8"
     if options.policy == "dynamic":
         portable.setdefault("max_num_seqs", LESSON_LARGE_BATCH)
     if draft_dir is not None:
@@ -94,11 +100,14 @@ def _trust_remote_code(name: str, value: Any) -> SettingOutcome:
 
 
 def _kv_cache_dtype(name: str, value: Any) -> SettingOutcome:
+    if value == "auto":
+        return SettingOutcome(name, value, "mapped", becomes="the dtype of the model")
     if value == "int8":
-        return _mapped("keys and values in int8, with a scale for each token and head")(name, value)
-    return _only("auto", "the dtype of the model", "the KV cache has the dtype of the model (auto) or is int8")(
-        name, value
-    )
+        return SettingOutcome(name, value, "mapped", becomes=_INT8_KV_CACHE)
+    if (why := _INT8_KV_CACHE_BY_OTHER_NAMES.get(str(value))) is not None:
+        return SettingOutcome(name, value, "approximated", becomes=f"int8: {_INT8_KV_CACHE}", why=why)
+    why_not = "the KV cache has the dtype of the model (auto) or is int8"
+    return SettingOutcome(name, value, "unsupported", why=why_not)
 
 
 _ONE_DEVICE = "this engine runs on one device"
