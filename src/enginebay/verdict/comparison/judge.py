@@ -90,7 +90,8 @@ def _verdict(
     for contest in contests:
         contest.demand_one_transport()
     margin = results[0].equivalence_margin if margin is None else margin
-    family = judge_all(contests, figures(has_levels=_has_levels(results)), margin=margin)
+    compared = figures(has_levels=_has_levels(results), fewest_values=_fewest_values(contests))
+    family = judge_all(contests, compared, margin=margin)
     loads = [
         LoadVerdict(
             first=contest.first.name,
@@ -187,6 +188,13 @@ def demand_one_plan(first: Result, second: Result) -> None:
             f"the two results replayed different plans ({first.plan_sha256[:12]} and {second.plan_sha256[:12]}): "
             "measure both with the same config, seed and model"
         )
+
+
+def _fewest_values(contests: Sequence[Contest]) -> int:
+    """Of a latency, in the runs that count."""
+    runs = [run for contest in contests for side in contest.starts for start in side for run in start]
+    latencies = [latency for run in runs for latency in (run.metrics.ttft_scheduled_s, run.metrics.e2e_s)]
+    return min((latency.num_values for latency in latencies if latency is not None), default=0)
 
 
 def _has_levels(results: Sequence[Result]) -> bool:
