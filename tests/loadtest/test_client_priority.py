@@ -59,3 +59,13 @@ def _may_prefer() -> bool:
     except PermissionError:
         return False
     return True
+
+
+def test_where_threads_have_no_niceness_of_their_own_nothing_is_asked_of_one(monkeypatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(priority.sys, "platform", "darwin")
+    monkeypatch.setattr(priority.os, "getpriority", lambda which, who: asked.append(who) or 3)
+    monkeypatch.setattr(priority.os, "setpriority", lambda *given: pytest.fail("it would be that of the process"))
+    with client_first() as inside:
+        assert inside == 3
+    assert set(asked) == {0}

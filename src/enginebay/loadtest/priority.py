@@ -7,6 +7,7 @@ needs few per cent of one core, so that the engine hardly notices. Others need t
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ PREFERRED_NICENESS = -10
 def client_first() -> Iterator[int]:
     """Give the niceness that this thread has inside. On Linux it is the thread's own: other threads keep theirs.
 
+    Elsewhere it is that of the whole process, an engine in it included, and stays as it is.
     A child that is started inside would inherit it, so the engine is started before.
     """
     before = niceness()
@@ -32,9 +34,14 @@ def client_first() -> Iterator[int]:
 
 
 def niceness() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id() if _is_of_threads() else 0)
 
 
 def _set_niceness(value: int) -> None:
-    if value != niceness():
+    if _is_of_threads() and value != niceness():
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), value)
+
+
+def _is_of_threads() -> bool:
+    """Elsewhere the id of a thread is none that a priority could be asked by."""
+    return sys.platform == "linux"
