@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from enginebay.cli.bench.servers import Probed, Server, _introduction, _names, counting_of, default_folder
+from enginebay.cli.bench.servers import (
+    Probed,
+    Server,
+    _count,
+    _introduction,
+    _names,
+    counting_of,
+    default_folder,
+)
 from enginebay.cli.main import run
 from enginebay.config.bench_lengths import TokenRange
 from enginebay.config.loader import load_config
+from enginebay.errors import UpstreamError
 from enginebay.loadtest.plan import load_plan
 from enginebay.loadtest.records import read_records
 from enginebay.loadtest.result import load_result
+from enginebay.loadtest.schedule import Speed
 from enginebay.probes.recognising import RecognisedServer
 from enginebay.recognition import MODELS_PATH, Answer, ListedModel, listed_models
 from enginebay.testing.simulators.performance import INSTANT
 from enginebay.testing.simulators.thread import SimulatorThread
+from enginebay.types import Feature
+from enginebay.verdict.certificate.certificate import load_certificate
+from enginebay.verdict.certificate.certify import verify
 from enginebay.verdict.verdict import load_verdict
 
 SMALL = ("--requests", 16, "--users", 2)
@@ -82,7 +98,7 @@ def test_where_nobody_counts_the_lengths_are_estimated_and_that_is_said_everywhe
 
 def probed(num_prompt_tokens: int, *, num_counted: int | None = None, num_by_file: int | None = None) -> Probed:
     return Probed(
-        tokens_per_s=1.0, can_ignore_eos=True, engine_version=None, max_model_len=None,
+        speed=Speed(), can_ignore_eos=True, engine_version=None, max_model_len=None,
         num_prompt_tokens=num_prompt_tokens, num_counted=num_counted, num_by_file=num_by_file,
     )  # fmt: skip
 
@@ -239,3 +255,60 @@ def test_a_server_with_several_models_asks_for_one(bench, tmp_path) -> None:
     assert "first or second" in err
     assert chosen in (0, 3)
     assert json.loads((tmp_path / "result.json").read_text())["model"] == "second"
+
+
+def test_what_is_proposed_is_told_with_its_time_before_it_begins(bench, tmp_path) -> None:
+    with closing(SimulatorThread("vllm", profile=INSTANT)) as engine:
+        _, printed, err = bench("--url", engine.url, "--out", tmp_path, *SMALL)
+    assert err == ""
+    assert "proposed: 160 requests by 1 user and by 8 users, about " in printed
+    assert "there are 2 min for it (--minutes)" in printed
+    assert printed.index("proposed:") < printed.index("this takes about") < printed.index("[1/1]")
+    assert re.search(r"this takes about \d s more \(a guess", printed), "by what the server was seen to do"
+    assert load_config(tmp_path / "bench.yaml").bench.num_requests == 160
+
+
+def test_more_rounds_of_a_running_server_are_added_to_those_that_are_there(bench, tmp_path) -> None:
+    with closing(SimulatorThread("vllm", profile=INSTANT)) as engine:
+        arguments = ("--url", engine.url, "--out", tmp_path, *SMALL)
+        bench(*arguments)
+        [first] = load_result(tmp_path).runs
+        code, printed, err = bench(*arguments, "--resume", "--starts", 3)
+        fewer = bench(*arguments, "--resume", "--starts", 2)
+    assert (code in (0, 3), err) == (True, "")
+    assert "1 starts are kept" in printed
+    runs = load_result(tmp_path).runs
+    assert [run.start_index for run in runs] == [0, 1, 2]
+    assert runs[0] == first
+    assert verify(load_certificate(tmp_path), tmp_path) == []
+    prompts = [request.text for load in load_plan(tmp_path / "plan.json").loads for request in load.requests]
+    assert len(set(prompts)) == len(prompts) == 48
+    assert (fewer[0], "no fewer starts" in fewer[2]) == (3, True)
+
+
+def test_a_server_behind_a_proxy_that_hides_its_tokenizer_is_measured_all_the_same() -> None:
+    class Hidden:
+        info = SimpleNamespace(capabilities={Feature.COUNT_TOKENS})
+
+        async def count_tokens(self, prompt: object) -> tuple[int, ...]:
+            raise UpstreamError("HTTP 404", status=404)
+
+    assert asyncio.run(_count(Hidden())) is None  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("others", [(), ("two",)], ids=["alone", "beside one that can"])
+def test_a_server_that_cannot_count_chats_is_named_by_what_it_cannot_do(bench, tmp_path, others) -> None:
+    path = tmp_path / "config.yaml"
+    with (
+        closing(SimulatorThread("sglang", profile=INSTANT)) as one,
+        closing(SimulatorThread("vllm", profile=INSTANT)) as two,
+    ):
+        path.write_text(
+            "version: 1\nmodel: simulated\nbackend: one\nbackends:\n"
+            f'  one: {{kind: sglang, mode: external, url: "{one.url}"}}\n'
+            f'  two: {{kind: vllm, mode: external, url: "{two.url}"}}\n'
+            "bench: {prompt_counts: server, prompt_form: chat, num_requests: 4}\n"
+        )
+        names = [flag for name in ("one", *others) for flag in ("--backend", name)]
+        code, _, err = bench(path, *names, "--out", tmp_path / "out")
+    assert (code, "cannot count prompts in the form of a chat" in err) == (2, True), err

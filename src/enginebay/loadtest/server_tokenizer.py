@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 
-from enginebay.errors import UnsupportedFeature
+from enginebay.errors import LoadTestError, UnsupportedFeature
 from enginebay.guard import GuardedBackend
 from enginebay.loadtest.estimated_tokenizer import EstimatedTokenizer
 from enginebay.loadtest.plan import PlannedMessage
@@ -42,7 +42,14 @@ class ServerTokenizer:
         return ids[len(before) : len(ids) - len(after)]
 
     def encode_messages(self, messages: Sequence[PlannedMessage]) -> list[int]:
-        return list(self._count_tokens(Chat(tuple(Message(message.role, message.content) for message in messages))))
+        chat = Chat(tuple(Message(message.role, message.content) for message in messages))
+        try:
+            return list(self._count_tokens(chat))
+        except UnsupportedFeature as error:
+            raise LoadTestError(
+                f"this server cannot count prompts in the form of a chat: {error}. Set bench.prompt_form to text, or "
+                "bench.prompt_counts to tokenizer or estimated"
+            ) from error
 
     def cut(self, text: str, num_tokens: int) -> str:
         """The place is between `low`, which has too few tokens, and `high`, which has too many or is the end."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +23,7 @@ from enginebay.loadtest.plan import Plan
 from enginebay.loadtest.replay import origin_of
 from enginebay.loadtest.result import Origin, load_result
 from enginebay.loadtest.result_folder import RESULT, demand_free, make_free
+from enginebay.loadtest.schedule import Speed
 from enginebay.loadtest.session import Bench
 from enginebay.loadtest.subjects import subject_of
 from enginebay.loadtest.tokenizer import TextTokenizer
@@ -43,10 +44,19 @@ class Job:
     folder: Path
     origin: Origin | None = None
     """The config, so that the result can be measured again."""
+    speeds: Mapping[str, Speed] = field(default_factory=dict[str, Speed])
+    """Of backends that were asked already, by label: for the first estimate of the time."""
 
 
 def job_of_config(
-    config: Config, path: Path, names: Sequence[str], *, settings: BenchConfig, folder: Path, clock: Clock
+    config: Config,
+    path: Path,
+    names: Sequence[str],
+    *,
+    settings: BenchConfig,
+    folder: Path,
+    clock: Clock,
+    speeds: Mapping[str, Speed],
 ) -> Job:
     """names: entries of the config, or kinds. Starts nothing."""
     subjects = [subject_of(config, path, name, clock=clock) for name in names]
@@ -58,6 +68,7 @@ def job_of_config(
             settings=settings,
             folder=folder,
             origin=origin_of(path),
+            speeds=speeds,
         )
 
 
@@ -87,6 +98,7 @@ def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | No
             tokenizer=job.tokenizer,
             kept=kept,
             origin=job.origin,
+            speeds=job.speeds,
             on_estimate=view.estimate,
         )
         interruption = run_until_interrupted(measurement)

@@ -92,15 +92,18 @@ def planning_for(config: Config, settings: BenchConfig, *, names: Sequence[str],
 @contextmanager
 def _counting_server(config: Config, names: Sequence[str], *, clock: Clock) -> Iterator[ServerTokenizer]:
     with ExitStack() as stack:
-        for name in names:
-            if not _runs_already(check_backend(config, name)):
-                continue
-            try:
-                tokenizer = stack.enter_context(asking(configured_backend(config, name, clock=clock)))
-            except UnsupportedFeature:
-                continue  # the next may count
-            yield tokenizer
-            return
+        yield _first_that_counts(config, names, stack, clock=clock)
+
+
+def _first_that_counts(config: Config, names: Sequence[str], stack: ExitStack, *, clock: Clock) -> ServerTokenizer:
+    """stack: gets what must be closed at the end."""
+    for name in names:
+        if not _runs_already(check_backend(config, name)):
+            continue
+        try:
+            return stack.enter_context(asking(configured_backend(config, name, clock=clock)))
+        except UnsupportedFeature:
+            continue  # the next may count
     raise ConfigError(
         f"none of {listed(names)} is a running server that counts tokens",
         path="bench.prompt_counts",

@@ -24,6 +24,7 @@ def kept_starts(
     kept, before = read_kept(folder, plan), load_result(folder)
     differences = [
         *_other_settings(before, settings),
+        *_fewer_starts(kept, settings),
         *other_machine(before.environment, environment),
         *subject_differences(before, subjects),
         *(difference for subject in subjects for difference in _other_transport(kept, subject)),
@@ -42,6 +43,12 @@ def _other_settings(before: Result, now: BenchSettings) -> Iterator[str]:
     if before.slo != now.slo:
         yield f"service levels were {before.slo}, now {now.slo}"
     yield from conduct_differences(before.conduct, now.conduct)
+
+
+def _fewer_starts(kept: Kept, now: BenchSettings) -> Iterator[str]:
+    num_starts = max((start_index + 1 for start_index, _ in kept.starts), default=0)
+    if now.num_starts < num_starts:
+        yield f"{num_starts} starts were measured, and {now.num_starts} are asked for now"
 
 
 def conduct_differences(before: Conduct | None, now: Conduct) -> Iterator[str]:
