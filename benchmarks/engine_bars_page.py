@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "engine_bars.json"
 PAGE = ROOT / "docs" / "comparison.md"
 BEGIN, END = "<!-- engine bars: written by benchmarks/engine_bars_page.py -->", "<!-- end of engine bars -->"
+KEPT_OWN = ROOT / "benchmarks" / "results" / "engine_bars_own.json"
+"""Another run, of the reference engine alone."""
+BEGIN_OWN, END_OWN = "<!-- own forms: written by benchmarks/engine_bars_page.py -->", "<!-- end of own forms -->"
 NUM_REPEATS = 3
 """Fewer give no verdict."""
 
@@ -65,7 +68,7 @@ class Bar:
 
 def main() -> int:
     page = PAGE.read_text(encoding="utf-8")
-    written = with_section(page, section(kept_result()))
+    written = with_sections(page)
     if "--check" in sys.argv:
         if written != page:
             print("docs/comparison.md does not say what the result says: run benchmarks/engine_bars_page.py")
@@ -74,15 +77,20 @@ def main() -> int:
     return 0
 
 
-def kept_result() -> dict[str, Any]:
+def kept_result(path: Path = KEPT) -> dict[str, Any]:
     """Empty before anything was measured."""
-    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def with_section(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+def with_sections(page: str) -> str:
+    page = _with_section(page, section(kept_result()), begin=BEGIN, end=END)
+    return _with_section(page, section(kept_result(KEPT_OWN)), begin=BEGIN_OWN, end=END_OWN)
+
+
+def _with_section(page: str, text: str, *, begin: str, end: str) -> str:
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def judged(result: Mapping[str, Any]) -> list[Bar]:
