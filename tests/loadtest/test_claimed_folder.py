@@ -75,5 +75,5 @@ def test_of_many_that_come_and_go_never_two_are_inside(tmp_path) -> None:
 
 def test_what_is_no_folder_cannot_be_measured_into(tmp_path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(LoadTestError, match="cannot be written"), claimed(tmp_path / "out"):
+    with pytest.raises(LoadTestError, match="is a file: name a folder"), claimed(tmp_path / "out"):
         pytest.fail("there is no such folder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from enginebay.loadtest.answers import Answer
@@ -178,3 +179,11 @@ def test_saved_counts_of_texts_stand_in_for_a_tokenizer_and_characters_are_named
     bare = agreement([said("one two six", None)], [said("one two ten", (1, 2, 10))])
     assert (bare.unit, bare.num_units, bare.num_agreeing_units) == ("characters", 11, 8)
     assert "compared by character" in agreement_words(bare)
+
+
+def test_the_words_say_which_load_they_are_about() -> None:
+    part = agreement([answer(0, [1, 5, 6])], [answer(0, [1, 5, 7])])
+    assert agreement_words(msgspec.structs.replace(part, where="8 users")).startswith("Outputs, 8 users: b parted")
+    assert agreement_words(msgspec.structs.replace(part, where="")).startswith("b against a: b parted")
+    silent = OutputAgreement(first="a", second="b", where="8 users", not_compared="nobody asked")
+    assert agreement_words(silent) == "b against a (8 users): outputs not compared: nobody asked."

@@ -43,7 +43,9 @@ def _locked(path: Path) -> int:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError) as error:
+            if path.parent.is_file():
+                raise LoadTestError(f"{path.parent} is a file: name a folder with --out") from error
             continue  # whoever left has just taken the empty folder away
         except OSError as error:
             raise LoadTestError(f"{path}: cannot be written: {error.strerror}") from error
