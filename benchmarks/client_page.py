@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from page_section import with_section
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "client.md"
@@ -26,9 +28,7 @@ def kept(name: str) -> dict[str, Any]:
 
 
 def with_figures(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    return with_section(page, text, begin=BEGIN, end=END)
 
 
 def figures(accuracy: dict[str, Any], ceiling: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from page_section import with_section
+
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "cpu_comparison.json"
 PAGE = ROOT / "docs" / "comparison.md"
@@ -43,9 +45,7 @@ def figures(result: dict[str, Any]) -> str:
 
 
 def with_figures(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    return with_section(page, text, begin=BEGIN, end=END)
 
 
 def _first_runs(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from page_section import with_section
 from technique_tables import NOT_MEASURED, mebibytes, milliseconds, spread
 
 ROOT = Path(__file__).parents[1]
@@ -83,14 +84,8 @@ def kept_result(path: Path = KEPT) -> dict[str, Any]:
 
 
 def with_sections(page: str) -> str:
-    page = _with_section(page, section(kept_result()), begin=BEGIN, end=END)
-    return _with_section(page, section(kept_result(KEPT_OWN)), begin=BEGIN_OWN, end=END_OWN)
-
-
-def _with_section(page: str, text: str, *, begin: str, end: str) -> str:
-    before, _, rest = page.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{text}\n{end}{after}"
+    page = with_section(page, section(kept_result()), begin=BEGIN, end=END)
+    return with_section(page, section(kept_result(KEPT_OWN)), begin=BEGIN_OWN, end=END_OWN)
 
 
 def judged(result: Mapping[str, Any]) -> list[Bar]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from page_section import with_section
+
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "verdict_error_rates.json"
 PAGE = ROOT / "docs" / "verdict.md"
@@ -21,9 +23,7 @@ def main() -> None:
 
 
 def with_figures(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    return with_section(page, text, begin=BEGIN, end=END)
 
 
 def figures(report: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from page_section import with_section
+
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "reports" / "vllm-against-reference"
 PAGE = ROOT / "docs" / "vllm-against-reference.md"
@@ -32,9 +34,7 @@ def kept(name: str) -> dict[str, Any]:
 
 
 def with_figures(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    return with_section(page, text, begin=BEGIN, end=END)
 
 
 def figures(verdict: dict[str, Any], certificate: dict[str, Any], result: dict[str, Any]) -> str:
