@@ -19,7 +19,11 @@ EngineBayError
 │   ├── UnknownModel
 │   ├── ContextTooLong
 │   ├── UnsupportedFeature       the backend cannot do what a field asks
-│   └── DeadlineExceeded
+│   ├── DeadlineExceeded
+│   ├── AuthenticationFailed     no key, or none that is known
+│   ├── PermissionDenied         a known client may not do this
+│   ├── RateLimited              too much in too short a time; `retry_after_s` says when there is room again
+│   └── BudgetExceeded           the money that this client may spend is spent
 ├── BackendError                 the backend is at fault (HTTP 5xx)
 │   ├── NotStarted               used before start or after close
 │   ├── StartFailed              carries the engine's last log lines and a likely cause
@@ -204,6 +208,24 @@ class UnsupportedFeature(RequestError):
 
 
 class DeadlineExceeded(RequestError):
+    pass
+
+
+class AuthenticationFailed(RequestError):
+    """Never says what of a key was wrong."""
+
+
+class PermissionDenied(RequestError):
+    pass
+
+
+class RateLimited(RequestError):
+    def __init__(self, message: str, *, retry_after_s: float, field: str | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, field=field)
+
+
+class BudgetExceeded(RequestError):
     pass
 
 

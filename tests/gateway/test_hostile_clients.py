@@ -8,7 +8,7 @@ import pytest
 from running_server import RunningServer, http_request, read_response
 from scripted_backend import ScriptedBackend
 
-from enginebay.gateway.limits import Limits
+from enginebay.gateway.bounds import Bounds
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +199,7 @@ def test_a_client_that_vanishes_while_it_sends_its_body_leaves_nothing(server: R
 
 
 def test_a_slow_reader_holds_the_engine_back_and_is_cut_off() -> None:
-    with RunningServer(ScriptedBackend, limits=Limits(write_timeout_s=0.2)) as server:
+    with RunningServer(ScriptedBackend, bounds=Bounds(write_timeout_s=0.2)) as server:
         body = json.dumps({"prompt": "flood", "max_tokens": 60, "stream": True, "ignore_eos": True}).encode()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -219,7 +219,7 @@ def test_a_slow_reader_holds_the_engine_back_and_is_cut_off() -> None:
 
 
 def test_the_body_of_a_client_that_never_sends_it_times_out() -> None:
-    with RunningServer(ScriptedBackend, limits=Limits(read_timeout_s=0.1)) as server, server.connection() as connection:
+    with RunningServer(ScriptedBackend, bounds=Bounds(read_timeout_s=0.1)) as server, server.connection() as connection:
         connection.sendall(http_request("POST", "/v1/completions", b'{"prompt": "a"}')[:-3])
         status, _, body = read_response(connection)
         assert status == 408

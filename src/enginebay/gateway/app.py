@@ -14,6 +14,7 @@ from enginebay.clock import Clock, MonotonicClock
 from enginebay.errors import ShuttingDown
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send
 from enginebay.gateway.body import ClientGone
+from enginebay.gateway.bounds import Bounds
 from enginebay.gateway.capture import TrafficCapture
 from enginebay.gateway.exchange import Exchange
 from enginebay.gateway.failures import (
@@ -26,7 +27,6 @@ from enginebay.gateway.failures import (
     respond_shutdown,
 )
 from enginebay.gateway.lifecycle import BackendLife
-from enginebay.gateway.limits import Limits
 from enginebay.gateway.logs import make_logger
 from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.routes.chat import create_chat_completion
@@ -68,7 +68,7 @@ def build_app(
     backend: Backend,
     *,
     served_name: str | None = None,
-    limits: Limits | None = None,
+    bounds: Bounds | None = None,
     clock: Clock | None = None,
     log: FilteringBoundLogger | None = None,
     replica: str = "0",
@@ -84,7 +84,7 @@ def build_app(
         backend=instrument(backend, clock=clock, replica=replica, observer=capture),
         life=BackendLife(backend, log, clock=clock),
         model_name=served_name or backend.info.model,
-        limits=limits or Limits(),
+        bounds=bounds or Bounds(),
         log=log,
         clock=clock or MonotonicClock(),
     )
@@ -118,7 +118,7 @@ class Gateway:
             scope,
             receive,
             send,
-            limits=self.served.limits,
+            bounds=self.served.bounds,
             fallback_id=f"{self._id_prefix}{next(self._serials):x}",
             base_headers=self._base_headers(),
             arrived_at=self.served.clock.now(),

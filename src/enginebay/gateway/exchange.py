@@ -8,7 +8,7 @@ from types import TracebackType
 
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send, abort_connection
 from enginebay.gateway.body import ClientGone, read_body
-from enginebay.gateway.limits import Limits
+from enginebay.gateway.bounds import Bounds
 
 JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 EVENT_STREAM_HEADERS: Headers = [
@@ -28,7 +28,7 @@ class Exchange:
 
     __slots__ = (
         "_base_headers",
-        "_limits",
+        "_bounds",
         "_receive",
         "_send",
         "arrived_at",
@@ -47,13 +47,13 @@ class Exchange:
         receive: Receive,
         send: Send,
         *,
-        limits: Limits,
+        bounds: Bounds,
         fallback_id: str,
         base_headers: Headers,
         arrived_at: float,
     ) -> None:
         self.scope, self.arrived_at = scope, arrived_at
-        self._receive, self._send, self._limits = receive, send, limits
+        self._receive, self._send, self._bounds = receive, send, bounds
         given_id = (self.header(b"x-request-id") or b"").decode("latin-1")
         self.request_id = given_id if REQUEST_ID.fullmatch(given_id) else fallback_id
         self._base_headers = [*base_headers, (b"x-request-id", self.request_id.encode())]
@@ -80,15 +80,15 @@ class Exchange:
 
     async def body(self) -> bytes:
         """Raises BodyTooLarge, DeadlineExceeded, InvalidRequest, or ClientGone."""
-        limits = self._limits
+        bounds = self._bounds
         return await read_body(
-            self.header, self._receive, max_bytes=limits.max_body_bytes, timeout_s=limits.read_timeout_s
+            self.header, self._receive, max_bytes=bounds.max_body_bytes, timeout_s=bounds.read_timeout_s
         )
 
     async def respond(self, status: int, body: bytes, headers: Headers) -> None:
         """A whole answer at once. Raises ClientGone."""
         try:
-            async with asyncio.timeout(self._limits.write_timeout_s):
+            async with asyncio.timeout(self._bounds.write_timeout_s):
                 await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
                 await self.write(body, is_last=True)
         except TimeoutError:  # only where earlier answers on this connection still wait to be read
@@ -113,7 +113,7 @@ class Exchange:
 
     def while_client_listens(self) -> CancelWhenClientLeaves:
         """For the time after the body was read: a client that leaves, or reads nothing, cancels what runs inside."""
-        return CancelWhenClientLeaves(self, self._receive, self._send, write_timeout_s=self._limits.write_timeout_s)
+        return CancelWhenClientLeaves(self, self._receive, self._send, write_timeout_s=self._bounds.write_timeout_s)
 
 
 class CancelWhenClientLeaves:

@@ -7,8 +7,8 @@ from structlog.typing import FilteringBoundLogger
 from enginebay.config.models import Config
 from enginebay.configured import configured_backend
 from enginebay.gateway.app import Gateway, build_app
+from enginebay.gateway.bounds import Bounds
 from enginebay.gateway.capture import TrafficCapture
-from enginebay.gateway.limits import Limits
 
 
 def app_from_config(
@@ -19,5 +19,5 @@ def app_from_config(
     capture: TrafficCapture | None = None,
 ) -> Gateway:
     """name: of a backend in the config, else the config's own. Raises ConfigError or PluginError."""
-    limits = Limits(max_body_bytes=config.server.max_body_bytes, write_timeout_s=config.server.write_timeout_s)
-    return build_app(configured_backend(config, name), limits=limits, log=log, capture=capture)
+    bounds = Bounds(max_body_bytes=config.server.max_body_bytes, write_timeout_s=config.server.write_timeout_s)
+    return build_app(configured_backend(config, name), bounds=bounds, log=log, capture=capture)

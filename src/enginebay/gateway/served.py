@@ -10,8 +10,8 @@ from structlog.typing import FilteringBoundLogger
 
 from enginebay.clock import Clock
 from enginebay.errors import UnknownModel
+from enginebay.gateway.bounds import Bounds
 from enginebay.gateway.lifecycle import BackendLife
-from enginebay.gateway.limits import Limits
 from enginebay.monitoring import InstrumentedBackend
 from enginebay.types import Feature
 from enginebay.wire.openai_to_request import Target
@@ -22,7 +22,7 @@ class Served:
     backend: InstrumentedBackend
     life: BackendLife
     model_name: str
-    limits: Limits
+    bounds: Bounds
     log: FilteringBoundLogger
     clock: Clock
     """The backend's."""
@@ -36,7 +36,7 @@ class Served:
 
     @property
     def target(self) -> Target:
-        return Target(info=self.backend.info, max_choices=self.limits.max_choices)
+        return Target(info=self.backend.info, max_choices=self.bounds.max_choices)
 
     @property
     def counts_tokens(self) -> bool:

@@ -37,6 +37,10 @@ TABLE: Mapping[type[errors.EngineBayError], WireForm] = {
     errors.ContextTooLong: WireForm(400, INVALID, "context_length_exceeded"),
     errors.UnsupportedFeature: WireForm(400, INVALID, "unsupported_feature"),
     errors.DeadlineExceeded: WireForm(408, "timeout_error", "deadline_exceeded"),
+    errors.AuthenticationFailed: WireForm(401, "authentication_error", "invalid_api_key"),
+    errors.PermissionDenied: WireForm(403, "permission_error", "permission_denied"),
+    errors.RateLimited: WireForm(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.BudgetExceeded: WireForm(429, "insufficient_quota", "insufficient_quota"),
     errors.BackendError: WireForm(500, SERVER, "backend_error"),
     errors.NotStarted: WireForm(503, "service_unavailable_error", "not_ready"),
     errors.StartFailed: WireForm(503, "service_unavailable_error", "start_failed"),
@@ -49,7 +53,14 @@ TABLE: Mapping[type[errors.EngineBayError], WireForm] = {
     errors.UpstreamError: WireForm(502, SERVER, "upstream_error"),
     errors.EngineBayError: WireForm(500, SERVER, "internal_error"),
 }
-CLASS_OF_CODE = {form.code: cls for cls, form in TABLE.items()}
+_ABOUT_OUR_CLIENTS = (
+    errors.AuthenticationFailed,
+    errors.PermissionDenied,
+    errors.RateLimited,
+    errors.BudgetExceeded,
+)
+"""Said of a client of ours. From a server behind us the same codes speak of our own key, which is no client's fault."""
+CLASS_OF_CODE = {form.code: cls for cls, form in TABLE.items() if cls not in _ABOUT_OUR_CLIENTS}
 DEFAULT_RETRY_AFTER_S = 1.0
 
 
@@ -96,8 +107,10 @@ def public_message(error: BaseException) -> str:
 
 
 def error_headers(error: BaseException) -> list[tuple[bytes, bytes]]:
-    """`retry-after` in whole seconds, rounded up, for overload."""
-    if not isinstance(error, errors.BackendOverloaded):
+    """`retry-after` in whole seconds, rounded up, for overload and rate limits; how to authenticate for a 401."""
+    if isinstance(error, errors.AuthenticationFailed):
+        return [(b"www-authenticate", b"Bearer")]
+    if not isinstance(error, errors.BackendOverloaded | errors.RateLimited):
         return []
     seconds = error.retry_after_s if error.retry_after_s is not None else DEFAULT_RETRY_AFTER_S
     return [(b"retry-after", b"%d" % max(1, math.ceil(seconds)))]

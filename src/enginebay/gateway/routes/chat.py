@@ -50,7 +50,7 @@ async def _rest_of_context(served: Served, prompt: Chat, truncate_prompt_tokens:
     """Without a way to count the prompt's tokens the configured default stands in."""
     limit = served.backend.info.max_model_len
     if limit is None or not served.counts_tokens:
-        return served.limits.default_max_tokens
+        return served.bounds.default_max_tokens
     num_tokens = len(await served.backend.count_tokens(prompt))
     if truncate_prompt_tokens is not None and truncate_prompt_tokens > 0:
         num_tokens = min(num_tokens, truncate_prompt_tokens)

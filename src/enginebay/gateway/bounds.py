@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Bounds:
     max_body_bytes: int = 2**20
     read_timeout_s: float = 30.0
     """For the whole body to arrive."""
