@@ -34,6 +34,7 @@ EngineBayError
 │   ├── EngineDied               the engine went away with requests in flight
 │   ├── EngineStepFailed         one step failed; the engine goes on
 │   └── UpstreamError            the engine answered with an error of its own
+├── StoreUnavailable             the gateway's database or Redis cannot be reached or used
 ├── StreamContractViolated       an adapter broke the stream rules: a bug in the adapter
 └── LoadTestError                a plan, workload or result file is unusable
     ├── NotComparable            two results that nothing can be concluded from
@@ -288,6 +289,10 @@ class UpstreamError(BackendError):
     def __init__(self, message: str, *, backend: str | None = None, status: int | None = None) -> None:
         self.status = status
         super().__init__(message, backend=backend)
+
+
+class StoreUnavailable(EngineBayError):
+    pass
 
 
 class StreamContractViolated(EngineBayError):

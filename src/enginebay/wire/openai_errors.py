@@ -51,6 +51,7 @@ TABLE: Mapping[type[errors.EngineBayError], WireForm] = {
     errors.EngineDied: WireForm(502, SERVER, "engine_died"),
     errors.EngineStepFailed: WireForm(500, SERVER, "engine_step_failed"),
     errors.UpstreamError: WireForm(502, SERVER, "upstream_error"),
+    errors.StoreUnavailable: WireForm(503, "service_unavailable_error", "store_unavailable"),
     errors.EngineBayError: WireForm(500, SERVER, "internal_error"),
 }
 _ABOUT_OUR_CLIENTS = (
@@ -193,7 +194,7 @@ def _build(
         return errors.BackendOverloaded(message, backend=backend, retry_after_s=_retry_after_s(headers))
     if cls is errors.UpstreamError or cls is errors.BackendError or cls is errors.EngineBayError:
         return errors.UpstreamError(f"{message} (HTTP {status})", backend=backend, status=status)
-    if cls is errors.NotStarted or cls is errors.StartFailed:
+    if cls in (errors.NotStarted, errors.StartFailed, errors.StoreUnavailable):
         return errors.BackendUnavailable(message, backend=backend)
     if issubclass(cls, errors.BackendError):
         return cls(message, backend=backend)
