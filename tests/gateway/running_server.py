@@ -67,7 +67,7 @@ class RunningServer:
         serving = asyncio.create_task(self._server.serve(sockets=[self.listener]))
         await self._server.is_listening.wait()
         if self.backend.may_start.is_set():
-            await self.app.served.life.wait_until_ready()
+            await self.app.served.models.wait_until_ready()
         self._is_up.set()
         await serving
 

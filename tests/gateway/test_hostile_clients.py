@@ -17,7 +17,7 @@ def others_are_still_served(server: RunningServer) -> None:
     status, answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})
     assert (status, answer["choices"][0]["text"]) == (200, "w0 ")
     server.wait_until(lambda: server.backend.num_running == 0)
-    assert server.app.served.backend.metrics.num_in_flight == 0
+    assert server.app.served.models.backend.metrics.num_in_flight == 0
 
 
 def refused(server: RunningServer, body: bytes, path: str = "/v1/completions", **headers: str) -> tuple[int, dict]:
@@ -184,7 +184,7 @@ def test_a_client_that_vanishes_in_the_middle_frees_the_engine(server: RunningSe
             received += connection.recv(65536)
     server.wait_until(lambda: server.backend.num_running == 0)
     assert server.backend.num_cancelled == num_cancelled + n
-    assert server.app.served.backend.metrics.num_requests_by_outcome["cancelled"] >= n
+    assert server.app.served.models.backend.metrics.num_requests_by_outcome["cancelled"] >= n
 
 
 def test_a_client_that_vanishes_while_it_sends_its_body_leaves_nothing(server: RunningServer) -> None:
@@ -194,7 +194,7 @@ def test_a_client_that_vanishes_while_it_sends_its_body_leaves_nothing(server: R
         reset(connection)
     while "client gone" not in server.log.getvalue()[logged:]:
         assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
-    assert server.app.served.backend.metrics.num_in_flight == 0
+    assert server.app.served.models.backend.metrics.num_in_flight == 0
     assert server.backend.num_running == 0
 
 
@@ -214,7 +214,7 @@ def test_a_slow_reader_holds_the_engine_back_and_is_cut_off() -> None:
                 received += piece
             assert received.startswith(b"HTTP/1.1 200 OK")
             assert b"[DONE]" not in received
-        assert server.app.served.backend.metrics.num_in_flight == 0
+        assert server.app.served.models.backend.metrics.num_in_flight == 0
         assert "reads too slowly" in server.log.getvalue()
 
 

@@ -125,11 +125,11 @@ class Serving:
 
     async def _announce(self, server: _Server) -> None:
         """Print the one line that scripts wait for, then watch. Raises StartFailed and its like, later EngineDied."""
-        life = self.gateway.served.life
+        models = self.gateway.served.models
         await server.is_listening.wait()
-        await life.wait_until_ready()
-        print(f"ready: {_url(self.listener)} serves {self.gateway.served.model_name}", flush=True)
-        reason = await life.wait_until_dead()
+        await models.wait_until_ready()
+        print(f"ready: {_url(self.listener)} serves {', '.join(models.names())}", flush=True)
+        reason = await models.wait_until_dead()
         raise EngineDied(f"the backend is dead, so the server ends: {reason}; start it again")
 
 

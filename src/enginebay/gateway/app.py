@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from secrets import token_hex
+from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -15,7 +16,8 @@ from enginebay.errors import ShuttingDown
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send
 from enginebay.gateway.body import ClientGone
 from enginebay.gateway.bounds import Bounds
-from enginebay.gateway.capture import TrafficCapture
+from enginebay.gateway.capture import CaptureLife, TrafficCapture
+from enginebay.gateway.doorkeeper import INFERENCE, METRICS, OpenDoor
 from enginebay.gateway.exchange import Exchange
 from enginebay.gateway.failures import (
     ErrorForm,
@@ -26,8 +28,10 @@ from enginebay.gateway.failures import (
     respond_error,
     respond_shutdown,
 )
+from enginebay.gateway.hooks import GatewayHook, Hooks
 from enginebay.gateway.lifecycle import BackendLife
 from enginebay.gateway.logs import make_logger
+from enginebay.gateway.models.one_backend import OneBackend
 from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.routes.chat import create_chat_completion
 from enginebay.gateway.routes.completions import create_completion
@@ -48,20 +52,23 @@ class Route:
     methods: tuple[str, ...]
     handler: Handler
     error_form: ErrorForm = openai_form
+    scope: str | None = INFERENCE
+    """What a client must be allowed to; None is open to everyone, also without a key."""
 
 
+READING = ("GET", "HEAD")
 ROUTES: Mapping[str, Route] = {
     "/v1/completions": Route(("POST",), create_completion),
     "/v1/chat/completions": Route(("POST",), create_chat_completion),
-    "/v1/models": Route(("GET", "HEAD"), list_models),
+    "/v1/models": Route(READING, list_models),
     "/tokenize": Route(("POST",), tokenize),
     "/generate": Route(("POST", "GET"), generate, detail_form),
-    "/health": Route(("GET", "HEAD"), health, detail_form),
-    "/health/ready": Route(("GET", "HEAD"), health, detail_form),
-    "/health/live": Route(("GET", "HEAD"), live, detail_form),
-    "/metrics": Route(("GET", "HEAD"), metrics, detail_form),
+    "/health": Route(READING, health, detail_form, scope=None),
+    "/health/ready": Route(READING, health, detail_form, scope=None),
+    "/health/live": Route(READING, live, detail_form, scope=None),
+    "/metrics": Route(READING, metrics, detail_form, scope=METRICS),
 }
-ONE_MODEL = Route(("GET", "HEAD"), retrieve_model)
+ONE_MODEL = Route(READING, retrieve_model)
 
 
 def build_app(
@@ -73,33 +80,55 @@ def build_app(
     log: FilteringBoundLogger | None = None,
     replica: str = "0",
     capture: TrafficCapture | None = None,
+    hooks: Sequence[GatewayHook] = (),
 ) -> Gateway:
     """Serve one backend, not started yet: the application starts it in the background and closes it at the end.
 
     served_name: the name that clients use, else the backend's model. A guarded backend (`get_backend`) is expected.
     capture: where the traffic is written without its texts.
     """
-    log = log or make_logger()
+    log, clock = log or make_logger(), clock or MonotonicClock()
+    joined_hooks = Hooks(hooks, log)
+    instrumented = instrument(backend, clock=clock, replica=replica, observer=capture)
+    model = OneBackend(
+        instrumented,
+        BackendLife(backend, log, clock=clock),
+        name=served_name or backend.info.model,
+        replica=replica,
+        hooks=joined_hooks,
+        clock=clock,
+    )
+    open_requests = OpenRequests()
     served = Served(
-        backend=instrument(backend, clock=clock, replica=replica, observer=capture),
-        life=BackendLife(backend, log, clock=clock),
-        model_name=served_name or backend.info.model,
+        models=model,
+        door=OpenDoor(),
+        hooks=joined_hooks,
         bounds=bounds or Bounds(),
         log=log,
-        clock=clock or MonotonicClock(),
+        clock=clock,
+        is_ending=lambda: open_requests.has_ended,
     )
-    return Gateway(served, capture)
+    parts = () if capture is None else (CaptureLife(capture, instrumented),)
+    return Gateway(served, open_requests, parts)
+
+
+class Part(Protocol):
+    """What lives as long as the server does: the models begin first and end last."""
+
+    async def begin(self) -> None: ...
+
+    async def end(self) -> None: ...
 
 
 class Gateway:
     """The ASGI callable."""
 
-    def __init__(self, served: Served, capture: TrafficCapture | None = None) -> None:
+    def __init__(self, served: Served, open_requests: OpenRequests, parts: Sequence[Part] = ()) -> None:
         self.served = served
-        self._capture = capture
+        self._parts = parts
         self._id_prefix = token_hex(8)
         self._serials = count()
-        self._open_requests = OpenRequests()
+        self._open_requests = open_requests
 
     def end_open_requests(self) -> None:
         """Answer what is in flight with ShuttingDown: streams as an event, others with 503. For a server that ends."""
@@ -132,6 +161,8 @@ class Gateway:
             return
         try:
             with self._open_requests:
+                if route.scope is not None:
+                    exchange.client = await self.served.door.let_in(exchange, route.scope)
                 await route.handler(self.served, exchange)
         except ShuttingDown as error:
             await respond_shutdown(exchange, error, form=route.error_form, log=self.served.log)
@@ -144,17 +175,17 @@ class Gateway:
         return ROUTES.get(path) or (ONE_MODEL if path.startswith("/v1/models/") else None)
 
     def _base_headers(self) -> Headers:
-        return [(SIMULATED_HEADER.encode(), b"1")] if self.served.backend.info.simulated else []
+        return [(SIMULATED_HEADER.encode(), b"1")] if self.served.models.is_simulated else []
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """The backend starts beside the server: it answers /health from the first moment."""
+        """The backends start beside the server: it answers /health from the first moment."""
         await receive()
-        self.served.life.begin()
-        if self._capture is not None:
-            self._capture.begin(self.served.backend)
+        self.served.models.begin()
+        for part in self._parts:
+            await part.begin()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        if self._capture is not None:
-            await self._capture.end()  # before the backend, which tells the tokens of what is not written yet
-        await self.served.life.end()
+        for part in reversed(self._parts):
+            await part.end()
+        await self.served.models.end()
         await send({"type": "lifespan.shutdown.complete"})

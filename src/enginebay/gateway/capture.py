@@ -130,3 +130,17 @@ class TrafficCapture:
         self.num_lost += 1
         if self.num_lost == 1:
             self._log.warning("a request is missing from the capture, perhaps more will be", why=why)
+
+
+class CaptureLife:
+    """A capture's begin and end with those of its server."""
+
+    def __init__(self, capture: TrafficCapture, backend: InstrumentedBackend) -> None:
+        self._capture, self._backend = capture, backend
+
+    async def begin(self) -> None:
+        self._capture.begin(self._backend)
+
+    async def end(self) -> None:
+        """Before the backend ends, which tells the tokens of what is not written yet."""
+        await self._capture.end()

@@ -13,7 +13,10 @@ INFERENCE, METRICS = "inference", "metrics"
 
 class Doorkeeper(Protocol):
     async def let_in(self, exchange: Exchange, scope: str) -> Client:
-        """Before the body is read. Raises AuthenticationFailed, PermissionDenied or RateLimited."""
+        """Who asks; `exchange.client` has only its address yet. Before the body is read.
+
+        Raises AuthenticationFailed, PermissionDenied or RateLimited.
+        """
         ...
 
 
@@ -21,4 +24,4 @@ class OpenDoor:
     """Everyone who can connect may do everything."""
 
     async def let_in(self, exchange: Exchange, scope: str) -> Client:
-        return Client(address=exchange.address)
+        return exchange.client

@@ -9,6 +9,7 @@ from types import TracebackType
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send, abort_connection
 from enginebay.gateway.body import ClientGone, read_body
 from enginebay.gateway.bounds import Bounds
+from enginebay.gateway.call import Client
 
 JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 EVENT_STREAM_HEADERS: Headers = [
@@ -23,7 +24,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Exchange:
     """request_id: the client's `x-request-id` where it is sound, else ours; it goes back in every answer.
 
-    arrived_at: of the backend's clock, before anything was read of the body.
+    arrived_at: of the backend's clock, before anything was read of the body. client: who asks; until the door has let
+    it in, only its address.
     """
 
     __slots__ = (
@@ -32,9 +34,11 @@ class Exchange:
         "_receive",
         "_send",
         "arrived_at",
+        "client",
         "has_begun",
         "has_ended",
         "is_writing",
+        "num_body_bytes",
         "num_writes",
         "request_id",
         "scope",
@@ -62,6 +66,9 @@ class Exchange:
         self.why_gone = "disconnected"
         self.is_writing = False
         self.num_writes = 0
+        self.num_body_bytes = 0
+        peer = scope.get("client")
+        self.client = Client(address=peer[0] if peer else "")
 
     @property
     def path(self) -> str:
@@ -81,9 +88,11 @@ class Exchange:
     async def body(self) -> bytes:
         """Raises BodyTooLarge, DeadlineExceeded, InvalidRequest, or ClientGone."""
         bounds = self._bounds
-        return await read_body(
+        data = await read_body(
             self.header, self._receive, max_bytes=bounds.max_body_bytes, timeout_s=bounds.read_timeout_s
         )
+        self.num_body_bytes = len(data)
+        return data
 
     async def respond(self, status: int, body: bytes, headers: Headers) -> None:
         """A whole answer at once. Raises ClientGone."""

@@ -122,5 +122,4 @@ class Passage:
     ) -> None:
         if error is not None:
             self.fail(error)
-        else:
-            self.finish()
+        assert self._has_ended, "an answer was complete, and nobody said so"
