@@ -89,6 +89,12 @@ def get(app: Gateway, path: str, **others: Any) -> AsgiExchange:
     return AsgiExchange(app, "GET", path, **others)
 
 
+async def settle() -> None:
+    """Until what can run in this loop has run."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def living(app: Gateway, *, waits_until_ready: bool = True) -> AsyncGenerator[Gateway, None]:
     """The application between its start and its end."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from asgi_client import AsgiExchange, living, post
+from asgi_client import AsgiExchange, living, post, settle
 
 from enginebay.errors import BackendOverloaded, EngineDied, RateLimited, RequestError
 from enginebay.gateway.app import Gateway, build_app
@@ -142,8 +142,8 @@ def test_a_client_that_leaves_before_the_first_byte_is_cancelled(stream: bool) -
 
     async def test(app: Gateway, backend: FakeBackend) -> None:
         exchange = post(app, "/v1/completions", {**FIELDS, "stream": stream})
-        while not backend.num_live_streams:
-            await asyncio.sleep(0)
+        await settle()
+        assert backend.num_live_streams == 1
         exchange.leave()
         await exchange.task
         assert exchange.messages == []
@@ -177,8 +177,8 @@ def test_a_client_that_leaves_while_it_waits_to_be_admitted_is_cancelled() -> No
 
     async def test(app: Gateway, backend: FakeBackend) -> None:
         exchange = post(app, "/v1/completions", FIELDS)
-        while not waiting.calls:
-            await asyncio.sleep(0)
+        await settle()
+        assert waiting.calls
         exchange.leave()
         await exchange.task
         assert backend.requests == []

@@ -33,7 +33,7 @@ class ModelConfig(BaseModel):
     )
     default_max_tokens: Annotated[int, Field(ge=1)] = Field(
         default=1024,
-        description="Output tokens of a request that names no max_tokens, at most the rest of the context.",
+        description="Output tokens where a request names no max_tokens; at most the rest of the context.",
     )
     fallbacks: Annotated[tuple[Text, ...], Field(strict=False)] = Field(
         default=(), description="Other models of this map that answer, in this order, where no replica of this one can."
