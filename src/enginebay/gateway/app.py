@@ -35,6 +35,7 @@ from enginebay.gateway.models.one_backend import OneBackend
 from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.routes.chat import create_chat_completion
 from enginebay.gateway.routes.completions import create_completion
+from enginebay.gateway.routes.documents import docs, openapi
 from enginebay.gateway.routes.generate import generate
 from enginebay.gateway.routes.health import health, live
 from enginebay.gateway.routes.metrics import metrics
@@ -67,6 +68,8 @@ ROUTES: Mapping[str, Route] = {
     "/health/ready": Route(READING, health, detail_form, scope=None),
     "/health/live": Route(READING, live, detail_form, scope=None),
     "/metrics": Route(READING, metrics, detail_form, scope=METRICS),
+    "/openapi.json": Route(READING, openapi, scope=None),
+    "/docs": Route(READING, docs, scope=None),
 }
 ONE_MODEL = Route(READING, retrieve_model)
 
