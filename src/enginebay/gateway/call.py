@@ -25,6 +25,8 @@ class Client:
     scopes: frozenset[str] = frozenset()
     models: frozenset[str] | None = None
     """Aliases that it may use; None is all of them."""
+    tier: str = ""
+    """Which of the limits' tiers; empty is the one for all."""
 
 
 @dataclass(slots=True)
