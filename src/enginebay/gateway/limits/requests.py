@@ -1,0 +1,106 @@
+"""Limits of requests, before a body is read. Moving windows: in no interval of that length is one more let in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
+from limits.aio.storage import RedisStorage, Storage
+from limits.aio.strategies import MovingWindowRateLimiter
+from redis.exceptions import RedisError
+
+from enginebay.clock import Clock
+from enginebay.config.gateway_limits import LimitsConfig, LimitSet
+from enginebay.errors import RateLimited, StoreUnavailable
+from enginebay.gateway.call import Client
+from enginebay.gateway.limits.request_entries import RequestEntries
+
+DEFAULT_FAILURES_PER_MINUTE = 60
+_LEAST_RETRY_AFTER_S = 0.001
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStore:
+    storage: Storage
+    now: Callable[[], float]
+    """The clock of its instants."""
+
+    @classmethod
+    def in_memory(cls, clock: Clock) -> RequestStore:
+        return cls(RequestEntries(clock=clock), clock.now)
+
+    @classmethod
+    def in_redis(cls, url: str) -> RequestStore:
+        """Its clock is each gateway's own wall clock, so these must be kept together."""
+        storage = RedisStorage(f"async+{url}", implementation="redispy", key_prefix="enginebay:requests")
+        return cls(storage, time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    item: RateLimitItem
+    words: str
+
+
+class RequestLimits:
+    """Of addresses, of keys, and of wrong keys. Each method raises RateLimited or StoreUnavailable."""
+
+    def __init__(
+        self, config: LimitsConfig, store: RequestStore, *, failures_per_minute: int = DEFAULT_FAILURES_PER_MINUTE
+    ) -> None:
+        self._limiter, self._now = MovingWindowRateLimiter(store.storage), store.now
+        self._of_address = _windows(config.address, "address")
+        self._of_key = _windows(config.key, "key")
+        self._of_tier: Mapping[str, Sequence[_Window]] = {
+            name: _windows(tier, "key") for name, tier in config.tiers.items()
+        }
+        self._failures = RateLimitItemPerMinute(failures_per_minute, namespace="failures")
+
+    async def demand_for_address(self, address: str) -> None:
+        await self._demand(self._of_address, address, "this address")
+
+    async def demand_for_key(self, client: Client) -> None:
+        if client.key_id is not None:
+            await self._demand(self._of_tier.get(client.tier, self._of_key), client.key_id, "this API key")
+
+    async def demand_few_failures(self, address: str) -> None:
+        if not await _reached(self._limiter.test(self._failures, address)):
+            raise RateLimited(
+                "too many requests with a wrong API key came from this address: correct the key",
+                retry_after_s=await self._room_after_s(self._failures, address),
+            )
+
+    async def count_failure(self, address: str) -> None:
+        await _reached(self._limiter.hit(self._failures, address))
+
+    async def _demand(self, windows: Sequence[_Window], subject: str, who: str) -> None:
+        for window in windows:
+            if not await _reached(self._limiter.hit(window.item, subject)):
+                retry_after_s = await self._room_after_s(window.item, subject)
+                raise RateLimited(
+                    f"{who} may send {window.words}: try again in {retry_after_s:.3g} s", retry_after_s=retry_after_s
+                )
+
+    async def _room_after_s(self, item: RateLimitItem, subject: str) -> float:
+        stats = await _reached(self._limiter.get_window_stats(item, subject))
+        return max(_LEAST_RETRY_AFTER_S, stats.reset_time - self._now())
+
+
+def _windows(limits: LimitSet, namespace: str) -> Sequence[_Window]:
+    windows: list[_Window] = []
+    if (num := limits.requests_per_second) is not None:
+        windows.append(_Window(RateLimitItemPerSecond(num, namespace=namespace), f"{num} requests a second"))
+    if (num := limits.requests_per_minute) is not None:
+        windows.append(_Window(RateLimitItemPerMinute(num, namespace=namespace), f"{num} requests a minute"))
+    return windows
+
+
+async def _reached(answer: Awaitable[T]) -> T:
+    try:
+        return await answer
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(f"Redis cannot be used for limits: {error}; is it running?") from error

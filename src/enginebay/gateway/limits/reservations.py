@@ -1,0 +1,86 @@
+"""Reserve before, settle after: the words that every kept account shares, in memory or in Redis.
+
+An account counts what is held by running requests and what was used by those that ended within the window:
+
+    held + used + asked <= limit, or the request is refused
+
+What a request holds is at least what it will use, and counts from before its first token until a window after its
+last. So in no interval as long as the window is more used than the limit, whatever runs beside each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Measure = Literal["tokens", "requests", "cost_nano"]
+NUM_SLOTS = 60
+"""Of a window: what was used drops out of it a slot at a time, at most one slot late and never early."""
+FOR_EVER = math.inf
+RETENTION_S = 32 * 86_400
+"""How long an account whose window never ends is kept after its last use: it is of one day or one month."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How much of one thing one subject may have."""
+
+    subject: str
+    """Who, and in which period where there is one."""
+    what: str
+    """In words: `tokens a minute`."""
+    measure: Measure
+    limit: int
+    window_s: float
+    """0: only what is held counts. FOR_EVER: what was used never drops out; then the subject names the period."""
+
+    @property
+    def account(self) -> str:
+        return f"{self.subject}:{self.measure}:{self.window_s:g}"
+
+    @property
+    def retention_s(self) -> float:
+        return RETENTION_S if self.window_s == FOR_EVER else self.window_s * (1 + 1 / NUM_SLOTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    allowance: Allowance
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """All demands of one request: granted together or not at all."""
+
+    hold_id: str
+    """Never used twice, by no gateway."""
+    demands: Sequence[Demand]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    demand: Demand
+    """The first that did not fit."""
+    num_taken: int
+    """Held and used."""
+    retry_after_s: float | None
+    """When enough of what was used has dropped out; None where that depends on what is held."""
+
+
+class Reservations(Protocol):
+    async def reserve(self, hold: Hold) -> Refusal | None:
+        """Nothing is held after a refusal. Raises StoreUnavailable."""
+        ...
+
+    def settle(self, hold: Hold, used: Sequence[int]) -> None:
+        """used: of each demand, in its order. Does nothing for a hold that was never granted, or is settled already."""
+        ...
+
+    async def seed(self, allowance: Allowance, used: int) -> None:
+        """What an account that nobody has used yet begins with; does nothing for any other. Raises StoreUnavailable."""
+        ...
+
+    async def aclose(self) -> None: ...
