@@ -38,6 +38,8 @@ class Attempt:
     error: EngineBayError | None = None
     num_tokens: int = 0
     """Received from this replica."""
+    resumed: Literal["exact", "approximate"] | None = None
+    """Where it went on in the middle of an answer: whether the rest is what the first replica would have said."""
 
 
 @dataclass(slots=True, kw_only=True)
