@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, model_validator
+from collections.abc import Iterator
 
+from pydantic import Field, model_validator
+
+from enginebay.config.gateway_access import AccessConfig
+from enginebay.config.gateway_ledger import LedgerConfig
+from enginebay.config.gateway_limits import KeyLimitSet, LimitsConfig
 from enginebay.config.gateway_models import STRICT, ModelConfig
-from enginebay.config.secret import ReadOnlyMap
+from enginebay.config.gateway_pool import PoolConfig
+from enginebay.config.secret import ReadOnlyMap, Text
 
 
-class GatewayConfig(BaseModel):
+class GatewayConfig(PoolConfig):
+    """Models, and whoever may ask them for what; a part that is left out is off."""
+
     model_config = STRICT
 
     models: ReadOnlyMap[ModelConfig] = Field(min_length=1, description="Models by the names that clients use.")
+    access: AccessConfig | None = Field(
+        default=None, description="Ask for API keys; left out, only this machine is served."
+    )
+    limits: LimitsConfig | None = Field(default=None, description="What each key and each address may have.")
+    ledger: LedgerConfig | None = Field(default=None, description="Keep an entry for each call, with its cost.")
+    database: Text = Field(
+        default="sqlite:///enginebay.db",
+        description="Of keys and ledger: sqlite:///FILE, or postgresql://... that several gateways share.",
+    )
     reload_on_change: bool = Field(
         default=True, description="Read this file anew when it changes; SIGHUP does so in any case."
     )
@@ -24,3 +41,35 @@ class GatewayConfig(BaseModel):
                     others = ", ".join(other for other in self.models if other != name) or "none"
                     raise ValueError(f"models.{name}.fallbacks: {fallback!r} is no other model; others: {others}")
         return self
+
+    @model_validator(mode="after")
+    def _limits_have_what_they_count(self) -> GatewayConfig:
+        """Nothing that was limited is served without its limit."""
+        if self.limits is None:
+            return self
+        if self.access is None and (self.limits.tiers or self.limits.key != KeyLimitSet()):
+            raise ValueError("limits.key and limits.tiers need access: without keys there are only addresses")
+        if self.ledger is None and any(limit_set.budget is not None for limit_set in self._key_limits()):
+            raise ValueError("a budget needs ledger: its prices say what a call costs")
+        return self
+
+    def _key_limits(self) -> Iterator[KeyLimitSet]:
+        if self.limits is not None:
+            yield self.limits.key
+            yield from self.limits.tiers.values()
+
+    @property
+    def has_budgets(self) -> bool:
+        return any(limit_set.budget is not None for limit_set in self._key_limits())
+
+    @property
+    def has_token_limits(self) -> bool:
+        """Whether it matters how long a prompt is before it is answered."""
+        if self.limits is None:
+            return False
+        every = (self.limits.address, *self._key_limits())
+        return self.has_budgets or any(limits.tokens_per_minute or limits.tokens_per_day for limits in every)
+
+    @property
+    def needs_database(self) -> bool:
+        return self.access is not None or self.ledger is not None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from enginebay import __version__
-from enginebay.wire.deadline_header import DEADLINE_HEADER
+from enginebay.quantities import SIMULATED_HEADER
+from enginebay.wire.deadline_header import DEADLINE_HEADER, MAX_DEADLINE_MS
 from enginebay.wire.openai_errors import TABLE
 from enginebay.wire.openai_responses import encode
 from enginebay.wire.openai_schemas import REFERENCE, Schema, components
@@ -29,18 +30,12 @@ _TOKENS: Schema = {
         "token_strs": {"type": "null"},
     },
 }
-_REQUEST_ID: Schema = {
-    "name": "x-request-id",
-    "in": "header",
-    "description": "Comes back in the answer, goes to the engine, stands in the log; made where none is sent.",
-    "schema": {"type": "string"},
-}
-_DEADLINE: Schema = {
-    "name": DEADLINE_HEADER,
-    "in": "header",
-    "description": "Milliseconds that the whole answer may take, from the arrival of the request.",
-    "schema": {"type": "string"},
-}
+_DESCRIPTION = (
+    "An OpenAI-compatible API in front of engines that serve language models. Every route takes the header "
+    "`x-request-id`: it comes back in the answer, goes to the engine and stands in the log; one is made where none is "
+    f"sent. Routes that generate take `{DEADLINE_HEADER}`: milliseconds that the whole answer may take, from the "
+    f"arrival of the request, 1 to {MAX_DEADLINE_MS}. Answers that are made up carry `{SIMULATED_HEADER}: 1`."
+)
 
 
 @cache
@@ -54,7 +49,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "EngineBay",
             "version": __version__,
-            "description": "An OpenAI-compatible API in front of engines that serve language models.",
+            "description": _DESCRIPTION,
         },
         "paths": _paths(),
         "components": {
@@ -66,23 +61,20 @@ def document() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    asked: tuple[Schema, ...] = (_REQUEST_ID, _DEADLINE)
     chat, text, said = _answer("ChatResponse", streams=True), _answer("CompletionResponse", streams=True), _said()
     model = _parameter("model", "path", {"type": "string"})
     query = _query_of("GenerateBody")
     return {
-        "/v1/chat/completions": {"post": _operation("Answer a conversation", chat, body="ChatBody", asked=asked)},
-        "/v1/completions": {"post": _operation("Continue a text", text, body="CompletionBody", asked=asked)},
+        "/v1/chat/completions": {"post": _operation("Answer a conversation", chat, body="ChatBody")},
+        "/v1/completions": {"post": _operation("Continue a text", text, body="CompletionBody")},
         "/v1/models": {"get": _operation("The models that this client may use", _answer("ModelList"))},
-        "/v1/models/{model}": {"get": _operation("One model", _answer("ModelEntry"), asked=(model,))},
+        "/v1/models/{model}": {"get": _operation("One model", _answer("ModelEntry"), parameters=[model])},
         "/tokenize": {
             "post": _operation("Token ids as the engine would see them", _content(_TOKENS), body="TokenizeBody")
         },
         "/generate": {
-            "post": _operation(
-                "A prompt in, its continuation out", _said(), body="GenerateBody", detail=True, asked=asked
-            ),
-            "get": _operation("The same with query parameters", said, detail=True, asked=(*query, *asked)),
+            "post": _operation("A prompt in, its continuation out", _said(), body="GenerateBody", detail=True),
+            "get": _operation("The same with query parameters", said, detail=True, parameters=query),
         },
         "/health": {"get": _health("Whether requests are served as they should be")},
         "/health/ready": {"get": _health("The same")},
@@ -101,13 +93,13 @@ def _operation(
     *,
     body: str | None = None,
     detail: bool = False,
-    asked: tuple[Schema, ...] = (_REQUEST_ID,),
+    parameters: Sequence[Schema] = (),
 ) -> Schema:
     """detail: whether errors have the form `{"detail": ...}` in place of OpenAI's."""
     error = _content(_DETAIL if detail else _reference("ErrorBody"))
     operation: Schema = {
         "summary": summary,
-        "parameters": list(asked),
+        "parameters": list(parameters),
         "responses": {
             "200": {"description": "The answer", **answer},
             **{str(status): {"description": text, **error} for status, text in _error_statuses().items()},
