@@ -38,6 +38,7 @@ _COMMANDS = {
     "compare": ("compare:compare", "Compare two results of bench."),
     "plan": ("plan:plan", "Show what each setting becomes for a backend, and the command that would start it."),
     "backends": ("backends:backends", "List the installed backends."),
+    "costs": ("costs:show_costs", "Show what calls through the gateway used and cost."),
     "simulate": ("simulate:simulate", "Play an engine without one: its protocol, metrics, flags and faults."),
     "doctor": ("doctor:doctor", "Look at this machine and say what is missing."),
 }
@@ -59,9 +60,10 @@ _GROUPS = {
     ),
 }
 _EXTRAS = {
-    "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "matplotlib": "picture",
-    "openai": "openai", "plotly": "report", "safetensors": "models", "structlog": "gateway", "tokenizers": "models",
-    "torch": "engine", "uvicorn": "gateway",
+    "alembic": "ledger", "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "matplotlib": "picture",
+    "openai": "openai", "plotly": "report", "psycopg": "postgres", "safetensors": "models", "sqlalchemy": "ledger",
+    "structlog": "gateway", "tokenizers": "models", "torch": "engine", "uvicorn": "gateway",
+    "watchfiles": "gateway", "limits": "limits", "redis": "limits",
 }  # fmt: skip
 
 

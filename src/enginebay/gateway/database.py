@@ -35,14 +35,17 @@ metadata = sa.MetaData(
 """All tables of the gateway; a migration for each change of them stands in `migrations/versions`."""
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str, *, must_exist: bool = False) -> Database:
     """Connect, and bring the tables to this version. Blocks: on an event loop, call it in a thread.
 
     url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user:password@host/name`.
-    Raises ConfigError for a URL that cannot be used, StoreUnavailable for a database that cannot be reached.
+    must_exist: make no new file. Raises ConfigError for a URL that cannot be used, StoreUnavailable for a database that
+    cannot be reached.
     """
     parsed = _parse(url)
     if parsed.drivername == "sqlite":
+        if must_exist and not Path(parsed.database or "").is_file():
+            raise ConfigError(f"there is no database {parsed.database}", expected="the database of a gateway")
         _make_private(parsed)
     database = Database(_engine(parsed), parsed.render_as_string(hide_password=True))
     try:

@@ -26,11 +26,15 @@ class Ledger:
         self, config: LedgerConfig, connect: Callable[[], Database], *, log: FilteringBoundLogger, clock: Clock
     ) -> None:
         """connect: opens a database for the ledger alone, in its thread. Raises ConfigError."""
-        journal = Journal(Path(config.journal))
+        self._journal = journal = Journal(Path(config.journal))
         self.prices = prices_of(config)
         self.hook = LedgerHook(journal, self.prices)
         self._writer = LedgerWriter(journal, connect, log=log, clock=clock)
         self.collector: Collector = LedgerCollector(journal, self._writer)
+
+    def hook_for(self, config: LedgerConfig) -> LedgerHook:
+        """Another with the prices of this config; into the same journal."""
+        return LedgerHook(self._journal, prices_of(config))
 
     async def begin(self) -> None:
         self._writer.begin()
