@@ -9,6 +9,7 @@ from enginebay.errors import AuthenticationFailed, PermissionDenied
 from enginebay.gateway.access.authentication import Authentication
 from enginebay.gateway.access.scopes import demand_scope
 from enginebay.gateway.call import Client
+from enginebay.gateway.doorkeeper import Doorkeeper
 from enginebay.gateway.exchange import Exchange
 
 
@@ -55,6 +56,17 @@ class LoopbackDoor:
                 "set `gateway.access` and make a key with `enginebay keys create`"
             )
         return client
+
+
+class CountedDoor:
+    """Another door, behind a limit of requests by address."""
+
+    def __init__(self, inner: Doorkeeper, counts: RequestCounts) -> None:
+        self._inner, self._counts = inner, counts
+
+    async def let_in(self, exchange: Exchange, scope: str) -> Client:
+        await self._counts.demand_for_address(exchange.client.address)
+        return await self._inner.let_in(exchange, scope)
 
 
 def is_loopback(address: str) -> bool:

@@ -12,8 +12,8 @@ api_keys = sa.Table(
     sa.Column("key_id", sa.String(32), primary_key=True),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("scopes", sa.JSON(), nullable=False),
-    sa.Column("models", sa.JSON(none_as_null=True), nullable=True, comment="aliases; null is all of them"),
-    sa.Column("tier", sa.String(200), nullable=False, comment="of gateway.limits.tiers"),
+    sa.Column("models", sa.JSON(none_as_null=True), nullable=True),  # aliases; null is all of them
+    sa.Column("tier", sa.String(200), nullable=False),  # of gateway.limits.tiers
     sa.Column("created_at_unix", sa.Double(), nullable=False),
     sa.Column("expires_at_unix", sa.Double(), nullable=True),
     sa.Column("revoked_at_unix", sa.Double(), nullable=True),
@@ -25,12 +25,12 @@ api_key_secrets = sa.Table(
     sa.Column("secret_sha256", sa.LargeBinary(32), primary_key=True),
     sa.Column("key_id", sa.String(32), sa.ForeignKey("api_keys.key_id"), nullable=False, index=True),
     sa.Column("created_at_unix", sa.Double(), nullable=False),
-    sa.Column("expires_at_unix", sa.Double(), nullable=True, comment="set when another secret takes over"),
+    sa.Column("expires_at_unix", sa.Double(), nullable=True),  # set when another secret takes over
 )
 
 api_key_changes = sa.Table(
     "api_key_changes",
     metadata,
-    sa.Column("table_id", sa.Integer(), primary_key=True, comment="always 1"),
-    sa.Column("num_changes", sa.BigInteger(), nullable=False, comment="raised by every change of the other two"),
+    sa.Column("table_id", sa.Integer(), primary_key=True),  # always 1
+    sa.Column("num_changes", sa.BigInteger(), nullable=False),  # raised by every change of the other two
 )
