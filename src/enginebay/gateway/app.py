@@ -127,6 +127,7 @@ class Gateway:
     """The ASGI callable."""
 
     def __init__(self, served: Served, open_requests: OpenRequests, parts: Sequence[Part] = ()) -> None:
+        """parts: in the order in which they begin; they end the other way round."""
         self.served = served
         self._parts = parts
         self._id_prefix = token_hex(8)

@@ -40,6 +40,10 @@ class Hooks:
 
     def __init__(self, hooks: Sequence[GatewayHook], log: FilteringBoundLogger) -> None:
         self._log = log
+        self.become(hooks)
+
+    def become(self, hooks: Sequence[GatewayHook]) -> None:
+        """Others from now on; a call that has begun goes on to its end with those that it began with."""
         self._before_routing = [hook.before_routing for hook in hooks if _overrides(hook, "before_routing")]
         self.before_engine: Sequence[Callable[[Call, Attempt], None]] = tuple(
             hook.before_engine for hook in hooks if _overrides(hook, "before_engine")

@@ -11,8 +11,8 @@ from enginebay.errors import BackendOverloaded, RequestError, ShuttingDown
 from enginebay.gateway.body import ClientGone
 from enginebay.gateway.call import Call, Outcome, OutcomeKind
 from enginebay.gateway.hooks import Hooks
-from enginebay.gateway.models.served_model import ServedModel
-from enginebay.types import GenerationChunk, Usage
+from enginebay.gateway.models.served_model import ServedModel, can_count_tokens
+from enginebay.types import GenerationChunk, TokenIds, Usage
 from enginebay.wire.openai_errors import TABLE, wire_form
 from enginebay.wire.openai_usage import UsageTally
 
@@ -22,7 +22,7 @@ SHUTTING_DOWN = TABLE[ShuttingDown].code
 class Passage:
     """`with passage:` around everything that is done for the call gives it exactly one outcome, however that ends."""
 
-    __slots__ = ("_clock", "_entered", "_has_ended", "_is_ending", "_model", "_on_chunk", "_tally", "call")
+    __slots__ = ("_clock", "_entered", "_has_ended", "_is_ending", "_model", "_on_chunk", "_prompts", "_tally", "call")
 
     def __init__(
         self,
@@ -33,18 +33,33 @@ class Passage:
         hooks: Hooks,
         clock: Clock,
         is_ending: Callable[[], bool],
+        counts_prompts: bool = False,
     ) -> None:
-        """is_ending: whether a cancellation that is not the client's is the server's end."""
+        """is_ending: whether a cancellation that is not the client's is the server's end. counts_prompts: before any
+        hook, where the model can."""
         self.call = call
         self._model, self._clock, self._is_ending = model, clock, is_ending
         self._entered, self._on_chunk = hooks.entering(), hooks.on_chunk
         self._tally = UsageTally(num_choices=len(call.requests), choices_per_prompt=choices_per_prompt)
         self._has_ended = False
+        self._prompts = [request.prompt for request in call.requests[::choices_per_prompt]] if counts_prompts else []
 
     async def admit(self) -> Sequence[AsyncGenerator[GenerationChunk, None]]:
         """A stream for each choice. Raises what a hook or a backend refuses the call with; nothing was begun then."""
+        if self._prompts and self.call.num_prompt_tokens is None:
+            self.call.num_prompt_tokens = await self._count_prompts()
         await self._entered.before_routing(self.call)
         return [self._model.stream(self.call, request) for request in self.call.requests]
+
+    async def _count_prompts(self) -> int | None:
+        """None where the model cannot tell."""
+        if not all(isinstance(prompt, TokenIds) for prompt in self._prompts) and not can_count_tokens(self._model.info):
+            return None
+        num_tokens = 0
+        for prompt in self._prompts:
+            is_counted = isinstance(prompt, TokenIds)
+            num_tokens += len(prompt.token_ids if is_counted else await self._model.count_tokens(prompt))
+        return num_tokens
 
     def received(self, index: int, chunk: GenerationChunk) -> None:
         """Every chunk of choice `index`, before anything of it is sent."""

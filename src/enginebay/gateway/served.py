@@ -19,7 +19,7 @@ from enginebay.gateway.exchange import Exchange
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.models.served_model import ModelCatalog, ServedModel
 from enginebay.gateway.passage import Passage
-from enginebay.types import Feature, GenerationRequest
+from enginebay.types import GenerationRequest
 from enginebay.wire.openai_to_request import Target
 
 
@@ -35,6 +35,8 @@ class Served:
     clock: Clock
     """The backends'."""
     is_ending: Callable[[], bool]
+    counts_prompts: bool = False
+    """Whether hooks want to know how many tokens a prompt has before anything is done with it."""
     collectors: Sequence[Collector] = ()
     """Of metrics that are no replica's."""
     started_at_unix: int = field(default_factory=lambda: int(time.time()))
@@ -93,8 +95,5 @@ class Served:
             hooks=self.hooks,
             clock=self.clock,
             is_ending=self.is_ending,
+            counts_prompts=self.counts_prompts,
         )
-
-
-def counts_tokens(model: ServedModel) -> bool:
-    return Feature.COUNT_TOKENS in model.info.capabilities

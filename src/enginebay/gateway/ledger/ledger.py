@@ -20,20 +20,18 @@ from enginebay.gateway.ledger.writer import LedgerWriter
 
 
 class Ledger:
-    """`hook` for the calls, `collector` for the metrics, `begin` and `end` with the server."""
+    """`hook_for` the calls, `collector` for the metrics, `begin` and `end` with the server."""
 
     def __init__(
         self, config: LedgerConfig, connect: Callable[[], Database], *, log: FilteringBoundLogger, clock: Clock
     ) -> None:
         """connect: opens a database for the ledger alone, in its thread. Raises ConfigError."""
-        self._journal = journal = Journal(Path(config.journal))
-        self.prices = prices_of(config)
-        self.hook = LedgerHook(journal, self.prices)
-        self._writer = LedgerWriter(journal, connect, log=log, clock=clock)
-        self.collector: Collector = LedgerCollector(journal, self._writer)
+        self._journal = Journal(Path(config.journal))
+        self._writer = LedgerWriter(self._journal, connect, log=log, clock=clock)
+        self.collector: Collector = LedgerCollector(self._journal, self._writer)
 
     def hook_for(self, config: LedgerConfig) -> LedgerHook:
-        """Another with the prices of this config; into the same journal."""
+        """With the prices and the currency of this config; the journal stays that of the start."""
         return LedgerHook(self._journal, prices_of(config))
 
     async def begin(self) -> None:

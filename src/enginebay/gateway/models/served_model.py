@@ -7,7 +7,7 @@ from typing import Protocol
 
 from enginebay.gateway.call import Call
 from enginebay.monitoring.exporter import Exporter
-from enginebay.types import BackendInfo, GenerationChunk, GenerationRequest, Health, Prompt
+from enginebay.types import BackendInfo, Feature, GenerationChunk, GenerationRequest, Health, Prompt
 
 
 class ServedModel(Protocol):
@@ -86,3 +86,7 @@ class ModelCatalog(Protocol):
         ...
 
     async def end(self) -> None: ...
+
+
+def can_count_tokens(info: BackendInfo) -> bool:
+    return Feature.COUNT_TOKENS in info.capabilities

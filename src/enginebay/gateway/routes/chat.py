@@ -11,9 +11,9 @@ from enginebay.gateway.answers import answer_streaming, answer_whole
 from enginebay.gateway.body import demand_json
 from enginebay.gateway.deadlines import with_deadline
 from enginebay.gateway.exchange import Exchange
-from enginebay.gateway.models.served_model import ServedModel
+from enginebay.gateway.models.served_model import ServedModel, can_count_tokens
 from enginebay.gateway.request_ids import response_id
-from enginebay.gateway.served import Served, counts_tokens
+from enginebay.gateway.served import Served
 from enginebay.types import Chat
 from enginebay.wire.openai_chat_response import ChatEncoder
 from enginebay.wire.openai_messages import chat_prompt
@@ -55,7 +55,7 @@ async def _max_tokens(
 ) -> tuple[int, int | None]:
     """The model's default, at most the rest of the context, and the prompt's tokens where they could be counted."""
     default, limit = model.default_max_tokens, model.info.max_model_len
-    if limit is None or not counts_tokens(model):
+    if limit is None or not can_count_tokens(model.info):
         return served.bounds.default_max_tokens if default is None else default, None
     num_tokens = len(await model.count_tokens(prompt))
     if truncate_prompt_tokens is not None and truncate_prompt_tokens > 0:

@@ -7,7 +7,8 @@ import msgspec
 from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.gateway.body import demand_json
 from enginebay.gateway.exchange import JSON_HEADERS, Exchange
-from enginebay.gateway.served import Served, counts_tokens
+from enginebay.gateway.models.served_model import can_count_tokens
+from enginebay.gateway.served import Served
 from enginebay.types import Prompt, Text
 from enginebay.wire.openai_messages import tokenize_chat
 from enginebay.wire.openai_requests import TokenizeBody, parse
@@ -21,7 +22,7 @@ async def tokenize(served: Served, exchange: Exchange) -> None:
     body = parse(await exchange.body(), _decoder)
     model = served.model(body.model, exchange.client)
     model.demand_ready()
-    if not counts_tokens(model):
+    if not can_count_tokens(model.info):
         raise UnsupportedFeature(field="tokenize", backend=model.info.name, detail="it does not tell tokens")
     if body.return_token_strs:
         raise UnsupportedFeature(field="return_token_strs", backend=model.info.name)
