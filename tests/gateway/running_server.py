@@ -19,6 +19,7 @@ from enginebay.backend import Backend
 from enginebay.gateway.app import build_app
 from enginebay.gateway.bounds import Bounds
 from enginebay.gateway.capture import TrafficCapture
+from enginebay.gateway.http_protocol import bounded_protocol
 from enginebay.gateway.logs import make_logger
 from enginebay.guard import GuardedBackend
 
@@ -60,7 +61,12 @@ class RunningServer:
         capture = self._make_capture(log)
         self.app = build_app(GuardedBackend(self.backend), bounds=self._bounds, log=log, capture=capture)
         config = uvicorn.Config(
-            self.app, http="httptools", ws="none", lifespan="on", log_level="warning", timeout_graceful_shutdown=2
+            self.app,
+            http=bounded_protocol(self._bounds or Bounds()),
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            timeout_graceful_shutdown=2,
         )
         self._server = _Server(config)
         self._server.is_listening = asyncio.Event()

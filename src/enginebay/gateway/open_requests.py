@@ -16,6 +16,10 @@ class OpenRequests:
         self._has_ended = False
 
     @property
+    def num_open(self) -> int:
+        return len(self._tasks)
+
+    @property
     def has_ended(self) -> bool:
         return self._has_ended
 
