@@ -14,7 +14,7 @@ from enginebay.config.gateway_models import ModelConfig
 from enginebay.config.gateway_pool import PoolConfig
 from enginebay.config.models import Config
 from enginebay.config.resolution import resolve_backend
-from enginebay.configured import check_backend, configured_backend
+from enginebay.configured import check_backend, configured_backend, one_replica
 from enginebay.errors import ConfigError
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.models.catalog import Alias, CatalogContent, ModelVersion
@@ -99,7 +99,7 @@ class _Builder:
     def _replicas_of(self, backend: str, weight: float) -> list[OwnedReplica]:
         """Shared by all versions that name this backend: each engine is started once."""
         resolved = resolve_backend(self._config, backend)
-        single = _single(self._config, backend)
+        single = one_replica(self._config, backend)
         names = [f"{backend}-{index}" for index in range(resolved.entry.replicas)]
         return [self._replica(name, backend, single, weight) for name in names]
 
@@ -139,15 +139,6 @@ class _Builder:
             restarts=RestartBounds(**self._pools.restarts.model_dump()),
         )
         return owned
-
-
-def _single(config: Config, backend: str) -> Config:
-    """The same config with one replica of this entry: a backend is one engine."""
-    entry = config.backends.get(backend)
-    if entry is None:
-        return config
-    entries = {**config.backends, backend: entry.model_copy(update={"replicas": 1})}
-    return config.model_copy(update={"backends": entries})
 
 
 def _bounds(pools: PoolConfig) -> PoolBounds:

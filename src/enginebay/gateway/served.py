@@ -19,6 +19,7 @@ from enginebay.gateway.exchange import Exchange
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.models.served_model import ModelCatalog, ServedModel
 from enginebay.gateway.passage import Passage
+from enginebay.gateway.sessions import with_session
 from enginebay.types import GenerationRequest
 from enginebay.wire.openai_to_request import Target
 
@@ -82,7 +83,7 @@ class Served:
             request_id=exchange.request_id,
             client=exchange.client,
             model=model.name,
-            requests=requests,
+            requests=with_session(requests, exchange),
             arrived_at=exchange.arrived_at,
             body_bytes=exchange.num_body_bytes,
             version=model.version,

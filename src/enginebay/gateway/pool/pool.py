@@ -15,10 +15,13 @@ from enginebay.gateway.pool.admission import Admission, AdmissionBounds
 from enginebay.gateway.pool.attempts import Attempts, none_available
 from enginebay.gateway.pool.replica import Replica
 from enginebay.gateway.pool.retry_budget import RetryBudget
-from enginebay.gateway.pool.timeouts import Timeouts
+from enginebay.gateway.pool.timeouts import Timeouts, within
 from enginebay.gateway.routing.policy import RoutingPolicy
 from enginebay.types import BackendInfo, Feature, GenerationChunk, GenerationRequest, Prompt
 from enginebay.wire.deadlines import DeadlineWatch
+
+COUNT_TIMEOUT_S = 5.0
+"""For the tokens of one prompt; beside generation, it needs none of the engine's slots."""
 
 ChunkStream = AsyncGenerator[GenerationChunk, None]
 
@@ -53,7 +56,7 @@ class ModelPool:
     ) -> None:
         bounds = bounds or PoolBounds()
         self.replicas = tuple(replicas)
-        self._bounds, self._clock, self._fallbacks = bounds, clock, fallbacks
+        self._bounds, self._clock, self._watch, self._fallbacks = bounds, clock, watch, fallbacks
         self.admission = Admission(clock, watch, room=self._room, bounds=bounds.admission)
         self.attempts = Attempts(
             self.replicas,
@@ -93,11 +96,17 @@ class ModelPool:
         return self._with_fallbacks(call, request) if self._fallbacks() else self._here(call, request)
 
     async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
-        """Raises what the replica raises."""
+        """By the first replica that answers in time. Raises the error of the last one that did not."""
+        failure: EngineBayError | None = None
         for replica in self.replicas:
-            if replica.is_available():
-                return await replica.backend.count_tokens(prompt)
-        raise none_available(self.replicas)
+            if not replica.is_available():
+                continue
+            counts = replica.backend.count_tokens(prompt)
+            try:
+                return await within(COUNT_TIMEOUT_S, counts, who=replica.name, clock=self._clock, watch=self._watch)
+            except BackendError as error:
+                failure = error
+        raise failure or none_available(self.replicas)
 
     async def _here(self, call: Call, request: GenerationRequest) -> ChunkStream:
         await self.admission.enter(request)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enginebay.clock import Clock
 
+ROUNDING = 1e-9
+"""Ten tenths are not quite one."""
+
 
 class RetryBudget:
     """A bucket: each request puts `ratio` of a retry in, each retry takes one out, `min_retries_per_s` drip in.
@@ -27,7 +30,7 @@ class RetryBudget:
         dripped = (now - self._counted_at) * self._min_retries_per_s
         self._counted_at = now
         self._num_left = min(self._max_kept, self._num_left + dripped)
-        if self._num_left < 1.0:
+        if self._num_left < 1.0 - ROUNDING:
             return False
         self._num_left -= 1.0
         return True

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from enginebay.clock import Clock
 from enginebay.errors import BackendTimeout, EngineBayError
 from enginebay.types import GenerationChunk
 from enginebay.wire.deadlines import NEVER, DeadlineWatch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,21 @@ class Expiry:
 
     def close(self) -> None:
         self._watch.discard(self)
+
+
+async def within(timeout_s: float, waits: Awaitable[T], *, who: str, clock: Clock, watch: DeadlineWatch) -> T:
+    """Raises BackendTimeout of replica `who`."""
+    expiry = Expiry(watch)
+    expiry.at(clock.now() + timeout_s)
+    try:
+        return await waits
+    except asyncio.CancelledError:
+        if not expiry.was_all():
+            raise
+        raise BackendTimeout(f"no answer within {timeout_s:g} s", backend=who) from None
+    finally:
+        expiry.rest()
+        expiry.close()
 
 
 class TimedStream:

@@ -13,9 +13,9 @@ from structlog.typing import FilteringBoundLogger
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock
-from enginebay.errors import BackendOverloaded, BackendTimeout, BackendUnavailable, EngineBayError
+from enginebay.errors import BackendOverloaded, BackendUnavailable, EngineBayError
 from enginebay.gateway.pool.replica import Replica, ReplicaState
-from enginebay.gateway.pool.timeouts import Expiry
+from enginebay.gateway.pool.timeouts import within
 from enginebay.types import (
     Chat,
     Feature,
@@ -152,18 +152,7 @@ class ReplicaWatch:
         self._on_dead(reason)
 
     async def _within(self, waits: Awaitable[T], timeout_s: float) -> T:
-        """Raises BackendTimeout."""
-        expiry = Expiry(self._watch)
-        expiry.at(self._clock.now() + timeout_s)
-        try:
-            return await waits
-        except asyncio.CancelledError:
-            if not expiry.was_all():
-                raise
-            raise BackendTimeout(f"no answer within {timeout_s:g} s", backend=self._replica.name) from None
-        finally:
-            expiry.rest()
-            expiry.close()
+        return await within(timeout_s, waits, who=self._replica.name, clock=self._clock, watch=self._watch)
 
 
 def canary_request(request_id: str, backend: Backend) -> GenerationRequest:
