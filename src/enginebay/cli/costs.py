@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from enginebay.config.loader import load_config
 from enginebay.errors import ConfigError
 from enginebay.gateway.database import open_database
 from enginebay.gateway.ledger.costs import (
@@ -39,8 +41,12 @@ _SHOWN = {
 
 
 def show_costs(
+    config: Annotated[Path | None, Parameter(help="Config of the gateway, which names its database.")] = None,
+    /,
     *,
-    database: Annotated[str, Parameter(help="URL of the gateway's database: sqlite:///FILE or postgresql://...")],
+    database: Annotated[
+        str | None, Parameter(help="Instead of a config: sqlite:///FILE or postgresql://user:password@host/name.")
+    ] = None,
     by: Annotated[str, Parameter(help=f"Groups, with commas: {', '.join(DIMENSIONS)}.")] = "key,model",
     since: Annotated[str | None, Parameter(help="First day (2026-11-01, UTC), or an instant in ISO 8601.")] = None,
     until: Annotated[str | None, Parameter(help="Last day, or the instant before which calls arrived.")] = None,
@@ -49,12 +55,24 @@ def show_costs(
     """Show what calls used and cost. What a gateway has just answered is there within a second."""
     dimensions = parse_dimensions(by)
     since_unix, until_unix = _instant(since, "--since"), _instant(until, "--until", is_end=True)
-    with closing(open_database(database, must_exist=True)) as opened:
+    with closing(open_database(_database_url(config, database), must_exist=True)) as opened:
         rows = costs(opened, by=dimensions, since_unix=since_unix, until_unix=until_unix)
     if as_csv:
         _print_csv(rows, dimensions)
     else:
         Console(markup=False, highlight=False).print(_table(rows, dimensions))
+
+
+def _database_url(config: Path | None, database: str | None) -> str:
+    if (config is None) == (database is None):
+        raise ConfigError("which database?", expected="either a config, or --database with a URL")
+    if database is not None:
+        return database
+    assert config is not None
+    gateway = load_config(config).gateway
+    if gateway is None or gateway.ledger is None:
+        raise ConfigError("the config has no `gateway:` with a ledger", file=str(config), expected="gateway.ledger")
+    return str(gateway.database)
 
 
 def _instant(text: str | None, option: str, *, is_end: bool = False) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from enginebay.errors import EngineBayError
-from enginebay.types import GenerationRequest
+from enginebay.types import GenerationRequest, Usage
 
 OutcomeKind = Literal["finished", "cancelled", "refused", "failed"]
 """refused: the request, or its client, was at fault, or there was no room; nothing was made. failed: we or an engine
@@ -75,4 +75,6 @@ class Outcome:
     """Finished: the engines' usage. Otherwise: what the gateway received."""
     num_unbilled_tokens: int | None
     """What the engines made beyond that; None where they do not tell."""
+    usages: tuple[Usage, ...] = ()
+    """Of each choice, in the order of the requests: what was known of it when the call ended."""
     ended_at: float

@@ -92,6 +92,7 @@ class Passage:
                 num_cached_tokens=usage.num_cached_tokens,
                 num_output_tokens=usage.num_output_tokens,
                 num_unbilled_tokens=usage.num_discarded_tokens,
+                usages=self._tally.of_choices(),
                 ended_at=self._clock.now(),
             )
         )
@@ -117,6 +118,7 @@ class Passage:
                 num_cached_tokens=usage.num_cached_tokens,
                 num_output_tokens=self.call.num_received_tokens,
                 num_unbilled_tokens=None,
+                usages=self._tally.of_choices(),
                 ended_at=self._clock.now(),
             )
         )

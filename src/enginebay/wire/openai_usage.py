@@ -42,6 +42,9 @@ class UsageTally:
     def of_choice(self, index: int) -> Usage:
         return self._usages[index]
 
+    def of_choices(self) -> tuple[Usage, ...]:
+        return tuple(self._usages)
+
     def total(self) -> Usage:
         prompts = self._usages[:: self._choices_per_prompt]
         cached = [usage.num_cached_tokens for usage in prompts if usage.num_cached_tokens is not None]

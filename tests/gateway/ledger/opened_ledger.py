@@ -64,8 +64,6 @@ def opened(folder: Path, **options) -> Iterator[OpenedLedger]:
     """Closed at the end, as by `end`, without a thread."""
     one = OpenedLedger(folder, journal_options=options)
     yield one
-    one.clock.advance(1000.0)
-    one.writer.round()
     one.writer.close()
 
 

@@ -45,6 +45,7 @@ def test_a_finished_call_has_its_counts_instants_and_cost(tmp_path) -> None:
         "replica": "v2-1",
         "num_choices": 1,
         "num_attempts": 2,
+        "resumed": None,
         "outcome": "finished",
         "error_code": None,
         "num_prompt_tokens": 100,
@@ -68,6 +69,16 @@ def test_what_is_refused_or_fails_is_there_and_costs_nothing(tmp_path, kind) -> 
     row = row_of(tmp_path, call(attempts=[]), outcome(kind, error_code="overloaded", num_output_tokens=4))
     assert (row["outcome"], row["error_code"], row["replica"]) == (kind, "overloaded", "")
     assert (row["num_output_tokens"], row["cost_nano"], row["currency"]) == (4, 0, "EUR")
+
+
+@pytest.mark.parametrize(
+    ("resumed", "told"),
+    [((None, None), None), ((None, "exact"), "exact"), ((None, "exact", "approximate", "exact"), "approximate")],
+)
+def test_an_answer_that_another_replica_went_on_with_says_how_well(tmp_path, resumed, told) -> None:
+    attempts = [Attempt(f"v1-{i}", 10.0, resumed=kind) for i, kind in enumerate(resumed)]
+    row = row_of(tmp_path, call(attempts=attempts), outcome())
+    assert (row["resumed"], row["num_attempts"], row["replica"]) == (told, len(resumed), f"v1-{len(resumed) - 1}")
 
 
 def test_the_cost_of_a_model_without_a_price_is_unknown_and_not_zero(tmp_path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 
-import sqlalchemy as sa
 from ledger_calls import call, outcome
 from opened_ledger import OpenedLedger, opened, rows_of
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,7 +13,7 @@ from enginebay.clock import MonotonicClock
 from enginebay.config.gateway_ledger import LedgerConfig
 from enginebay.errors import StoreUnavailable
 from enginebay.gateway.database import open_database
-from enginebay.gateway.ledger import tables, writer
+from enginebay.gateway.ledger import writer
 from enginebay.gateway.ledger.collector import LedgerCollector
 from enginebay.gateway.ledger.ledger import Ledger
 from enginebay.gateway.logs import make_logger
@@ -168,21 +167,6 @@ def test_a_failure_that_nobody_thought_of_ends_neither_the_thread_nor_the_ledger
     assert ids_of(one.url) == ["a"]
 
 
-def test_the_migration_makes_the_table_that_the_code_names(tmp_path) -> None:
-    database = open_database(f"sqlite:///{tmp_path}/ledger.db")
-    with database.reading() as connection:
-        found = sa.inspect(connection)
-        columns = {column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns("ledger")}
-        indexes = {index["name"]: index["column_names"] for index in found.get_indexes("ledger")}
-    database.close()
-    expected = {
-        column.name: (str(column.type.compile(sa.dialects.sqlite.dialect())), column.nullable)
-        for column in tables.ledger.columns
-    }
-    assert columns == expected
-    assert indexes == {index.name: [column.name for column in index.columns] for index in tables.ledger.indexes}
-
-
 def test_the_thread_stores_and_ends_with_the_server(tmp_path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     config = LedgerConfig.model_validate({"journal": f"{tmp_path}/journal"})
@@ -190,7 +174,7 @@ def test_the_thread_stores_and_ends_with_the_server(tmp_path) -> None:
     async def main() -> None:
         one = Ledger(config, lambda: open_database(url), log=make_logger(), clock=MonotonicClock())
         await one.begin()
-        one.hook.at_end(call("a"), outcome())
+        one.hook_for(config).at_end(call("a"), outcome())
         await one.end()
 
     asyncio.run(main())
@@ -207,9 +191,19 @@ def test_the_thread_ends_in_time_where_the_database_stays_away(tmp_path) -> None
     async def main() -> None:
         one = Ledger(config, away, log=make_logger(), clock=MonotonicClock())
         await one.begin()
-        one.hook.at_end(call("a"), outcome())
+        one.hook_for(config).at_end(call("a"), outcome())
         async with asyncio.timeout(5):
             await one.end()
 
     asyncio.run(main())
     assert len(list((tmp_path / "journal").iterdir())) == 1
+
+
+def test_what_comes_after_the_end_is_written_nowhere_and_counted(tmp_path) -> None:
+    with opened(tmp_path) as one:
+        one.hook.at_end(call("in time"), outcome())
+    with (tmp_path / "some other file").open("wb", buffering=0) as other:  # it may get the number of the closed one
+        one.hook.at_end(call("late"), outcome())
+        assert other.tell() == 0
+    assert (one.journal.num_lost, one.journal.num_kept) == (1, 0)
+    assert ids_of(one.url) == ["in time"]

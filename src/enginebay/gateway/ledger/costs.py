@@ -1,4 +1,4 @@
-"""Sums over the ledger: by key, model, day and what else a call has, and what a key has spent."""
+"""Sums over the ledger: by key, model, day and what else a call has."""
 
 from __future__ import annotations
 
@@ -75,21 +75,11 @@ def costs(
     """
     groups = [column for name in by for column in DIMENSIONS[name]]
     keys = [*groups, ledger.c.currency]
-    query = sa.select(*keys, *_SUMS.values()).select_from(_LEDGER_AND_KEYS).group_by(*keys).order_by(*keys)
+    order = [column.nulls_first() for column in keys]
+    query = sa.select(*keys, *_SUMS.values()).select_from(_LEDGER_AND_KEYS).group_by(*keys).order_by(*order)
     with database.reading() as connection:
         rows = connection.execute(query.where(*_period(since_unix, until_unix))).all()
     return [_cost_row(tuple(row), len(groups)) for row in rows]
-
-
-def spent_nano_by_key(database: Database, *, since_unix: float, currency: str) -> dict[str | None, int]:
-    """What each key's calls since then cost, for budgets after a restart; None is calls without a key.
-
-    Raises StoreUnavailable.
-    """
-    query = sa.select(ledger.c.key_id, sa.func.sum(ledger.c.cost_nano)).group_by(ledger.c.key_id)
-    query = query.where(ledger.c.currency == currency, *_period(since_unix, None))
-    with database.reading() as connection:
-        return {key_id: int(cost_nano) for key_id, cost_nano in connection.execute(query)}
 
 
 def _count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:

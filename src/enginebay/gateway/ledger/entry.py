@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from enginebay.gateway.call import OutcomeKind
@@ -26,6 +28,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     num_choices: int = 1
     num_attempts: int = 0
     """Tries of all choices on all replicas."""
+    resumed: Literal["exact", "approximate"] | None = None
+    """Where a replica went on with what another had begun: whether it said what the first would have said."""
     outcome: OutcomeKind
     error_code: str | None = None
     num_prompt_tokens: int = 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-from enginebay.gateway.call import Call, Outcome
+from enginebay.gateway.call import Attempt, Call, Outcome
 from enginebay.gateway.hooks import GatewayHook
 from enginebay.gateway.ledger.entry import Entry
 from enginebay.gateway.ledger.journal import Journal
@@ -38,6 +39,7 @@ class LedgerHook(GatewayHook):
                 replica=call.attempts[-1].replica if call.attempts else "",
                 num_choices=len(call.requests),
                 num_attempts=len(call.attempts),
+                resumed=_resumed(call.attempts),
                 outcome=outcome.kind,
                 error_code=outcome.error_code,
                 num_prompt_tokens=outcome.num_prompt_tokens,
@@ -48,3 +50,11 @@ class LedgerHook(GatewayHook):
                 currency=None if cost_nano is None else self._prices.currency,
             )
         )
+
+
+def _resumed(attempts: Sequence[Attempt]) -> Literal["exact", "approximate"] | None:
+    """The weaker of what its attempts say."""
+    if len(attempts) < 2:
+        return None
+    kinds = {attempt.resumed for attempt in attempts}
+    return "approximate" if "approximate" in kinds else "exact" if "exact" in kinds else None

@@ -44,6 +44,7 @@ class Journal:
         self._max_kept = max_kept
         self.num_appended = 0
         self.num_lost = 0
+        self._is_closed = False
         try:
             directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
             self._segment = make_segment(directory, now_unix=unix_now())
@@ -59,7 +60,7 @@ class Journal:
         return len(self._kept)
 
     def append(self, entry: Entry) -> None:
-        """Never raises."""
+        """Never raises. After `close` it is lost."""
         line = encode_entry(entry)
         with self._lock:
             self.num_appended += 1
@@ -79,12 +80,12 @@ class Journal:
         """What was appended before survives a power cut from here on. Raises OSError."""
         size = self._size
         if size > self._synced_size:
-            os.fdatasync(self._fd)
+            os.fdatasync(self._segment.fd)
             self._synced_size = size
 
     def rotated(self) -> Segment | None:
         """The segment that was full, synced and never written to again; None while there is room. Raises OSError."""
-        if self._size < self._max_segment_bytes:
+        if self._size < self._max_segment_bytes or self._is_closed:
             return None
         successor = make_segment(self._directory, now_unix=self._unix_now())
         with self._lock:
@@ -97,6 +98,14 @@ class Journal:
     def orphans(self) -> list[Segment]:
         """What gateways left behind that are no more; ours from here on. Raises OSError."""
         return list(orphaned_segments(self._directory))
+
+    def close(self) -> None:
+        """Nothing more is written; the segment is its reader's to close. What is still in memory is lost."""
+        with self._lock:
+            self._write_kept()
+            self._is_closed, self._fd = True, -1  # the number may soon be some other file's
+            self.num_lost += len(self._kept)
+            self._kept.clear()
 
     def _write_kept(self) -> bool:
         while self._kept:
@@ -120,7 +129,7 @@ class Journal:
         return not self._has_fragment
 
     def _keep(self, line: bytes) -> None:
-        if len(self._kept) < self._max_kept:
+        if len(self._kept) < self._max_kept and not self._is_closed:
             self._kept.append(line)
         else:
             self.num_lost += 1

@@ -84,13 +84,12 @@ class Segment:
             position += len(line) + len(LINE_END)
         return Batch(entries, num_damaged, position)
 
-    def retire(self) -> None:
-        """Delete it, all of it being stored. One with damaged lines is kept under another name, for people to read."""
+    def remove(self) -> None:
+        """All of it being stored. One with damaged lines is kept under another name, for people. Raises OSError."""
         if self.num_damaged:
             self.path.rename(self.path.with_suffix(DAMAGED_SUFFIX))
         else:
             self.path.unlink(missing_ok=True)
-        self.close()
 
     def close(self) -> None:
         os.close(self.fd)

@@ -29,6 +29,7 @@ ledger = sa.Table(
     sa.Column("replica", sa.Text, nullable=False),
     sa.Column("num_choices", sa.Integer, nullable=False),
     sa.Column("num_attempts", sa.Integer, nullable=False),
+    sa.Column("resumed", sa.String(16)),
     sa.Column("outcome", sa.String(16), nullable=False),
     sa.Column("error_code", sa.Text),
     sa.Column("num_prompt_tokens", sa.BigInteger, nullable=False),

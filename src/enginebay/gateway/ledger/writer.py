@@ -63,8 +63,6 @@ class LedgerWriter:
     def _run(self) -> None:
         while not self._is_ending.wait(PERIOD_S):
             self.round()
-        self._retry_at = self._clock.now()
-        self.round()
         self.close()
 
     def round(self) -> None:
@@ -80,9 +78,12 @@ class LedgerWriter:
             self._database_works()
 
     def close(self) -> None:
-        """After the last round. A segment that is stored whole is deleted; the others wait for the next start."""
-        if self.num_waiting == 0 and self._own.num_unread_bytes == 0:
-            self._own.retire()
+        """One last round. A segment that is stored whole is deleted; the others wait for the next start."""
+        self._journal.close()
+        self._retry_at = self._clock.now()
+        self.round()
+        if self.is_storing and not self._finished:
+            self._retire(self._own)
         else:
             self._own.close()
         for segment in self._finished:
@@ -149,7 +150,11 @@ class LedgerWriter:
     def _retire(self, segment: Segment) -> None:
         if segment.num_damaged:
             self._log.error("the journal had damaged lines: it is kept beside it", num_damaged=segment.num_damaged)
-        segment.retire()
+        try:
+            segment.remove()
+        except OSError as error:  # read again at the next start, and found to be stored
+            self._log.error("a stored journal cannot be removed", journal=str(segment.path), reason=error.strerror)
+        segment.close()
 
     def _database_failed(self, error: Exception) -> None:
         self._retry_at = self._clock.now() + self._retry_s

@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("replica", sa.Text(), nullable=False),
         sa.Column("num_choices", sa.Integer(), nullable=False),
         sa.Column("num_attempts", sa.Integer(), nullable=False),
+        sa.Column("resumed", sa.String(16), nullable=True),
         sa.Column("outcome", sa.String(16), nullable=False),
         sa.Column("error_code", sa.Text(), nullable=True),
         sa.Column("num_prompt_tokens", sa.BigInteger(), nullable=False),
