@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from types import ModuleType
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import EntryPoint
 
 import pytest
 from pydantic import BaseModel, ConfigDict
@@ -12,12 +12,15 @@ from enginebay import hookimpl
 from enginebay.backend import BackendContext, BackendSpec, LaunchPlan
 from enginebay.testing.fake_backend import ALL_FEATURES, FakeBackend, Step, say_tokens
 from enginebay.types import GenerationRequest
+from installed_plugins import entry_point, install, module_of
 
 Script = Callable[[GenerationRequest], Iterable[Step]]
 
 
 class Options(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    """Those of any kind that it stands in for."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class FakeKind:
@@ -38,27 +41,26 @@ class FakeKind:
         return self.backends[name][-1]
 
 
-def install_fake_kind(monkeypatch: pytest.MonkeyPatch) -> FakeKind:
-    from installed_plugins import entry_point, install
-
+def install_fake_kind(monkeypatch: pytest.MonkeyPatch, *, names: Sequence[str] = ("fake",)) -> FakeKind:
+    """names: other kinds that it stands in for."""
     kind = FakeKind()
+    entry_points = [_installed(monkeypatch, name, kind) for name in names]
+    install(monkeypatch, *entry_points)
+    return kind
+
+
+def _installed(monkeypatch: pytest.MonkeyPatch, name: str, kind: FakeKind) -> EntryPoint:
     spec = BackendSpec(
-        kind="fake",
+        kind=name,
         options_model=Options,
         capabilities=lambda version, options: ALL_FEATURES,
         compile=lambda settings, version: LaunchPlan(outcomes=()),
         create=kind.create,
-        modes=("in_process",),
+        modes=("external",) if name == "openai_http" else ("in_process",),
     )
-    module = ModuleType("fake_kind_plugin")
-    vars(module)["enginebay_backend"] = hookimpl(_answering(spec))
-    monkeypatch.setitem(__import__("sys").modules, "fake_kind_plugin", module)
-    install(monkeypatch, entry_point("fake", module="fake_kind_plugin", distribution="enginebay-fake"))
-    return kind
 
-
-def _answering(spec: BackendSpec) -> Callable[[], BackendSpec]:
     def enginebay_backend() -> BackendSpec:
         return spec
 
-    return enginebay_backend
+    module = module_of(monkeypatch, f"fake_plugin_{name}", enginebay_backend=hookimpl(enginebay_backend))
+    return entry_point(name, module=module, distribution=f"enginebay-{name}")
