@@ -110,6 +110,7 @@ def test_a_finished_call_ends_with_the_engines_usage_before_its_last_byte(stream
         num_cached_tokens=None,
         num_output_tokens=5,
         num_unbilled_tokens=0,
+        usages=(Usage(3, 5),),
         ended_at=100.0,
     )
     [call] = notes.calls

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from enginebay.config.gateway_access import AccessConfig
 from enginebay.config.gateway_ledger import LedgerConfig
 from enginebay.config.gateway_limits import KeyLimitSet, LimitsConfig
+from enginebay.config.gateway_logs import LogsConfig
 from enginebay.config.gateway_models import STRICT, ModelConfig
 from enginebay.config.gateway_pool import PoolConfig
 from enginebay.config.secret import ReadOnlyMap, Text
@@ -25,6 +26,7 @@ class GatewayConfig(PoolConfig):
     )
     limits: LimitsConfig | None = Field(default=None, description="What each key and each address may have.")
     ledger: LedgerConfig | None = Field(default=None, description="Keep an entry for each call, with its cost.")
+    logs: LogsConfig = Field(default_factory=LogsConfig, description="What the log says of each call.")
     database: Text = Field(
         default="sqlite:///enginebay.db",
         description="Of keys and ledger: sqlite:///FILE, or postgresql://... that several gateways share.",
@@ -33,6 +35,12 @@ class GatewayConfig(PoolConfig):
         default=True, description="Read this file anew when it changes; SIGHUP does so in any case."
     )
 
+    @property
+    def backend_names(self) -> frozenset[str]:
+        """Of all versions of all models."""
+        versions = (entries for model in self.models.values() for entries in model.versions.values())
+        return frozenset(str(entry.backend) for entries in versions for entry in entries)
+
     @model_validator(mode="after")
     def _fallbacks_are_models(self) -> GatewayConfig:
         for name, model in self.models.items():
@@ -40,6 +48,13 @@ class GatewayConfig(PoolConfig):
                 if fallback not in self.models or fallback == name:
                     others = ", ".join(other for other in self.models if other != name) or "none"
                     raise ValueError(f"models.{name}.fallbacks: {fallback!r} is no other model; others: {others}")
+        return self
+
+    @model_validator(mode="after")
+    def _prices_are_of_models(self) -> GatewayConfig:
+        unknown = [] if self.ledger is None else [name for name in self.ledger.prices if name not in self.models]
+        if unknown:
+            raise ValueError(f"ledger.prices.{unknown[0]} is the price of no model; models: {', '.join(self.models)}")
         return self
 
     @model_validator(mode="after")

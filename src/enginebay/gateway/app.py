@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock, MonotonicClock
-from enginebay.errors import ShuttingDown
+from enginebay.errors import BackendOverloaded, ShuttingDown
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send
 from enginebay.gateway.body import ClientGone
 from enginebay.gateway.bounds import Bounds
@@ -91,10 +91,9 @@ def build_app(
     capture: where the traffic is written without its texts.
     """
     log, clock = log or make_logger(), clock or MonotonicClock()
-    joined_hooks = Hooks(hooks, log)
-    instrumented = instrument(backend, clock=clock, replica=replica, observer=capture)
+    joined_hooks = Hooks(hooks if capture is None else [*hooks, capture], log)
     model = OneBackend(
-        instrumented,
+        instrument(backend, clock=clock, replica=replica),
         BackendLife(backend, log, clock=clock),
         name=served_name or backend.info.model,
         replica=replica,
@@ -111,7 +110,7 @@ def build_app(
         clock=clock,
         is_ending=lambda: open_requests.has_ended,
     )
-    parts = () if capture is None else (CaptureLife(capture, instrumented),)
+    parts = () if capture is None else (CaptureLife(capture, model),)
     return Gateway(served, open_requests, parts)
 
 
@@ -165,6 +164,7 @@ class Gateway:
             return
         try:
             with self._open_requests:
+                self._demand_room(route)
                 if route.scope is not None:
                     exchange.client = await self.served.door.let_in(exchange, route.scope)
                 await route.handler(self.served, exchange)
@@ -174,6 +174,12 @@ class Gateway:
             self.served.log.info("client gone", request_id=exchange.request_id, path=exchange.path, how=str(gone))
         except Exception as error:  # noqa: BLE001 - the boundary: logged and answered
             await respond_error(exchange, error, form=route.error_form, log=self.served.log)
+
+    def _demand_room(self, route: Route) -> None:
+        """A burst of requests does not keep anyone from /health and /metrics."""
+        max_open = self.served.bounds.max_open_requests
+        if route.scope == INFERENCE and self._open_requests.num_open > max_open:
+            raise BackendOverloaded(f"the server answers {max_open} requests already: try again later")
 
     def _route(self, path: str) -> Route | None:
         return ROUTES.get(path) or (ONE_MODEL if path.startswith("/v1/models/") else None)

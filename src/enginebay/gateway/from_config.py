@@ -11,10 +11,9 @@ from enginebay.clock import Clock, MonotonicClock
 from enginebay.config.loader import load_config
 from enginebay.config.models import Config
 from enginebay.configured import configured_backend
-from enginebay.errors import ConfigError
 from enginebay.gateway.app import Gateway, Part, build_app
 from enginebay.gateway.bounds import Bounds
-from enginebay.gateway.capture import TrafficCapture
+from enginebay.gateway.capture import CaptureLife, TrafficCapture
 from enginebay.gateway.logs import make_logger
 
 if TYPE_CHECKING:
@@ -34,15 +33,17 @@ def app_from_config(
     Raises ConfigError, PluginError or StoreUnavailable.
     """
     if config.gateway is None or name is not None:
-        bounds = Bounds(max_body_bytes=config.server.max_body_bytes, write_timeout_s=config.server.write_timeout_s)
-        return build_app(configured_backend(config, name), bounds=bounds, log=log, capture=capture, clock=clock)
-    if capture is not None:
-        raise ConfigError("--capture writes the traffic of one backend: name it with --backend")
+        backend, bounds = configured_backend(config, name), Bounds.of(config.server)
+        return build_app(backend, bounds=bounds, log=log, capture=capture, clock=clock)
     from enginebay.gateway.assembly.assembly import Assembly
 
     log = log or make_logger()
-    assembly = Assembly(config, log=log, clock=clock or MonotonicClock())
-    return Gateway(assembly.served, assembly.open_requests, [*assembly.parts, *_reloading(config, assembly, log)])
+    extra_hooks = () if capture is None else (capture,)
+    assembly = Assembly(config, log=log, clock=clock or MonotonicClock(), extra_hooks=extra_hooks)
+    parts = [*assembly.parts, *_reloading(config, assembly, log)]
+    if capture is not None:
+        parts.append(CaptureLife(capture, assembly.served.models))
+    return Gateway(assembly.served, assembly.open_requests, parts)
 
 
 def _reloading(config: Config, assembly: Assembly, log: FilteringBoundLogger) -> list[Part]:

@@ -167,6 +167,28 @@ def test_memory_is_bounded_and_what_is_lost_is_counted_and_told(tmp_path) -> Non
     assert [row["request_id"] for row in rows_of(one.url)] == ["r0", "r1"]
 
 
+def test_after_a_long_failure_no_call_waits_for_all_that_was_kept(tmp_path) -> None:
+    room: list[int | None] = [0]
+    num_writes = 0
+
+    def write(fd: int, line: bytes) -> int:
+        nonlocal num_writes
+        num_writes += 1
+        return limited(fd, line)
+
+    limited = failing_write(lambda line: room[0], os.write)
+    with opened(tmp_path, write=write) as one:
+        for number in range(100):
+            one.hook.at_end(call(f"r{number:03}"), outcome())
+        room[0], num_writes = None, 0
+        one.hook.at_end(call("r100"), outcome())
+        assert num_writes <= 20
+        assert one.journal.num_kept > 0
+        one.journal.retry()
+        assert one.journal.num_kept == 0
+    assert [row["request_id"] for row in rows_of(one.url)] == [f"r{number:03}" for number in range(101)]
+
+
 @given(st.lists(st.sampled_from([None, 0, 1, 40, 200])))
 def test_however_the_disk_fails_entries_come_out_once_and_in_order(tmp_path_factory, fittings) -> None:
     room: list[int | None] = [None]

@@ -182,6 +182,23 @@ def test_the_thread_stores_and_ends_with_the_server(tmp_path) -> None:
     assert list((tmp_path / "journal").iterdir()) == []
 
 
+def test_what_an_earlier_gateway_left_is_stored_before_the_first_call(tmp_path) -> None:
+    earlier = OpenedLedger(tmp_path)
+    earlier.hook.at_end(call("left behind"), outcome())
+    earlier.journal.own_segment().close()
+    config = LedgerConfig.model_validate({"journal": f"{tmp_path}/journal"})
+
+    async def main() -> list[str]:
+        one = Ledger(config, lambda: open_database(earlier.url), log=make_logger(), clock=MonotonicClock())
+        await one.begin()
+        try:
+            return ids_of(earlier.url)
+        finally:
+            await one.end()
+
+    assert asyncio.run(main()) == ["left behind"]
+
+
 def test_the_thread_ends_in_time_where_the_database_stays_away(tmp_path) -> None:
     config = LedgerConfig.model_validate({"journal": f"{tmp_path}/journal"})
 

@@ -16,9 +16,11 @@ from enginebay.gateway.access.doors import LoopbackDoor
 from enginebay.gateway.app import Part
 from enginebay.gateway.assembly.lives import EndsWith
 from enginebay.gateway.bounds import Bounds
+from enginebay.gateway.call_log import CallLog, TextLog
 from enginebay.gateway.doorkeeper import Doorkeeper
 from enginebay.gateway.hooks import GatewayHook, Hooks
 from enginebay.gateway.models.catalog import Catalog, CatalogContent
+from enginebay.gateway.models.collector import CatalogCollector
 from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.pools_from_config import PoolParts, catalog_content
 from enginebay.gateway.served import Served
@@ -31,10 +33,15 @@ RELOAD_READY_S = 600.0
 class Assembly:
     """`served` is what routes see, `parts` what begins and ends with the server."""
 
-    def __init__(self, config: Config, *, log: FilteringBoundLogger, clock: Clock) -> None:
-        """Opens the database, if there is one; starts nothing. Raises ConfigError, PluginError, StoreUnavailable."""
+    def __init__(
+        self, config: Config, *, log: FilteringBoundLogger, clock: Clock, extra_hooks: Sequence[GatewayHook] = ()
+    ) -> None:
+        """Opens the database, if there is one; starts nothing. extra_hooks: what the config does not name; last.
+
+        Raises ConfigError, PluginError, StoreUnavailable.
+        """
         gateway = gateway_of(config)
-        self._config, self._log, self._clock = config, log, clock
+        self._config, self._log, self._clock, self._extra_hooks = config, log, clock, extra_hooks
         self._hooks = Hooks((), log)
         self._pool_parts = PoolParts(hooks=self._hooks, clock=clock, watch=DeadlineWatch(clock), log=log, rng=Random())
         self._catalog = Catalog(self._content(config, None), clock=clock, watch=self._pool_parts.watch, log=log)
@@ -45,12 +52,12 @@ class Assembly:
             models=self._catalog,
             door=self._door(gateway),
             hooks=self._hooks,
-            bounds=bounds_of(config),
+            bounds=Bounds.of(config.server),
             log=log,
             clock=clock,
             is_ending=lambda: self.open_requests.has_ended,
             counts_prompts=gateway.has_token_limits,
-            collectors=() if self._ledger is None else (self._ledger.collector,),
+            collectors=(CatalogCollector(self._catalog), *(() if self._ledger is None else (self._ledger.collector,))),
         )
 
     def _add_stores(self, gateway: GatewayConfig) -> None:
@@ -93,7 +100,9 @@ class Assembly:
             hooks.append(self._accounts.hook(gateway))
         if self._ledger is not None and gateway.ledger is not None:
             hooks.append(self._ledger.hook_for(gateway.ledger))
-        return hooks
+        if gateway.logs.calls:
+            hooks.append(TextLog(self._log) if gateway.logs.texts else CallLog(self._log))
+        return [*hooks, *self._extra_hooks]
 
     async def reload(self, config: Config) -> None:
         """From one instant on everything new, for calls that arrive then; whatever fails, everything stays as it is.
@@ -104,7 +113,7 @@ class Assembly:
         gateway = gateway_of(config)
         demand_reloadable(self._config, config)
         content = self._content(config, self._catalog.content)
-        hooks, door, bounds = self._made_hooks(gateway), self._door(gateway), bounds_of(config)
+        hooks, door, bounds = self._made_hooks(gateway), self._door(gateway), Bounds.of(config.server)
         await self._catalog.exchange(content, ready_within_s=RELOAD_READY_S)
         self._hooks.become(hooks)
         self.served.door, self.served.bounds = door, bounds
@@ -119,10 +128,6 @@ def gateway_of(config: Config) -> GatewayConfig:
     return config.gateway
 
 
-def bounds_of(config: Config) -> Bounds:
-    return Bounds(max_body_bytes=config.server.max_body_bytes, write_timeout_s=config.server.write_timeout_s)
-
-
 def demand_reloadable(old: Config, new: Config) -> None:
     """Raises ConfigError that names what differs and is read only at the start."""
     before, after = gateway_of(old), gateway_of(new)
@@ -131,6 +136,7 @@ def demand_reloadable(old: Config, new: Config) -> None:
         for path, was, is_now in (
             ("server.host", old.server.host, new.server.host),
             ("server.port", old.server.port, new.server.port),
+            ("server.max_head_bytes", old.server.max_head_bytes, new.server.max_head_bytes),
             ("server.shutdown_grace_s", old.server.shutdown_grace_s, new.server.shutdown_grace_s),
             ("gateway.database", before.database, after.database),
             ("gateway.access", before.access, after.access),

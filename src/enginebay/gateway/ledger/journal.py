@@ -21,6 +21,8 @@ from enginebay.gateway.ledger.segments import Segment, make_segment, orphaned_se
 MAX_SEGMENT_BYTES = 8 * 2**20
 MAX_KEPT = 50_000
 """Entries in memory while nothing can be written: about 25 MB."""
+KEPT_AT_ONCE = 16
+"""So many of them are written beside a new one: faster than they come, and no stall of the event loop."""
 _DIRECTORY_MODE = 0o700
 
 
@@ -39,7 +41,7 @@ class Journal:
         """directory: of this gateway's machine; several gateways may share it. Raises ConfigError."""
         self._directory, self._max_segment_bytes = directory, max_segment_bytes
         self._write, self._unix_now = write, unix_now
-        self._lock = threading.Lock()  # held for one write, or for exchanging two integers
+        self._lock = threading.Lock()  # held for a few writes, or for exchanging a few numbers
         self._kept: deque[bytes] = deque()
         self._max_kept = max_kept
         self.num_appended = 0
@@ -72,9 +74,13 @@ class Journal:
         return self._segment
 
     def retry(self) -> None:
-        """Write what waits in memory, as far as it can be."""
-        with self._lock:
-            self._write_kept()
+        """Write what waits in memory, as far as it can be, and let `append` in between."""
+        is_writing = True
+        while self._kept and is_writing:
+            with self._lock:
+                num_before = len(self._kept)
+                self._write_kept()
+                is_writing = len(self._kept) < num_before
 
     def sync(self) -> None:
         """What was appended before survives a power cut from here on. Raises OSError."""
@@ -101,18 +107,19 @@ class Journal:
 
     def close(self) -> None:
         """Nothing more is written; the segment is its reader's to close. What is still in memory is lost."""
+        self.retry()
         with self._lock:
-            self._write_kept()
             self._is_closed, self._fd = True, -1  # the number may soon be some other file's
             self.num_lost += len(self._kept)
             self._kept.clear()
 
     def _write_kept(self) -> bool:
-        while self._kept:
+        """Some of it; whether nothing is left."""
+        for _ in range(min(KEPT_AT_ONCE, len(self._kept))):
             if not self._write_line(self._kept[0]):
                 return False
             self._kept.popleft()
-        return True
+        return not self._kept
 
     def _write_line(self, line: bytes) -> bool:
         """Whether all of it is in the file. The piece that a failed write left behind is cut off before the next."""

@@ -35,6 +35,11 @@ class Ledger:
         return LedgerHook(self._journal, prices_of(config))
 
     async def begin(self) -> None:
+        """Before the first call. What an earlier gateway left is stored then, if the database can be reached.
+
+        So budgets, which are counted from the database, forget nothing of it.
+        """
+        await asyncio.to_thread(self._writer.round)
         self._writer.begin()
 
     async def end(self) -> None:
