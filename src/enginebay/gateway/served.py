@@ -20,7 +20,7 @@ from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.models.served_model import ModelCatalog, ServedModel
 from enginebay.gateway.passage import Passage
 from enginebay.gateway.sessions import with_session
-from enginebay.types import GenerationRequest
+from enginebay.types import BackendInfo, GenerationRequest
 from enginebay.wire.openai_to_request import Target
 
 
@@ -62,8 +62,8 @@ class Served:
             raise InvalidRequest(f"'model' is missing; there are: {', '.join(names) or 'none'}", field="model")
         return names[0]
 
-    def target(self, model: ServedModel) -> Target:
-        return Target(info=model.info, max_choices=self.bounds.max_choices)
+    def target(self, info: BackendInfo) -> Target:
+        return Target(info=info, max_choices=self.bounds.max_choices)
 
     def engine_request_id(self, response_id: str) -> str:
         """Unique, although two clients may send the same id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from operator import is_
 from random import Random
 
 from enginebay.clock import Clock
@@ -69,6 +70,7 @@ class ModelPool:
             watch=watch,
             rng=rng,
         )
+        self._known_infos: list[BackendInfo] = []
         self.num_fallbacks = 0
         """Calls that another pool was asked to answer."""
 
@@ -81,7 +83,13 @@ class ModelPool:
     def info(self) -> BackendInfo:
         """Of the first replica, with what all of them can do and the shortest of their contexts."""
         infos = [replica.backend.info for replica in self.replicas]
-        return infos[0] if len(infos) == 1 else _common(infos)
+        if len(infos) == 1:
+            return infos[0]
+        if not self._known_infos or any(
+            known is not info for known, info in zip(self._known_infos, infos, strict=True)
+        ):
+            self._known_infos, self._common_info = infos, _common(infos)  # a replica told something new
+        return self._common_info
 
     def demand_ready(self) -> None:
         """Raises NotStarted or BackendUnavailable where no replica would take a request now."""

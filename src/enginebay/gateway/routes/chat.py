@@ -29,15 +29,16 @@ async def create_chat_completion(served: Served, exchange: Exchange) -> None:
     body = parse(await exchange.body(), _decoder)
     model = served.model(body.model, exchange.client)
     model.demand_ready()
+    info = model.info
     answer_id = response_id("chatcmpl", exchange, body.request_id)
-    prompt = chat_prompt(body, backend=model.info.name)
+    prompt = chat_prompt(body, backend=info.name)
     max_tokens, num_prompt_tokens = chat_max_tokens(body), None
     if max_tokens is None:
         async with exchange.while_client_listens():
             max_tokens, num_prompt_tokens = await _max_tokens(served, model, prompt, body.truncate_prompt_tokens)
     engine_request_id = served.engine_request_id(answer_id)
-    requests = chat_requests(body, prompt, served.target(model), request_id=engine_request_id, max_tokens=max_tokens)
-    requests = with_deadline(requests, exchange, model.info)
+    requests = chat_requests(body, prompt, served.target(info), request_id=engine_request_id, max_tokens=max_tokens)
+    requests = with_deadline(requests, exchange, info)
     options = _options(body, model.name, answer_id, num_choices=len(requests))
     encoder = ChatEncoder(options)
     with served.passage(

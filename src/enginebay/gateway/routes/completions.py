@@ -26,14 +26,15 @@ async def create_completion(served: Served, exchange: Exchange) -> None:
     body = parse(await exchange.body(), _decoder)
     model = served.model(body.model, exchange.client)
     model.demand_ready()
+    info = model.info
     answer_id = response_id("cmpl", exchange, body.request_id)
     if body.max_tokens is None:
         body.max_tokens = model.default_max_tokens
-    requests = completion_requests(body, served.target(model), request_id=served.engine_request_id(answer_id))
-    requests = with_deadline(requests, exchange, model.info)
+    requests = completion_requests(body, served.target(info), request_id=served.engine_request_id(answer_id))
+    requests = with_deadline(requests, exchange, info)
     options = _options(body, model.name, answer_id, num_choices=len(requests))
     echoed = [_known_text(request) for request in requests] if body.echo else ()
-    encoder = CompletionEncoder(options, echoed=echoed, backend=model.info.name)
+    encoder = CompletionEncoder(options, echoed=echoed, backend=info.name)
     with served.passage(exchange, model, requests, choices_per_prompt=options.choices_per_prompt) as passage:
         if body.stream:
             interval = body.stream_interval or 1

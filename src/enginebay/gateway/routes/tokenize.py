@@ -22,15 +22,16 @@ async def tokenize(served: Served, exchange: Exchange) -> None:
     body = parse(await exchange.body(), _decoder)
     model = served.model(body.model, exchange.client)
     model.demand_ready()
-    if not can_count_tokens(model.info):
-        raise UnsupportedFeature(field="tokenize", backend=model.info.name, detail="it does not tell tokens")
+    info = model.info
+    if not can_count_tokens(info):
+        raise UnsupportedFeature(field="tokenize", backend=info.name, detail="it does not tell tokens")
     if body.return_token_strs:
-        raise UnsupportedFeature(field="return_token_strs", backend=model.info.name)
+        raise UnsupportedFeature(field="return_token_strs", backend=info.name)
     async with exchange.while_client_listens():
-        token_ids = await model.count_tokens(_prompt(body, model.info.name))
+        token_ids = await model.count_tokens(_prompt(body, info.name))
     answer = {
         "count": len(token_ids),
-        "max_model_len": model.info.max_model_len,
+        "max_model_len": info.max_model_len,
         "tokens": token_ids,
         "token_strs": None,
     }
