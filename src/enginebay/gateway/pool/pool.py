@@ -85,9 +85,7 @@ class ModelPool:
         infos = [replica.backend.info for replica in self.replicas]
         if len(infos) == 1:
             return infos[0]
-        if not self._known_infos or any(
-            known is not info for known, info in zip(self._known_infos, infos, strict=True)
-        ):
+        if not self._known_infos or not all(map(is_, self._known_infos, infos)):
             self._known_infos, self._common_info = infos, _common(infos)  # a replica told something new
         return self._common_info
 
