@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from enginebay.config.gateway_models import STRICT
 from enginebay.config.secret import FreeMap, Text
@@ -58,6 +58,12 @@ class BreakerConfig(BaseModel):
     num_outcomes: Count = Field(default=20, description="... in so many requests gets none for a while.")
     open_s: Seconds = Field(default=5.0, description="How long; doubled each time that it fails again after it.")
     max_open_s: Seconds = Field(default=60.0, description="How long at most.")
+
+    @model_validator(mode="after")
+    def _can_open(self) -> BreakerConfig:
+        if self.num_failures > self.num_outcomes:
+            raise ValueError(f"it would never open: {self.num_failures} failures among {self.num_outcomes} requests")
+        return self
 
 
 class HealthConfig(BaseModel):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 
 from enginebay.clock import Clock
-from enginebay.errors import BackendUnavailable, EngineBayError, NotStarted
+from enginebay.errors import BackendOverloaded, BackendUnavailable, EngineBayError, NotStarted
 from enginebay.gateway.call import Attempt, Call
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.pool.failover import Progress, exactness
@@ -161,6 +161,8 @@ def none_available(replicas: Sequence[Replica]) -> EngineBayError:
     reasons = "; ".join(replica.why_not() for replica in replicas)
     if replicas and all(replica.state is ReplicaState.LOADING for replica in replicas):
         return NotStarted(f"the model is still loading ({reasons}): try again soon")
+    if waits_s := [replica.cools_s for replica in replicas if replica.is_sound()]:
+        return BackendOverloaded(f"every engine is full ({reasons}): try again later", retry_after_s=min(waits_s))
     return BackendUnavailable(f"no replica is available ({reasons}): try again later")
 
 

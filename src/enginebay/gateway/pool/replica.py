@@ -13,6 +13,8 @@ from enginebay.monitoring import InstrumentedBackend
 
 COOLS_S = 1.0
 """After an overload that named no time."""
+MAX_COOLS_S = 60.0
+"""Whatever it named."""
 
 
 class ReplicaState(StrEnum):
@@ -53,17 +55,24 @@ class Replica:
         return self.num_in_flight / self.weight
 
     def is_available(self) -> bool:
-        if self.state is not ReplicaState.READY or not self.breaker.admits():
-            return False
-        return self._cools_until <= self._clock.now()
+        return self.is_sound() and self._cools_until <= self._clock.now()
+
+    def is_sound(self) -> bool:
+        """Nothing but its load may keep requests from it."""
+        return self.state is ReplicaState.READY and self.breaker.admits()
+
+    @property
+    def cools_s(self) -> float:
+        """For so long it takes no more."""
+        return max(0.0, self._cools_until - self._clock.now())
 
     def why_not(self) -> str:
         """In words, of one that is not available."""
         if self.state is not ReplicaState.READY:
             return f"{self.name} is {self.state}: {self.reason}"
+        if self.cools_s:
+            return f"{self.name} is overloaded for {self.cools_s:.1f} s more"
         now = self._clock.now()
-        if self._cools_until > now:
-            return f"{self.name} is overloaded for {self._cools_until - now:.1f} s more"
         if self.breaker.open_until is not None and self.breaker.open_until > now:
             return f"{self.name} failed too often and rests for {self.breaker.open_until - now:.1f} s more"
         return f"{self.name} is being tried with one request"
@@ -89,7 +98,8 @@ class Replica:
             self.num_in_flight -= 1
 
     def cool(self, duration_s: float | None) -> None:
-        self._cools_until = self._clock.now() + (COOLS_S if duration_s is None else duration_s)
+        """None where it did not say how long."""
+        self._cools_until = self._clock.now() + (COOLS_S if duration_s is None else min(duration_s, MAX_COOLS_S))
 
 
 class Use:
