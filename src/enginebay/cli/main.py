@@ -58,6 +58,15 @@ _GROUPS = {
             "schema": ("config_schema:schema", "Print the JSON Schema of configs, for editors."),
         },
     ),
+    "keys": (
+        "Make and end the API keys of a gateway.",
+        {
+            "create": ("keys:create", "Make a key, and print it once."),
+            "list": ("keys:list_keys", "List the keys, without their secrets."),
+            "revoke": ("keys:revoke", "End a key for good."),
+            "rotate": ("keys:rotate", "Give a key a new secret; the old one ends after an overlap."),
+        },
+    ),
 }
 _EXTRAS = {
     "alembic": "ledger", "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "matplotlib": "picture",

@@ -10,7 +10,7 @@ from enginebay.testing.fake_clock import FakeClock
 
 MINUTE = Allowance("key:a", "tokens a minute", "tokens", 100, 60)
 AT_ONCE = Allowance("key:a", "requests at the same time", "requests", 2, 0)
-MONTH = Allowance("key:a:month:2026-11-01", "budget of the month", "cost_nano", 100, FOR_EVER)
+MONTH = Allowance("key:a", "budget of the month", "cost_nano", 100, FOR_EVER, since_unix=1000)
 
 
 class Accounts:
@@ -103,11 +103,23 @@ def test_an_account_without_end_keeps_everything_and_begins_with_what_was_spent_
     assert accounts.reserve("2", Demand(MONTH, 16)) is not None
 
 
+def test_an_account_without_end_lets_nothing_through_before_it_is_told_what_was_spent() -> None:
+    accounts = Accounts()
+    refusal = accounts.reserve("1", Demand(MONTH, 0))
+    assert refusal is not None
+    assert refusal.is_unseeded
+    next_month = Allowance("key:a", "budget of the month", "cost_nano", 100, FOR_EVER, since_unix=2000)
+    asyncio.run(accounts.reservations.seed(MONTH, 0))
+    assert accounts.reserve("2", Demand(MONTH, 1)) is None
+    assert accounts.reserve("3", Demand(next_month, 1)) is not None
+
+
 def test_accounts_of_clients_who_have_gone_are_forgotten() -> None:
     accounts = Accounts()
     for client in range(500):
         allowances = [Allowance(f"address:{client}", "", "tokens", 10, window_s) for window_s in (0, 60.0, FOR_EVER)]
         demands = [Demand(allowance, 10) for allowance in allowances]
+        asyncio.run(accounts.reservations.seed(allowances[2], 0))
         accounts.reserve(str(client), *demands)
         accounts.settle(str(client), demands, 10, 10, 10)
     assert accounts.reservations.num_accounts >= 1000

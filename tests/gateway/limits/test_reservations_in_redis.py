@@ -77,7 +77,7 @@ def test_two_gateways_and_200_clients_never_exceed_a_limit_by_one_token_or_reque
 ALLOWANCES = (
     Allowance("key:a", "tokens a minute", "tokens", 100, 60),
     Allowance("key:a", "requests at the same time", "requests", 3, 0),
-    Allowance("key:a:month:2026-11-01", "budget of the month", "cost_nano", 2**50, FOR_EVER),
+    Allowance("key:a", "budget of the month", "cost_nano", 2**50, FOR_EVER, since_unix=1_793_000_000),
 )
 
 
@@ -172,7 +172,11 @@ def test_keys_in_redis_do_not_outlive_their_use(redis_url: str, prefix: str) -> 
     async def main() -> None:
         gateway = reservations_at(redis_url, prefix=prefix, lease_s=100)
         hold = Hold("1", [Demand(allowance, 1) for allowance in ALLOWANCES])
-        await gateway.reserve(hold)
+        unseeded = await gateway.reserve(hold)
+        assert unseeded is not None
+        assert unseeded.is_unseeded
+        await gateway.seed(ALLOWANCES[2], 1)
+        assert await gateway.reserve(hold) is None
         gateway.settle(hold, [1, 0, 1])
         await gateway.aclose()
         redis = Redis.from_url(redis_url, decode_responses=True)

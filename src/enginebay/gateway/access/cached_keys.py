@@ -107,6 +107,15 @@ class CachedKeys:
                 self._known.put(key_id, record)
         return record
 
+    @property
+    def num_in_memory(self) -> int:
+        return len(self._known) + len(self._unknown)
+
+    @property
+    def is_looking_done(self) -> bool:
+        """Whether nothing asks for changes at this moment."""
+        return self._check is None or self._check.done()
+
     async def aclose(self) -> None:
         tasks = [*self._loads.values(), *([self._check] if self._check is not None else [])]
         await asyncio.gather(*tasks, return_exceptions=True)

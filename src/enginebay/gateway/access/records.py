@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hmac import compare_digest
 
 
 @dataclass(frozen=True, slots=True)
 class KeptSecret:
-    sha256: bytes
+    sha256: bytes = field(repr=False)
     created_at_unix: float
     expires_at_unix: float | None = None
     """When the secret that took over is the only one."""

@@ -34,6 +34,7 @@ class CountingDoors:
     async def aclose(self) -> None:
         if self._authentication is not None:
             await self._authentication.aclose()
+        await self._counts.aclose()
 
 
 def _authentication(config: GatewayConfig, database: Database, clock: Clock) -> Authentication | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -16,7 +15,6 @@ from enginebay.gateway.limits.demands import most_output_tokens, most_tokens
 from enginebay.gateway.limits.reservations import FOR_EVER, Allowance, Demand, Reservations
 
 Period = Literal["day", "month"]
-_MAX_SEEDED = 100_000
 
 
 class Pricing(Protocol):
@@ -48,13 +46,13 @@ class Budgets:
         self._of_tier: Mapping[str, BudgetConfig | None] = {name: tier.budget for name, tier in config.tiers.items()}
         self._pricing, self._spending, self._reservations = pricing, spending, reservations
         self._unix_time = unix_time
-        self._seeds: OrderedDict[str, asyncio.Task[None]] = OrderedDict()
+        self._seeding: dict[str, asyncio.Task[None]] = {}
 
-    async def demand(self, call: Call) -> Demand | None:
-        """None where the client has no budget. Raises BudgetExceeded for a model without a price, StoreUnavailable."""
+    def demand(self, call: Call) -> Demand | None:
+        """None where the client has no budget. Raises BudgetExceeded for a model without a price."""
         key_id = call.client.key_id
         budget = None if key_id is None else self._of_tier.get(call.client.tier, self._of_key)
-        if key_id is None or budget is None:
+        if budget is None:
             return None
         cost_nano = self._pricing.cost_nano(
             call.model,
@@ -63,29 +61,35 @@ class Budgets:
         )
         if cost_nano is None:
             raise BudgetExceeded(f"the model {call.model!r} has no price, so no key with a budget may use it")
-        since = period_begin(self._unix_time(), budget.per)
-        subject = f"key:{key_id}:{budget.per}:{since:%Y-%m-%d}"
-        allowance = Allowance(subject, f"budget of the {budget.per}", "cost_nano", budget.amount_nano, FOR_EVER)
-        await self._seeded(allowance, key_id, since.timestamp())
+        allowance = Allowance(
+            f"key:{key_id}",
+            f"budget of the {budget.per}",
+            "cost_nano",
+            budget.amount_nano,
+            FOR_EVER,
+            since_unix=period_begin(self._unix_time(), budget.per).timestamp(),
+        )
         return Demand(allowance, cost_nano)
 
     def used(self, call: Call, outcome: Outcome) -> int:
         return self._pricing.cost_of(call.model, outcome) or 0
 
-    async def _seeded(self, allowance: Allowance, key_id: str, since_unix: float) -> None:
-        """Before a key's first call of a period, what the ledger knows of it: a restart forgives nothing."""
-        seed = self._seeds.get(allowance.subject)
-        if seed is None or (seed.done() and (seed.cancelled() or seed.exception() is not None)):
-            seed = asyncio.create_task(self._seed(allowance, key_id, since_unix))
-            self._seeds[allowance.subject] = seed
-            if len(self._seeds) > _MAX_SEEDED:
-                self._seeds.popitem(last=False)
-        if not seed.done():
-            await asyncio.shield(seed)  # others may wait for it who have not left
+    async def seed(self, key_id: str, allowance: Allowance) -> None:
+        """Tell an account what the ledger knows: a restart, of Redis too, forgives nothing. Raises StoreUnavailable."""
+        seeding = self._seeding.get(allowance.account)
+        if seeding is None:
+            seeding = self._seeding[allowance.account] = asyncio.create_task(self._seed(key_id, allowance))
+            seeding.add_done_callback(lambda done: self._seeded(allowance, done))
+        await asyncio.shield(seeding)  # others may wait for it who have not left
 
-    async def _seed(self, allowance: Allowance, key_id: str, since_unix: float) -> None:
-        spent_nano = await asyncio.to_thread(self._spending.spent_nano, key_id, since_unix=since_unix)
+    async def _seed(self, key_id: str, allowance: Allowance) -> None:
+        spent_nano = await asyncio.to_thread(self._spending.spent_nano, key_id, since_unix=allowance.since_unix)
         await self._reservations.seed(allowance, spent_nano)
+
+    def _seeded(self, allowance: Allowance, seeding: asyncio.Task[None]) -> None:
+        del self._seeding[allowance.account]
+        if not seeding.cancelled():
+            seeding.exception()  # read, although everyone who waited for it may have left
 
 
 def period_begin(now_unix: float, period: Period) -> datetime:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from enginebay.config.gateway_limits import LimitsConfig, LimitSet
 from enginebay.gateway.call import Call, Outcome
+from enginebay.gateway.limits.addresses import counted_address
 from enginebay.gateway.limits.reservations import Allowance, Demand
 
 MINUTE_S, DAY_S = 60.0, 86_400.0
@@ -25,7 +26,7 @@ class CallDemands:
         if client.key_id is not None:
             limits = self._of_tier.get(client.tier, self._of_key)
             demands += _demands(limits, f"key:{client.key_id}", num_tokens)
-        return [*demands, *_demands(self._of_address, f"address:{client.address}", num_tokens)]
+        return [*demands, *_demands(self._of_address, f"address:{counted_address(client.address)}", num_tokens)]
 
 
 def most_tokens(call: Call) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 from secrets import token_hex
 
-from enginebay.errors import BudgetExceeded, InvalidRequest, RateLimited, RequestError
+from enginebay.errors import BudgetExceeded, InvalidRequest, RateLimited, RequestError, StoreUnavailable
 from enginebay.gateway.call import Call, Outcome
 from enginebay.gateway.hooks import GatewayHook
 from enginebay.gateway.limits.budgets import Budgets
@@ -27,15 +27,27 @@ class LimitsHook(GatewayHook):
     async def before_routing(self, call: Call) -> None:
         """Raises RateLimited, BudgetExceeded, StoreUnavailable, or InvalidRequest for what could never fit."""
         demands = self._demands.of(call, most_tokens(call))
-        if self._budgets is not None and (cost := await self._budgets.demand(call)) is not None:
+        if self._budgets is not None and (cost := self._budgets.demand(call)) is not None:
             demands.append(cost)
         if not demands:
             return
         hold = self._holds[id(call)] = Hold(f"{self._prefix}{next(self._serials):x}", demands)
         refusal = await self._reservations.reserve(hold)
+        if refusal is not None and refusal.is_unseeded:
+            refusal = await self._reserve_seeded(call, hold, refusal)
         if refusal is not None:
             del self._holds[id(call)]
             raise _refused(refusal)
+
+    async def _reserve_seeded(self, call: Call, hold: Hold, refusal: Refusal) -> Refusal | None:
+        """The first call of a key in a period; its budget is the only account that needs a seed."""
+        assert self._budgets is not None
+        assert call.client.key_id is not None
+        await self._budgets.seed(call.client.key_id, refusal.demand.allowance)
+        refused = await self._reservations.reserve(hold)
+        if refused is not None and refused.is_unseeded:
+            raise StoreUnavailable("the account of a budget was lost while it was filled: try again")
+        return refused
 
     def at_end(self, call: Call, outcome: Outcome) -> None:
         hold = self._holds.pop(id(call), None)

@@ -20,8 +20,8 @@ class MemoryReservations:
         now = self._clock.now()
         accounts = [self._account(demand.allowance, now) for demand in hold.demands]
         for demand, account in zip(hold.demands, accounts, strict=True):
-            if account.num_taken + demand.amount > demand.allowance.limit:
-                refusal = Refusal(demand, account.num_taken, account.room_after_s(demand, now))
+            refusal = account.refusal_of(demand, now)
+            if refusal is not None:
                 self._forget_idle(now)
                 return refusal
         for demand, account in zip(hold.demands, accounts, strict=True):
@@ -109,6 +109,13 @@ class _Account:
     def num_taken(self) -> int:
         return self.held + self.used
 
+    def refusal_of(self, demand: Demand, now: float) -> Refusal | None:
+        if self._window_s == FOR_EVER and not self.is_seeded:
+            return Refusal(demand, self.num_taken, None, is_unseeded=True)
+        if self.num_taken + demand.amount > demand.allowance.limit:
+            return Refusal(demand, self.num_taken, self._room_after_s(demand, now))
+        return None
+
     def use(self, amount: int, now: float) -> None:
         if not amount or not self._window_s:
             return
@@ -124,7 +131,7 @@ class _Account:
         while self._slots and self._drops_at(self._slots[0][0]) <= now:
             self.used -= self._slots.popleft()[1]
 
-    def room_after_s(self, demand: Demand, now: float) -> float | None:
+    def _room_after_s(self, demand: Demand, now: float) -> float | None:
         too_many = self.num_taken + demand.amount - demand.allowance.limit
         for number, amount in self._slots:
             too_many -= amount

@@ -22,6 +22,7 @@ LEASE_S = 3600.0
 _TIMEOUT_S = 2.0
 _RETRY_AFTER_S = 1.0
 _MAX_BATCH = 200
+_IS_UNSEEDED = -2
 _MAX_SETTLEMENTS = 100_000
 
 
@@ -51,7 +52,7 @@ class RedisReservations:
             return None
         index, num_taken, room_after_ms = map(int, answer)
         retry_after_s = None if room_after_ms < 0 else room_after_ms / 1000
-        return Refusal(hold.demands[index - 1], num_taken, retry_after_s)
+        return Refusal(hold.demands[index - 1], num_taken, retry_after_s, is_unseeded=room_after_ms == _IS_UNSEEDED)
 
     def settle(self, hold: Hold, used: Sequence[int]) -> None:
         """Returns at once. What cannot be sent is sent again; beyond 100,000 that wait, the lease ends the hold."""

@@ -5,29 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
+from redis.asyncio import BlockingConnectionPool, ConnectionPool
 from redis.exceptions import RedisError
 
 from enginebay.clock import Clock
 from enginebay.config.gateway_limits import LimitsConfig, LimitSet
 from enginebay.errors import RateLimited, StoreUnavailable
 from enginebay.gateway.call import Client
+from enginebay.gateway.limits.addresses import counted_address
 from enginebay.gateway.limits.request_entries import RequestEntries
 
 DEFAULT_FAILURES_PER_MINUTE = 60
 _LEAST_RETRY_AFTER_S = 0.001
+_MAX_CONNECTIONS = 32
+_TIMEOUT_S = 2.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
 class RequestStore:
-    storage: Storage
-    now: Callable[[], float]
-    """The clock of its instants."""
+    """Where requests are counted, and by which clock."""
+
+    def __init__(self, storage: Storage, now: Callable[[], float], *, pool: ConnectionPool | None = None) -> None:
+        self.storage, self.now = storage, now
+        self._pool = pool
 
     @classmethod
     def in_memory(cls, clock: Clock) -> RequestStore:
@@ -36,8 +41,20 @@ class RequestStore:
     @classmethod
     def in_redis(cls, url: str) -> RequestStore:
         """Its clock is each gateway's own wall clock, so these must be kept together."""
-        storage = RedisStorage(f"async+{url}", implementation="redispy", key_prefix="enginebay:requests")
-        return cls(storage, time.time)
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=_TIMEOUT_S,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+        )
+        options: dict[str, Any] = {"connection_pool": pool}  # what the library hands on is typed too narrowly
+        storage = RedisStorage(f"async+{url}", implementation="redispy", key_prefix="enginebay:requests", **options)
+        return cls(storage, time.time, pool=pool)
+
+    async def aclose(self) -> None:
+        if self._pool is not None:
+            await self._pool.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +78,22 @@ class RequestLimits:
         self._failures = RateLimitItemPerMinute(failures_per_minute, namespace="failures")
 
     async def demand_for_address(self, address: str) -> None:
-        await self._demand(self._of_address, address, "this address")
+        await self._demand(self._of_address, counted_address(address), "this address")
 
     async def demand_for_key(self, client: Client) -> None:
         if client.key_id is not None:
             await self._demand(self._of_tier.get(client.tier, self._of_key), client.key_id, "this API key")
 
     async def demand_few_failures(self, address: str) -> None:
-        if not await _reached(self._limiter.test(self._failures, address)):
+        subject = counted_address(address)
+        if not await _reached(self._limiter.test(self._failures, subject)):
             raise RateLimited(
                 "too many requests with a wrong API key came from this address: correct the key",
-                retry_after_s=await self._room_after_s(self._failures, address),
+                retry_after_s=await self._room_after_s(self._failures, subject),
             )
 
     async def count_failure(self, address: str) -> None:
-        await _reached(self._limiter.hit(self._failures, address))
+        await _reached(self._limiter.hit(self._failures, counted_address(address)))
 
     async def _demand(self, windows: Sequence[_Window], subject: str, who: str) -> None:
         for window in windows:

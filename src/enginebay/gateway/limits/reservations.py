@@ -28,17 +28,19 @@ class Allowance:
     """How much of one thing one subject may have."""
 
     subject: str
-    """Who, and in which period where there is one."""
+    """`key:` or `address:`, and who."""
     what: str
     """In words: `tokens a minute`."""
     measure: Measure
     limit: int
     window_s: float
-    """0: only what is held counts. FOR_EVER: what was used never drops out; then the subject names the period."""
+    """0: only what is held counts. FOR_EVER: what was used never drops out."""
+    since_unix: float = 0.0
+    """Begin of the period, of a window that never ends: each has an account of its own."""
 
     @property
     def account(self) -> str:
-        return f"{self.subject}:{self.measure}:{self.window_s:g}"
+        return f"{self.subject}:{self.measure}:{self.window_s:g}:{self.since_unix:.0f}"
 
     @property
     def retention_s(self) -> float:
@@ -68,6 +70,8 @@ class Refusal:
     """Held and used."""
     retry_after_s: float | None
     """When enough of what was used has dropped out; None where that depends on what is held."""
+    is_unseeded: bool = False
+    """The account has a window that never ends, and was told nothing yet of what was used before: seed it."""
 
 
 class Reservations(Protocol):

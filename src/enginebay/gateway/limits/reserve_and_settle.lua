@@ -6,7 +6,8 @@
 --          "settle",  hold id, lease ms, then for each demand: amount, window ms, slot ms, retention ms, used
 --          "seed",    "",      lease ms, then for each demand: used,   window ms, slot ms, retention ms, 0
 -- A window of 0 counts what is held alone; a window of -1 never ends, and has the one slot 0.
--- Returns  {} when granted, settled or seeded; else {index of the demand from 1, taken, ms until there is room or -1}
+-- Returns  {} when granted, settled or seeded; else {index of the demand from 1, taken, ms until there is room or -1};
+--          {index, taken, -2} where the account has a window that never ends and was not seeded
 
 local operation, hold_id, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -83,6 +84,9 @@ if operation == 'reserve' then
     local one = demand(index)
     end_leases(one)
     local sum, slots = taken(one)
+    if one.window < 0 and redis.call('HEXISTS', one.account, 'seeded') == 0 then
+      return {index, whole(sum), whole(-2)}
+    end
     if sum + one.amount > one.last then
       return {index, whole(sum), whole(room_after_ms(one, sum + one.amount - one.last, slots))}
     end
