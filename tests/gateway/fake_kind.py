@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import EntryPoint
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from pydantic import BaseModel, ConfigDict
@@ -12,7 +14,6 @@ from enginebay import hookimpl
 from enginebay.backend import BackendContext, BackendSpec, LaunchPlan
 from enginebay.testing.fake_backend import ALL_FEATURES, FakeBackend, Step, say_tokens
 from enginebay.types import GenerationRequest
-from installed_plugins import entry_point, install, module_of
 
 Script = Callable[[GenerationRequest], Iterable[Step]]
 
@@ -45,7 +46,7 @@ def install_fake_kind(monkeypatch: pytest.MonkeyPatch, *, names: Sequence[str] =
     """names: other kinds that it stands in for."""
     kind = FakeKind()
     entry_points = [_installed(monkeypatch, name, kind) for name in names]
-    install(monkeypatch, *entry_points)
+    monkeypatch.setattr("enginebay.plugins.entry_points", lambda group: entry_points)
     return kind
 
 
@@ -62,5 +63,9 @@ def _installed(monkeypatch: pytest.MonkeyPatch, name: str, kind: FakeKind) -> En
     def enginebay_backend() -> BackendSpec:
         return spec
 
-    module = module_of(monkeypatch, f"fake_plugin_{name}", enginebay_backend=hookimpl(enginebay_backend))
-    return entry_point(name, module=module, distribution=f"enginebay-{name}")
+    module = ModuleType(f"fake_plugin_{name}")
+    vars(module)["enginebay_backend"] = hookimpl(enginebay_backend)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    found = EntryPoint(name=name, value=module.__name__, group="enginebay.backends")
+    vars(found).update(dist=SimpleNamespace(name=f"enginebay-{name}"))  # as importlib.metadata does
+    return found
