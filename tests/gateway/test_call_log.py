@@ -74,7 +74,7 @@ def test_a_line_has_the_id_the_tokens_and_the_outcome_and_no_word_of_the_prompt(
 
 def test_neither_prompts_nor_answers_nor_keys_are_in_the_log_unless_asked() -> None:
     key = {"authorization": "Bearer eb-verysecret"}
-    bodies = [completion(), completion(stream=True), completion(max_tokens=10**9), completion(unknown_field=SECRET)]
+    bodies = [completion(), completion(stream=True), completion(temperature=-1), completion(unknown=SECRET)]
     text, _ = logged(CallLog, *bodies, headers=key)
     answers = said().split()
     assert answers == ["t0", "t1", "t2"]
