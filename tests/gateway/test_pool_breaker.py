@@ -142,7 +142,7 @@ def test_a_budget_grants_its_share_of_the_requests_and_no_more():
 
 def test_a_budget_drips_for_quiet_times_and_keeps_a_bounded_stock():
     clock = FakeClock()
-    budget = RetryBudget(clock, ratio=0.0, min_retries_per_s=2.0, max_kept_s=3.0)
+    budget = RetryBudget(clock, ratio=0.0, min_retries_per_s=2.0, max_kept=6.0)
     clock.advance(1000.0)
     assert sum(budget.take() for _ in range(100)) == 6
     clock.advance(0.5)

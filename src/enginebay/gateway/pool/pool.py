@@ -63,7 +63,12 @@ class ModelPool:
             self.replicas,
             policy,
             hooks=hooks,
-            budget=RetryBudget(clock, ratio=bounds.retry_ratio, min_retries_per_s=bounds.min_retries_per_s),
+            budget=RetryBudget(
+                clock,
+                ratio=bounds.retry_ratio,
+                min_retries_per_s=bounds.min_retries_per_s,
+                max_kept=bounds.max_in_flight,
+            ),
             timeouts=bounds.timeouts,
             max_attempts=bounds.max_attempts,
             clock=clock,

@@ -11,14 +11,16 @@ ROUNDING = 1e-9
 class RetryBudget:
     """A bucket: each request puts `ratio` of a retry in, each retry takes one out, `min_retries_per_s` drip in.
 
-    Without it retries multiply the load of an engine that fails because of its load.
+    Without it retries multiply the load of engines that fail because of their load. It starts full: the death of one
+    replica with all that is in flight there is no reason to fail a request, a pool that keeps failing is.
     """
 
-    def __init__(self, clock: Clock, *, ratio: float = 0.2, min_retries_per_s: float = 1.0, max_kept_s: float = 10.0):
-        """max_kept_s: of retries that dripped in; at least one retry is always kept."""
+    def __init__(
+        self, clock: Clock, *, ratio: float = 0.2, min_retries_per_s: float = 1.0, max_kept: float = 256.0
+    ) -> None:
+        """max_kept: retries that can be saved up; at least one."""
         self._clock, self._ratio, self._min_retries_per_s = clock, ratio, min_retries_per_s
-        self._max_kept = max(1.0, 10.0 * ratio + min_retries_per_s * max_kept_s)
-        self._num_left = self._max_kept
+        self._max_kept = self._num_left = max(1.0, max_kept)
         self._counted_at = clock.now()
 
     def request_began(self) -> None:
