@@ -145,7 +145,7 @@ def test_two_gateways_on_one_redis_let_no_request_too_many_in(redis_url: str) ->
     config = LimitsConfig(key=KeyLimitSet(requests_per_minute=50))
 
     async def main() -> list[object]:
-        stores = [RequestStore.in_redis(redis_url) for _ in range(2)]
+        stores = [RequestStore.in_redis(redis_url, clock=FakeClock()) for _ in range(2)]
         gateways = [RequestLimits(config, store) for store in stores]
         asked = [gateways[number % 2].demand_for_key(KEY_A) for number in range(200)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -161,7 +161,7 @@ def test_two_gateways_on_one_redis_let_no_request_too_many_in(redis_url: str) ->
 
 def test_a_redis_that_is_away_lets_nobody_in() -> None:
     async def main() -> None:
-        store = RequestStore.in_redis("redis://127.0.0.1:1/0")
+        store = RequestStore.in_redis("redis://127.0.0.1:1/0", clock=FakeClock())
         limits = RequestLimits(LIMITS, store)
         with pytest.raises(StoreUnavailable, match="Redis cannot be used"):
             await limits.demand_for_key(KEY_A)

@@ -52,4 +52,4 @@ def _authentication(config: GatewayConfig, database: Database, clock: Clock) -> 
 def _request_store(limits: LimitsConfig | None, clock: Clock) -> RequestStore:
     if limits is None or limits.redis is None:
         return RequestStore.in_memory(clock)
-    return RequestStore.in_redis(str(limits.redis))
+    return RequestStore.in_redis(str(limits.redis), clock=clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from enginebay.config.gateway_limits import LimitsConfig, LimitSet
 from enginebay.gateway.call import Call, Outcome
@@ -10,6 +11,7 @@ from enginebay.gateway.limits.addresses import counted_address
 from enginebay.gateway.limits.reservations import Allowance, Demand
 
 MINUTE_S, DAY_S = 60.0, 86_400.0
+_NUM_CACHED = 10_000
 
 
 class CallDemands:
@@ -18,15 +20,19 @@ class CallDemands:
     def __init__(self, config: LimitsConfig) -> None:
         self._of_key, self._of_address = config.key, config.address
         self._of_tier: Mapping[str, LimitSet] = config.tiers
+        self._allowances = lru_cache(maxsize=_NUM_CACHED)(self._all_allowances)
 
     def of(self, call: Call, num_tokens: int) -> list[Demand]:
         """num_tokens: as many as it can use."""
         client = call.client
-        demands: list[Demand] = []
-        if client.key_id is not None:
-            limits = self._of_tier.get(client.tier, self._of_key)
-            demands += _demands(limits, f"key:{client.key_id}", num_tokens)
-        return [*demands, *_demands(self._of_address, f"address:{counted_address(client.address)}", num_tokens)]
+        allowances = self._allowances(client.key_id, client.tier, client.address)
+        return [Demand(one, num_tokens if one.measure == "tokens" else 1) for one in allowances]
+
+    def _all_allowances(self, key_id: str | None, tier: str, address: str) -> Sequence[Allowance]:
+        of_address = _allowances(self._of_address, f"address:{counted_address(address)}")
+        if key_id is None:
+            return of_address
+        return [*_allowances(self._of_tier.get(tier, self._of_key), f"key:{key_id}"), *of_address]
 
 
 def most_tokens(call: Call) -> int:
@@ -46,12 +52,12 @@ def used_tokens(outcome: Outcome) -> int:
     return outcome.num_prompt_tokens + outcome.num_output_tokens
 
 
-def _demands(limits: LimitSet, subject: str, num_tokens: int) -> Sequence[Demand]:
-    demands: list[Demand] = []
+def _allowances(limits: LimitSet, subject: str) -> Sequence[Allowance]:
+    allowances: list[Allowance] = []
     if (limit := limits.concurrent_requests) is not None:
-        demands.append(Demand(Allowance(subject, "requests at the same time", "requests", limit, 0), 1))
+        allowances.append(Allowance(subject, "requests at the same time", "requests", limit, 0))
     if (limit := limits.tokens_per_minute) is not None:
-        demands.append(Demand(Allowance(subject, "tokens a minute", "tokens", limit, MINUTE_S), num_tokens))
+        allowances.append(Allowance(subject, "tokens a minute", "tokens", limit, MINUTE_S))
     if (limit := limits.tokens_per_day) is not None:
-        demands.append(Demand(Allowance(subject, "tokens a day", "tokens", limit, DAY_S), num_tokens))
-    return demands
+        allowances.append(Allowance(subject, "tokens a day", "tokens", limit, DAY_S))
+    return allowances

@@ -38,7 +38,6 @@ class MemoryReservations:
             account = self._account(demand.allowance, now)
             account.held -= demand.amount
             account.use(amount, now)
-        self._forget_idle(now)
 
     async def seed(self, allowance: Allowance, used: int) -> None:
         now = self._clock.now()

@@ -27,6 +27,9 @@ class RequestEntries(Storage, MovingWindowSupport):
     def base_exceptions(self) -> type[Exception]:
         return ValueError
 
+    def now(self) -> float:
+        return self._clock.now()
+
     @property
     def num_keys(self) -> int:
         return sum(map(len, self._windows.values()))

@@ -30,16 +30,20 @@ T = TypeVar("T")
 class RequestStore:
     """Where requests are counted, and by which clock."""
 
-    def __init__(self, storage: Storage, now: Callable[[], float], *, pool: ConnectionPool | None = None) -> None:
+    def __init__(
+        self, storage: Storage, now: Callable[[], float], *, clock: Clock, pool: ConnectionPool | None = None
+    ) -> None:
         self.storage, self.now = storage, now
+        self.failures = RequestEntries(clock=clock)
+        """Of wrong keys, which each gateway counts alone: nobody else's request waits for Redis because of them."""
         self._pool = pool
 
     @classmethod
     def in_memory(cls, clock: Clock) -> RequestStore:
-        return cls(RequestEntries(clock=clock), clock.now)
+        return cls(RequestEntries(clock=clock), clock.now, clock=clock)
 
     @classmethod
-    def in_redis(cls, url: str) -> RequestStore:
+    def in_redis(cls, url: str, *, clock: Clock) -> RequestStore:
         """Its clock is each gateway's own wall clock, so these must be kept together."""
         pool = BlockingConnectionPool.from_url(
             url,
@@ -50,7 +54,7 @@ class RequestStore:
         )
         options: dict[str, Any] = {"connection_pool": pool}  # what the library hands on is typed too narrowly
         storage = RedisStorage(f"async+{url}", implementation="redispy", key_prefix="enginebay:requests", **options)
-        return cls(storage, time.time, pool=pool)
+        return cls(storage, time.time, clock=clock, pool=pool)
 
     async def aclose(self) -> None:
         if self._pool is not None:
@@ -70,12 +74,13 @@ class RequestLimits:
         self, config: LimitsConfig, store: RequestStore, *, failures_per_minute: int = DEFAULT_FAILURES_PER_MINUTE
     ) -> None:
         self._limiter, self._now = MovingWindowRateLimiter(store.storage), store.now
+        self._failures, self._failure_limiter = store.failures, MovingWindowRateLimiter(store.failures)
         self._of_address = _windows(config.address, "address")
         self._of_key = _windows(config.key, "key")
         self._of_tier: Mapping[str, Sequence[_Window]] = {
             name: _windows(tier, "key") for name, tier in config.tiers.items()
         }
-        self._failures = RateLimitItemPerMinute(failures_per_minute, namespace="failures")
+        self._few = RateLimitItemPerMinute(failures_per_minute, namespace="failures")
 
     async def demand_for_address(self, address: str) -> None:
         await self._demand(self._of_address, counted_address(address), "this address")
@@ -85,15 +90,19 @@ class RequestLimits:
             await self._demand(self._of_tier.get(client.tier, self._of_key), client.key_id, "this API key")
 
     async def demand_few_failures(self, address: str) -> None:
+        if not self._failures.num_keys:
+            return
         subject = counted_address(address)
-        if not await _reached(self._limiter.test(self._failures, subject)):
-            raise RateLimited(
-                "too many requests with a wrong API key came from this address: correct the key",
-                retry_after_s=await self._room_after_s(self._failures, subject),
-            )
+        if await self._failure_limiter.test(self._few, subject):
+            return
+        stats = await self._failure_limiter.get_window_stats(self._few, subject)
+        raise RateLimited(
+            "too many requests with a wrong API key came from this address: correct the key",
+            retry_after_s=max(_LEAST_RETRY_AFTER_S, stats.reset_time - self._failures.now()),
+        )
 
     async def count_failure(self, address: str) -> None:
-        await _reached(self._limiter.hit(self._failures, counted_address(address)))
+        await self._failure_limiter.hit(self._few, counted_address(address))
 
     async def _demand(self, windows: Sequence[_Window], subject: str, who: str) -> None:
         for window in windows:

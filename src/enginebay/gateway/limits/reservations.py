@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 Measure = Literal["tokens", "requests", "cost_nano"]
 NUM_SLOTS = 60
@@ -37,18 +37,19 @@ class Allowance:
     """0: only what is held counts. FOR_EVER: what was used never drops out."""
     since_unix: float = 0.0
     """Begin of the period, of a window that never ends: each has an account of its own."""
+    account: str = field(init=False, compare=False)
+    """Its name, the same in all gateways."""
 
-    @property
-    def account(self) -> str:
-        return f"{self.subject}:{self.measure}:{self.window_s:g}:{self.since_unix:.0f}"
+    def __post_init__(self) -> None:
+        account = f"{self.subject}:{self.measure}:{self.window_s:g}:{self.since_unix:.0f}"
+        object.__setattr__(self, "account", account)
 
     @property
     def retention_s(self) -> float:
         return RETENTION_S if self.window_s == FOR_EVER else self.window_s * (1 + 1 / NUM_SLOTS)
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     allowance: Allowance
     amount: int
 
