@@ -114,13 +114,14 @@ def own_server() -> Iterator[RunningServer]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_schemathesis_finds_nothing(own_server: RunningServer, tmp_path: Path) -> None:
     """All its checks but one: what a schema allows may still be more than this backend can do, which is a 400."""
     pytest.importorskip("schemathesis")
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{own_server.url}/openapi.json", "--seed=1", "--no-color",
-        "--max-examples=20", "--checks=all", "--exclude-checks=positive_data_acceptance",
+        "--max-examples=10", "--checks=all", "--exclude-checks=positive_data_acceptance",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "11 selected / 11 total" in done.stdout

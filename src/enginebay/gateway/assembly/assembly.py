@@ -69,12 +69,11 @@ class Assembly:
             url = str(gateway.database)
             self._database = database = open_database(url)
             parts.append(EndsWith(lambda: asyncio.to_thread(database.close)))
-        if gateway.ledger is not None:
-            from enginebay.gateway.ledger.ledger import Ledger
+            if gateway.ledger is not None:
+                from enginebay.gateway.ledger.ledger import Ledger
 
-            url = str(gateway.database)
-            self._ledger = Ledger(gateway.ledger, lambda: open_database(url), log=self._log, clock=self._clock)
-            parts.append(self._ledger)
+                self._ledger = Ledger(gateway.ledger, lambda: open_database(url), log=self._log, clock=self._clock)
+                parts.append(self._ledger)
         if gateway.access is not None or gateway.limits is not None:
             from enginebay.gateway.assembly.access import CountingDoors
 
