@@ -40,7 +40,7 @@ def test_what_is_held_has_no_room_for_more_and_is_free_once_it_is_settled_with_n
 def test_what_was_used_counts_for_a_window_after_the_end_and_then_drops_out_within_a_slot() -> None:
     accounts = Accounts()
     accounts.reserve("1", Demand(MINUTE, 80))
-    accounts.clock.advance(300)  # a long answer: held all the while
+    accounts.clock.advance(300.9)  # a long answer: held all the while
     assert accounts.reservations.num_taken(MINUTE) == 80
     accounts.settle("1", [Demand(MINUTE, 80)], 30)
     accounts.clock.advance(59.9)
@@ -168,7 +168,7 @@ def test_in_no_minute_is_more_used_than_the_limit_and_at_the_end_nothing_is_held
         elif step == "settle" and running:
             settle(list(running)[int(share * (len(running) - 1))], share)
         elif step == "wait":
-            accounts.clock.advance(number)
+            accounts.clock.advance(number * 0.77)
         held = sum(amount for _, amount in running.values())
         assert held <= accounts.reservations.num_taken(MINUTE) <= MINUTE.limit
     for hold_id in list(running):
