@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -41,10 +42,17 @@ ledger = sa.Table(
 )
 
 
+NUM_ROWS_AT_ONCE = 25
+"""Rows that are made ready without a break: well below a millisecond, in which the event loop may stand still."""
+
+
 def store(database: Database, entries: Sequence[PlacedEntry]) -> None:
     """In one transaction; those that are there already are left as they are. Raises StoreUnavailable."""
+    insert = _insert(database.dialect)
     with database.writing() as connection:
-        connection.execute(_insert(database.dialect), [_row(placed) for placed in entries])
+        for start in range(0, len(entries), NUM_ROWS_AT_ONCE):
+            connection.execute(insert, [_row(placed) for placed in entries[start : start + NUM_ROWS_AT_ONCE]])
+            time.sleep(0)  # gives the interpreter's lock away: the event loop may be waiting for it
 
 
 def _insert(dialect: str) -> sa.Insert:
