@@ -115,6 +115,9 @@ class TimedStream:
             if expiry.was_all():
                 raise self._error() from None
             raise
+        except EngineBayError:
+            expiry.was_all()  # an adapter may answer our cancellation with an error of its own
+            raise
         expiry.rest()
         if expiry.error is not None:  # an adapter that swallows cancellations: what it says is dropped
             expiry.was_all()
