@@ -20,6 +20,12 @@ _STATUS: Schema = {
     "required": ["status"],
     "properties": {"status": {"type": "string"}, "reason": {"type": "string"}},
 }
+_EVENT: Schema = {
+    "type": "object",
+    "description": "One server-sent event: its data is a JSON object, of the last one `[DONE]`.",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}},
+}
 _TOKENS: Schema = {
     "type": "object",
     "required": ["count", "tokens"],
@@ -121,8 +127,7 @@ def _error_statuses() -> Mapping[int, str]:
 def _answer(schema: str, *, streams: bool = False) -> Schema:
     content = _content(_reference(schema))
     if streams:
-        events = "Server-sent events, each a JSON object; the last is `[DONE]`."
-        content["content"]["text/event-stream"] = {"schema": {"type": "string", "description": events}}
+        content["content"]["text/event-stream"] = {"schema": _EVENT}
     return content
 
 
