@@ -41,7 +41,7 @@ class CachedKeys:
         self._unknown = _Latest[None](num_cached)
         self._num_changes: int | None = None
         self._checked_at = self._tried_at = float("-inf")
-        self._failure: StoreUnavailable | None = None
+        self._problem = "the database of the API keys does not answer: try again later"
         self._generation = 0
         self._check: asyncio.Task[None] | None = None
         self._loads: dict[str, asyncio.Task[KeyRecord | None]] = {}
@@ -68,14 +68,14 @@ class CachedKeys:
         await asyncio.wait({self._check}, timeout=REVOKED_WITHIN_S)
         is_answered = self._clock.now() - self._checked_at <= REVOKED_WITHIN_S
         if not is_answered and age_s > self._trusted_without_source_s:
-            raise self._failure or StoreUnavailable("the database of the API keys does not answer: try again later")
+            raise StoreUnavailable(self._problem)
 
     async def _look_for_changes(self) -> None:
         asked_at = self._clock.now()
         try:
             num_changes = await asyncio.to_thread(self._source.num_changes)
         except StoreUnavailable as error:
-            self._failure = error.with_traceback(None)
+            self._problem = str(error)
             return
         if num_changes != self._num_changes:
             self._num_changes = num_changes

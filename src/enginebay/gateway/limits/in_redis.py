@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 from structlog.typing import FilteringBoundLogger
 
 from enginebay.errors import StoreUnavailable
@@ -72,7 +72,7 @@ class RedisReservations:
     async def aclose(self) -> None:
         """Tries once more to send what is not settled yet."""
         self._is_closing = True
-        if self._sending is not None:
+        while self._sending is not None and not self._sending.done():
             await self._sending
         await self._redis.aclose()
 
@@ -93,7 +93,7 @@ class RedisReservations:
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
                     answers = await self._run(batch)
-            except (RedisError, OSError) as error:  # a time-out is an OSError
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
                 await self._failed(batch, error)
                 continue
             for step, answer in zip(batch, answers, strict=True):
