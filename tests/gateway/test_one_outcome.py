@@ -307,3 +307,29 @@ def test_usage_is_exact_for_a_stream_whose_client_did_not_ask_for_it() -> None:
     outcome = notes.outcome
     assert (outcome.num_prompt_tokens, outcome.num_output_tokens, outcome.num_cached_tokens) == (3, 5, 2)
     assert outcome.num_unbilled_tokens == 1
+
+
+class TellsPrompts(GatewayHook):
+    """As a limit that had the prompt counted; then it may wait."""
+
+    def __init__(self, *, waits: bool) -> None:
+        self._waits = waits
+
+    async def before_routing(self, call: Call) -> None:
+        call.num_prompt_tokens = 3
+        if self._waits:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("waits", "num_prompt_tokens"), [(True, 0), (False, 3)], ids=["before an engine", "in one"])
+def test_a_prompt_counts_once_an_engine_was_asked_to_compute_it(waits: bool, num_prompt_tokens: int) -> None:
+    notes = Notes()
+
+    async def test(app: Gateway, backend: FakeBackend) -> None:
+        exchange = post(app, "/v1/completions", FIELDS)
+        await settle()
+        exchange.leave()
+        await exchange.task
+
+    run(test, [notes, TellsPrompts(waits=waits)], lambda request: [Stall()])
+    assert (notes.outcome.kind, notes.outcome.num_prompt_tokens) == ("cancelled", num_prompt_tokens)

@@ -114,7 +114,7 @@ class Passage:
             Outcome(
                 kind=kind,
                 error_code=error_code,
-                num_prompt_tokens=usage.num_prompt_tokens or self.call.num_prompt_tokens or 0,
+                num_prompt_tokens=usage.num_prompt_tokens or self._num_begun_prompt_tokens(),
                 num_cached_tokens=usage.num_cached_tokens,
                 num_output_tokens=self.call.num_received_tokens,
                 num_unbilled_tokens=None,
@@ -122,6 +122,10 @@ class Passage:
                 ended_at=self._clock.now(),
             )
         )
+
+    def _num_begun_prompt_tokens(self) -> int:
+        """Of an engine that had told nothing yet; of a call that no engine was asked to answer, none."""
+        return (self.call.num_prompt_tokens or 0) if self.call.attempts else 0
 
     def _end(self, outcome: Outcome) -> None:
         if self._has_ended:

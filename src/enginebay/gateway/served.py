@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -40,7 +39,6 @@ class Served:
     """Whether hooks want to know how many tokens a prompt has before anything is done with it."""
     collectors: Sequence[Collector] = ()
     """Of metrics that are no replica's."""
-    started_at_unix: int = field(default_factory=lambda: int(time.time()))
     _serials: count[int] = field(default_factory=count)
 
     def model(self, name: str | None, client: Client) -> ServedModel:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from enginebay.types import GenerationChunk, Usage
@@ -76,13 +74,3 @@ def usage_json(usage: Usage) -> bytes:
         prompt + output,
         details,
     )
-
-
-def total_usage(answers: Sequence[GenerationChunk], *, choices_per_prompt: int) -> Usage:
-    """Of complete answers, in the order of the choices."""
-    if len(answers) == 1 and answers[0].usage is not None:
-        return answers[0].usage
-    tally = UsageTally(num_choices=len(answers), choices_per_prompt=choices_per_prompt)
-    for index, answer in enumerate(answers):
-        tally.add(index, answer)
-    return tally.total()
