@@ -74,6 +74,12 @@ def test_a_connection_that_does_not_finish_its_head_is_cut_off(sent: bytes) -> N
         assert is_closed(connection)
 
 
+def test_a_compressed_body_is_refused_unread(server: RunningServer) -> None:
+    status, _, body = server.exchange("POST", "/v1/completions", BODY, content_encoding="gzip")
+    assert status == 400
+    assert "compressed" in json.loads(body)["error"]["message"]
+
+
 def test_a_burst_is_bounded_and_leaves_health_and_metrics_alone() -> None:
     async def main() -> None:
         backend = FakeBackend(script=lambda request: [Stall()])
