@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "engine_bars.json"
 PAGE = ROOT / "docs" / "comparison.md"
 BEGIN, END = "<!-- engine bars: written by benchmarks/engine_bars_page.py -->", "<!-- end of engine bars -->"
+KEPT_OWN = ROOT / "benchmarks" / "results" / "engine_bars_own.json"
+"""Another run, of the reference engine alone."""
+BEGIN_OWN, END_OWN = "<!-- own forms: written by benchmarks/engine_bars_page.py -->", "<!-- end of own forms -->"
 NUM_REPEATS = 3
 """Fewer give no verdict."""
 
@@ -28,6 +31,7 @@ BARS: dict[tuple[str, str], dict[int, tuple[float, float | None]]] = {
     ("reference-bf16", "openvino-16bit"): {1: (0.7, None), 8: (0.7, None), 32: (0.7, None)},
     ("reference-int8", "openvino-int8"): {1: (0.9, 1.0), 8: (1.0, 1.0), 32: (1.1, 1.2)},
     ("reference-int8", "reference-bf16"): {1: (1.3, None), 8: (1.3, None), 32: (1.4, 1.6)},
+    ("reference-int8-kv8", "reference-bf16"): {1: (1.3, None), 8: (1.3, None), 32: (1.4, 1.6)},
 }
 """By engine, the one it is compared with, and users: the least ratio of output tokens a second, and a better one."""
 
@@ -64,7 +68,7 @@ class Bar:
 
 def main() -> int:
     page = PAGE.read_text(encoding="utf-8")
-    written = with_section(page, section(kept_result()))
+    written = with_sections(page)
     if "--check" in sys.argv:
         if written != page:
             print("docs/comparison.md does not say what the result says: run benchmarks/engine_bars_page.py")
@@ -73,15 +77,20 @@ def main() -> int:
     return 0
 
 
-def kept_result() -> dict[str, Any]:
+def kept_result(path: Path = KEPT) -> dict[str, Any]:
     """Empty before anything was measured."""
-    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def with_section(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+def with_sections(page: str) -> str:
+    page = _with_section(page, section(kept_result()), begin=BEGIN, end=END)
+    return _with_section(page, section(kept_result(KEPT_OWN)), begin=BEGIN_OWN, end=END_OWN)
+
+
+def _with_section(page: str, text: str, *, begin: str, end: str) -> str:
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def judged(result: Mapping[str, Any]) -> list[Bar]:

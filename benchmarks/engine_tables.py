@@ -89,6 +89,47 @@ def engine_vs_transformers(result: Result) -> str:
     return "\n".join(lines)
 
 
+def batch_invariance(result: Result) -> str:
+    lines = [
+        f"{_when_and_where(result)}, {result['dtype']}, prefill counted; in every round one sequence was "
+        "computed alone as well:",
+        "",
+        "| kernels | tokens in, out | sequences | without, tokens/s | batch-invariant, tokens/s "
+        "| ratio (least to most) | other tokens alone: without | batch-invariant |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *(_invariance_line(run, batch) for run in result["runs"] for batch in run["batches"])])
+
+
+def _invariance_line(run: Result, batch: Result) -> str:
+    ratio, num_rounds = batch["speed_ratio"], batch["num_compared_alone"]
+    cells = [
+        run["kernels"],
+        f"{run['num_input_tokens']}, {run['num_output_tokens']}",
+        str(batch["batch_size"]),
+        f"{batch['output_tokens_per_s']['median']:.1f}",
+        f"{batch['output_tokens_per_s_batch_invariant']['median']:.1f}",
+        f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})",
+        f"{batch['num_changed_without']} of {num_rounds}",
+        f"{batch['num_changed_with']} of {num_rounds}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def row_cost(result: Result) -> str:
+    ratios = result["row_cost_ratio"]
+    lines = [
+        f"{_when_and_where(result)}, {result['dtype']}, {result['kernels']} kernels: {result['fitted_ratio']:.3f} of a "
+        f"step of one row for each row more; drafts are reckoned with {result['assumed_ratio']:g}.",
+        "",
+        "| rows in a decode step | time | for each row more, as a share of a step of one |",
+        "|---|---|---|",
+    ]
+    for rows, step_ms in result["step_ms"].items():
+        lines.append(f"| {rows} | {step_ms:.1f} ms | {f'{ratios[rows]:.3f}' if rows in ratios else '-'} |")
+    return "\n".join(lines)
+
+
 def _when_and_where(result: Result) -> str:
     return f"Measured {result['created_at'][:10]} on {result['environment']['cpu']}"
 
@@ -98,5 +139,7 @@ ENGINE_TABLES: Mapping[str, Callable[[Result], str]] = {
     "memory_bound": memory_bound,
     "engine_vs_transformers": engine_vs_transformers,
     "quantization_quality": quantization_quality,
+    "batch_invariance": batch_invariance,
+    "row_cost": row_cost,
 }
 """By the name of the result file."""

@@ -48,6 +48,8 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "int8": {"dtype": "bfloat16", "quantization": "int8"},
     "int8, not smoothed": {"dtype": "bfloat16", "quantization": "int8", "smooth_int8": False},
     "int8_weight_only": {"dtype": "bfloat16", "quantization": "int8_weight_only"},
+    "bfloat16, int8 KV cache": {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
+    "int8, int8 KV cache": {"dtype": "bfloat16", "quantization": "int8", "kv_cache_dtype": "int8"},
 }
 PAIRS = ((YARDSTICK, BASELINE), *((BASELINE, form) for form in list(FORMS)[2:]))
 

@@ -60,7 +60,7 @@ def exit_status(groups: Groups, names: Collection[str], *, is_quick: bool) -> in
 def _read(path: Path) -> dict[str, Any]:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise LoadTestError(f"{path} is no result to keep groups of: {error}; remove it or name another") from error
     if not isinstance(before, dict) or not {"is_quick", "groups"} <= before.keys():
         raise LoadTestError(f"{path} is not a result of this benchmark; remove it or name another with --out")

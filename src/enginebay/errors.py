@@ -38,7 +38,8 @@ EngineBayError
 ├── StreamContractViolated       an adapter broke the stream rules: a bug in the adapter
 └── LoadTestError                a plan, workload or result file is unusable
     ├── NotComparable            two results that nothing can be concluded from
-    └── ResultExists             a measurement would replace an earlier one
+    ├── ResultExists             a measurement would replace an earlier one
+    └── FolderInUse              another one is writing into the folder right now
 """
 
 from __future__ import annotations
@@ -308,4 +309,8 @@ class NotComparable(LoadTestError):
 
 
 class ResultExists(LoadTestError):
+    pass
+
+
+class FolderInUse(LoadTestError):
     pass

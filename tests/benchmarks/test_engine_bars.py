@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from engine_bars_page import BARS, PAGE, judged, kept_result, section, with_section  # noqa: E402
+from engine_bars_page import BARS, KEPT_OWN, PAGE, judged, kept_result, section, with_sections  # noqa: E402
 
 from enginebay.config.loader import load_config  # noqa: E402
 
@@ -34,9 +34,15 @@ def result(*rows: dict[str, object]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_the_page_shows_the_result_that_is_kept() -> None:
+def test_the_page_shows_the_results_that_are_kept() -> None:
     page = PAGE.read_text()
-    assert with_section(page, section(kept_result())) == page
+    assert with_sections(page) == page
+
+
+def test_int8_with_keys_and_values_in_int8_holds_its_bars_against_bfloat16() -> None:
+    bars = [bar for bar in judged(kept_result(KEPT_OWN)) if bar.engine == "reference-int8-kv8"]
+    assert {bar.users for bar in bars} == {1, 8, 32}
+    assert all(bar.is_met for bar in bars)
 
 
 def test_every_engine_with_a_bar_is_an_entry_of_the_config_and_is_compared_at_its_loads() -> None:

@@ -35,6 +35,12 @@ class Words:
 
     encode_plain = encode
 
+    def cut(self, text: str, num_tokens: int) -> str:
+        return " ".join(text.split()[:num_tokens])
+
+    def beginning(self, word: str) -> int:
+        return self.encode(word)[0]
+
     def decode(self, token_ids: list[int]) -> str:
         words = {number: word for word, number in self._numbers.items()}
         return " ".join(words[token_id] for token_id in token_ids)

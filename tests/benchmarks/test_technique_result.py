@@ -120,6 +120,12 @@ def test_a_file_that_is_no_result_is_not_written_over(run, tmp_path: Path, conte
     assert path.read_text() == content
 
 
+def test_what_cannot_be_read_is_told_before_anything_is_measured(run, tmp_path: Path, capsys) -> None:
+    (tmp_path / "techniques.json").mkdir()
+    assert run(["--groups", "prefix_cache"], prefix_cache=prefix_rows(5.0))[0] == 2
+    assert "techniques.json is no result to keep groups of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("speed_ratio", "status", "word"), [(2.5, 0, "met"), (2.49, 1, "missed")])
 def test_a_missed_bar_is_named_and_is_the_exit_code_and_the_result_is_kept(
     run, capsys: pytest.CaptureFixture[str], speed_ratio: float, status: int, word: str

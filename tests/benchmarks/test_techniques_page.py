@@ -9,11 +9,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from engine_tables import ENGINE_TABLES, quantization_quality  # noqa: E402
+from engine_tables import ENGINE_TABLES, batch_invariance, quantization_quality  # noqa: E402
+from row_cost import fitted_ratio, ratios  # noqa: E402
 from technique_claims import CLAIMS, HOLDS, NOT_HERE, NOT_MEASURED  # noqa: E402
 from technique_tables import technique_block  # noqa: E402
 from techniques_page import BLOCK, KEPT, PAGE, PLOT, kept_result, with_figures  # noqa: E402
 from techniques_plot import TITLES, plot  # noqa: E402
+
+from enginebay.engine.speculation.build import ROW_COST_RATIO  # noqa: E402
 
 MANY_USERS = 192
 STATIC_CLAIM = next(claim for claim in CLAIMS if claim.says.startswith("static"))
@@ -139,3 +142,27 @@ def test_quality_is_told_by_pair_and_held_to_its_bound(ratio: float, verdict: st
     told = quantization_quality({"environment": {"cpu": "a CPU"}, "text": text, "forms": [form], "pairs": [pair]})
     line = f"| int8 | native | 129 MiB | 12.35 | bfloat16 | {ratio:.4f} (1.0100 to 1.0300) | 95.1% | 20 of 50 {verdict}"
     assert told.splitlines()[-1] == line
+
+
+def test_the_cost_of_batch_invariance_is_told_for_each_form_of_kernels() -> None:
+    speed = {"median": 10.0, "min": 9.0, "max": 11.0}
+    batch = {
+        "batch_size": 8, "output_tokens_per_s": speed, "output_tokens_per_s_batch_invariant": speed | {"median": 2.5},
+        "speed_ratio": {"median": 0.25, "min": 0.2, "max": 0.3}, "num_compared_alone": 3, "num_changed_without": 1,
+        "num_changed_with": 0,
+    }  # fmt: skip
+    runs = [
+        {"kernels": kernels, "num_input_tokens": 32, "num_output_tokens": 16, "batches": [batch]}
+        for kernels in ("native", "plain")
+    ]
+    environment = {"cpu": "a CPU"}
+    told = batch_invariance({"created_at": "2026-01-02", "environment": environment, "dtype": "float32", "runs": runs})
+    line = "| 32, 16 | 8 | 10.0 | 2.5 | 0.25x (0.20 to 0.30) | 1 of 3 | 0 of 3 |"
+    assert told.splitlines()[-2:] == [f"| native {line}", f"| plain {line}"]
+
+
+def test_the_cost_of_a_row_is_told_beside_what_drafts_are_reckoned_with() -> None:
+    steps = {1: 0.010, 3: 0.012, 5: 0.014}
+    assert ratios(steps) == {3: pytest.approx(0.1), 5: pytest.approx(0.1)}
+    assert fitted_ratio(steps) == pytest.approx(0.1)
+    assert json.loads((KEPT.parent / "row_cost.json").read_text())["assumed_ratio"] == ROW_COST_RATIO

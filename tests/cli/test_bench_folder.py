@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from enginebay.cli.main import run
+from enginebay.loadtest.result_folder import claimed
 from enginebay.testing.simulators.performance import INSTANT
 from enginebay.testing.simulators.thread import SimulatorThread
 
@@ -117,3 +118,24 @@ def test_a_sweep_that_goes_on_must_be_the_one_of_before(config: Path, tmp_path: 
 def test_to_go_on_and_to_begin_anew_exclude_each_other(config: Path, tmp_path: Path, capsys) -> None:
     assert bench(config, "--out", tmp_path / "out", "--resume", "--overwrite") == USAGE
     assert "exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("journey", ["config", "capacity", "url", "sweep"])
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--resume",)], ids=str)
+def test_what_begins_while_another_measures_into_the_folder_asks_nothing_and_writes_nothing(
+    journey: str, flags: tuple[str, ...], config: Path, engine: SimulatorThread, tmp_path: Path, capsys
+) -> None:
+    out, words = tmp_path / "out", journeys(config, engine)[journey]
+    with claimed(out):
+        before = content(out)
+        assert bench(*words, "--out", out, *flags) == USAGE
+        assert content(out) == before
+    told = capsys.readouterr()
+    assert "another `enginebay bench`" in told.err
+    assert told.out == ""
+
+
+def test_what_is_refused_leaves_no_folder_behind(tmp_path: Path, capsys) -> None:
+    assert bench(tmp_path / "none.yaml", "--out", tmp_path / "out") == USAGE
+    assert "none.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -77,7 +77,7 @@ def test_the_capacity_of_a_simulator_is_searched_and_reported(tmp_path, engine, 
     assert "levels that have to hold" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [("--rate", "5"), ("--requests", "9"), ("--fail-on", "slower"), ("--resume",)])
+@pytest.mark.parametrize("flags", [("--rate", "5"), ("--requests", "9"), ("--fail-on", "slower")])
 def test_a_search_refuses_the_flags_that_it_would_not_heed(tmp_path, flags, capsys) -> None:
     config = write_config(tmp_path, "http://127.0.0.1:9")
     assert bench(config, "--capacity", *flags, "--out", tmp_path / "out") == 2

@@ -15,7 +15,7 @@ from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.metrics import ServiceLevels, run_metrics
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, PlannedRequest
 from enginebay.loadtest.records import Arrival, Record, RecordLine, write_records
-from enginebay.loadtest.result import Conduct, Failure, MeasuredSubject, Result, Run, save_result
+from enginebay.loadtest.result import Conduct, Failure, MeasuredSubject, Result, Run, Status, save_result
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT
 from enginebay.loadtest.timeseries import write_samples
 from enginebay.types import SamplingParams
@@ -64,15 +64,22 @@ def run(label: str, users: int, start: int, **changes) -> tuple[Run, Record]:
     return Run(**{**values, **changes}), record
 
 
-def save(folder: Path, *, conduct: Conduct | None = SETTINGS.conduct, failures: Sequence[Failure] = ()) -> None:
-    """A first start of both that is whole, and a second one that was cut short after its first load."""
+def save(
+    folder: Path,
+    *,
+    conduct: Conduct | None = SETTINGS.conduct,
+    failures: Sequence[Failure] = (),
+    last: Status = "partial",
+) -> None:
+    """A first start of both that is whole, and a second one of `two` that was cut short after its first load."""
     runs = [
         run("one", 1, 0), run("one", 2, 0), run("two", 1, 0), run("two", 2, 0),
-        run("two", 1, 1), run("two", 2, 1, status="partial", valid=False),
+        run("two", 1, 1), run("two", 2, 1, status=last, valid=last == "complete"),
     ]  # fmt: skip
     result = Result(
         status="partial", created_at="2026-11-22T08:00:00+00:00", plan_sha256=PLAN.sha256, model="m", workload="w",
-        seed=0, slo=ServiceLevels(), conduct=conduct, failures=failures, environment=HERE, runs=tuple(item for item, _ in runs),
+        seed=0, slo=ServiceLevels(), conduct=conduct, failures=failures, environment=HERE,
+        runs=tuple(item for item, _ in runs),
         subjects=[
             MeasuredSubject(label=label, backend="openai_http", image="engine:1", url=URL, is_restarted=False)
             for label in ("one", "two")
@@ -138,6 +145,13 @@ def test_whatever_is_different_is_refused_by_its_name(tmp_path, changes, told) -
     with pytest.raises(NotComparable) as refused:
         kept(tmp_path, **changes)
     assert told in str(refused.value)
+
+
+def test_fewer_starts_than_were_measured_are_refused(tmp_path) -> None:
+    save(tmp_path, last="complete")
+    assert len(kept(tmp_path, settings=BenchSettings(num_starts=2)).starts) == 3
+    with pytest.raises(NotComparable, match="2 starts were measured, and 1 are asked for now"):
+        kept(tmp_path, settings=BenchSettings(num_starts=1))
 
 
 def test_a_result_that_does_not_tell_how_it_was_measured_cannot_be_gone_on_with(tmp_path) -> None:

@@ -6,7 +6,9 @@ import re
 import textwrap
 from pathlib import Path
 
-from enginebay.cli.bench.help_text import HELP
+import pytest
+
+from enginebay.cli.bench.help_text import COMPARE_HELP, HELP
 from enginebay.cli.bench.sweeping import read_sweep
 from enginebay.cli.main import run
 from enginebay.config.loader import parse_config
@@ -30,7 +32,14 @@ def test_page_and_help_name_flags_that_exist(capsys) -> None:
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE + HELP)) <= flags
 
 
-def test_no_line_of_the_help_is_broken_on_eighty_columns(capsys) -> None:
-    first, _, rest = HELP.partition("\n")
+def test_help_of_compare_names_flags_that_exist(capsys) -> None:
+    run(["compare", "--help"])
+    flags = set(re.findall(r"│ (--[a-z-]+)", capsys.readouterr().out))
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", COMPARE_HELP)) <= flags != set()
+
+
+@pytest.mark.parametrize("text", [HELP, COMPARE_HELP])
+def test_no_line_of_the_help_is_broken_on_eighty_columns(text: str) -> None:
+    first, _, rest = text.partition("\n")
     assert first
     assert max(map(len, rest.splitlines())) <= 78

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from enginebay.engine import memory_plan, model_runner
 from enginebay.engine.model_config import read_model_config
 from enginebay.engine.settings import EngineConfig
 from enginebay.engine.setup import forecast
-from enginebay.engine.step_memory import gathered_bytes, step_bytes
+from enginebay.engine.step_memory import ForwardPass, gathered_bytes, step_bytes
 from enginebay.engine.weight_headers import expected_weight_bytes
 from enginebay.errors import ModelError
 
@@ -50,7 +51,8 @@ def needed_bytes(directory: Path, **settings: object) -> int:
 
 def own_step_bytes(directory: Path, **settings: object) -> int:
     config = EngineConfig(model_dir="", **settings)  # type: ignore[arg-type]
-    return step_bytes(config, read_model_config(directory), max_model_len=96, dtype=torch.float32)
+    own = ForwardPass(read_model_config(directory), gathers_keys=False)
+    return step_bytes(config, [own], max_model_len=96, dtype=torch.float32, num_blocks=128)
 
 
 def weight_bytes(directory: Path, quantization: str | None = None) -> int:
@@ -76,27 +78,36 @@ def test_quantised_weights_take_at_least_what_was_expected(any_directory: Path, 
 def test_a_step_is_activations_a_mask_and_logits(directory: Path) -> None:
     activations = 32 * (3 * 48 + 2 * (6 + 2 * 2) * 8 + 3 * 80) * 4
     mask = 32 * 96 * 4
-    logits = VOCAB_SIZE * 4 * 5
     settings = {"max_num_batched_tokens": 32, "max_num_seqs": 8}
-    assert own_step_bytes(directory, **settings) == activations + mask + 8 * logits
-    assert own_step_bytes(directory, **settings, policy="naive") == activations + mask + logits
-    assert own_step_bytes(directory, **settings, speculative_ngram=2) == activations + mask + 24 * logits
-    assert own_step_bytes(directory, **settings, speculative_self_draft="int8") == activations + mask + 32 * logits
+
+    def num_rows_of_logits(**others: object) -> int:
+        num_bytes = own_step_bytes(directory, **settings, **others) - activations - mask
+        assert num_bytes % (VOCAB_SIZE * 4) == 0
+        return num_bytes // (VOCAB_SIZE * 4)
+
+    assert num_rows_of_logits() == 3 * 8 + 2 * 33  # of a prompt: as much as a step of 32 tokens has of one
+    assert num_rows_of_logits(policy="naive") == 3 + 2 * 33
+    assert num_rows_of_logits(speculative_ngram=2) == 11 * 24
+    assert num_rows_of_logits(speculative_self_draft="int8") == 11 * 32 + 24
 
 
 def test_what_is_gathered_for_a_step_is_a_context_for_each_slot_or_what_the_cache_holds_padded(directory: Path) -> None:
-    def num_tokens(*, num_blocks: int, max_model_len: int, **settings: object) -> int:
+    def num_tokens(*, num_blocks: int, max_model_len: int, is_draft: bool = False, **settings: object) -> int:
         config = EngineConfig(model_dir="", block_size=BLOCK_SIZE, **settings)  # type: ignore[arg-type]
-        model = read_model_config(directory)
+        one = ForwardPass(read_model_config(directory), gathers_keys=True, is_draft=is_draft)
         told = {"max_model_len": max_model_len, "dtype": torch.float32, "num_blocks": num_blocks}
-        num_bytes, rest = divmod(gathered_bytes(config, model, **told), LAYER_TOKEN_BYTES)  # type: ignore[arg-type]
+        num_bytes, rest = divmod(gathered_bytes(config, one, **told), LAYER_TOKEN_BYTES)  # type: ignore[arg-type]
         assert rest == 0
         return num_bytes
 
     assert num_tokens(num_blocks=10_000, max_model_len=96, max_num_seqs=8) == 8 * 96
     assert num_tokens(num_blocks=10_000, max_model_len=96, policy="naive") == 96
-    padded = 2 * 100 * BLOCK_SIZE + 8 * 32 * BLOCK_SIZE
-    assert num_tokens(num_blocks=100, max_model_len=100_000, max_num_seqs=8) == padded
+    held, smallest = 2 * 100 * BLOCK_SIZE, 8 * 32 * BLOCK_SIZE
+    assert num_tokens(num_blocks=100, max_model_len=100_000, max_num_seqs=8) == held + smallest
+    drafts: dict[str, object] = {"max_num_seqs": 8, "speculative_self_draft": "int8", "speculative_num_tokens": 2}
+    assert num_tokens(num_blocks=10_000, max_model_len=96, **drafts) == 3 * 8 * 96
+    assert num_tokens(num_blocks=100, max_model_len=100_000, **drafts) == 3 * (held + smallest)
+    assert num_tokens(num_blocks=10_000, max_model_len=96, is_draft=True, **drafts) == 8 * 96
 
 
 def test_kernels_that_read_keys_where_they_are_gather_none(directory: Path) -> None:
@@ -105,6 +116,20 @@ def test_kernels_that_read_keys_where_they_are_gather_none(directory: Path) -> N
     plain, alone = (forecast(forecast_config(directory, batch_invariant=is_on)).memory for is_on in (False, True))
     assert alone.step_bytes == own
     assert plain.step_bytes == own + 32 * 96 * LAYER_TOKEN_BYTES
+
+
+def test_a_draft_model_that_takes_more_than_the_model_is_what_a_step_takes(directory: Path) -> None:
+    passes = [ForwardPass(read_model_config(directory), gathers_keys=False)]
+    wide = replace(passes[0].model, hidden_size=1000)
+
+    def taken(*drafts: ForwardPass) -> int:
+        told = {"max_model_len": 96, "dtype": torch.float32, "num_blocks": 128}
+        return step_bytes(EngineConfig(model_dir=""), [*passes, *drafts], **told)  # type: ignore[arg-type]
+
+    narrow, gathering = (ForwardPass(passes[0].model, gathers_keys=gathers, is_draft=True) for gathers in (False, True))
+    assert taken(narrow) == taken()
+    assert taken(gathering) == taken() + 32 * 96 * LAYER_TOKEN_BYTES
+    assert taken(ForwardPass(wide, gathers_keys=False, is_draft=True)) == taken() + 2048 * 3 * (1000 - 48) * 4
 
 
 def forecast_config(directory: Path, **settings: object) -> EngineConfig:

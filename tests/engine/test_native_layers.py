@@ -12,7 +12,7 @@ from enginebay.engine.attention import AttentionInput, DecodeGroup, PagedRows, P
 from enginebay.engine.kernels.int8 import PlainInt8Layers
 from enginebay.engine.kernels.native.build import native_kernels
 from enginebay.engine.kernels.native.layers import NativeLayers
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import LayerCache, PlainLayerCache
 from enginebay.engine.layers import Affine, PlainLayers
 from enginebay.engine.model_config import ACTIVATIONS, Activation
 from enginebay.engine.quantization import quantize_rows
@@ -206,7 +206,7 @@ def test_rows_may_lie_apart_in_memory(is_int8: bool) -> None:
 def caches(num_kv_heads: int, head_dim: int) -> tuple[LayerCache, LayerCache]:
     """Two with the same contents: 12 blocks of 4."""
     keys, values = (random(12, 4, num_kv_heads, head_dim, seed=seed) for seed in (1, 2))
-    return LayerCache(keys, values), LayerCache(keys.clone(), values.clone())
+    return PlainLayerCache(keys, values), PlainLayerCache(keys.clone(), values.clone())
 
 
 def decode_step(spans: list[tuple[int, int]]) -> AttentionInput:

@@ -7,7 +7,7 @@ import torch
 from runner_driving import BLOCK_SIZE, new_sequence
 
 from enginebay.engine.attention import PrefillChunk, prefill
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import PlainLayerCache
 from enginebay.engine.plan import ScheduledSequence, StepPlan
 from enginebay.engine.step_input import StepInputBuilder
 
@@ -52,7 +52,7 @@ def test_every_row_attends_to_what_its_window_shows_and_to_nothing_else(start: i
     end = start + num_new_tokens
     queries = torch.randn(end, NUM_HEADS, HEAD_DIM, generator=generator)
     keys, values = torch.randn(2, end, NUM_KV_HEADS, HEAD_DIM, generator=generator)
-    cache = LayerCache(*torch.zeros(2, NUM_BLOCKS, BLOCK_SIZE, NUM_KV_HEADS, HEAD_DIM))
+    cache = PlainLayerCache(*torch.zeros(2, NUM_BLOCKS, BLOCK_SIZE, NUM_KV_HEADS, HEAD_DIM))
     cache.write(keys, values, torch.arange(end) + BLOCK_SIZE)  # the sequence's blocks are 1, 2, 3, ...
     attended = torch.cat(
         [

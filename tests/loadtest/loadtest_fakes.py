@@ -45,7 +45,7 @@ class VirtualClock:
         self._at = at
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._num_sleeps = 0
-        self._is_advancing = False
+        self._advances_on: asyncio.AbstractEventLoop | None = None
 
     def now(self) -> float:
         return self._at
@@ -64,8 +64,9 @@ class VirtualClock:
         await woken
 
     def _advance_when_idle(self) -> None:
-        if not self._is_advancing:
-            self._is_advancing = True
+        loop = asyncio.get_running_loop()
+        if self._advances_on is not loop:  # a loop that was closed left it unfinished
+            self._advances_on = loop
             self._wait_for_idle(num_turns=30)
 
     def _wait_for_idle(self, num_turns: int) -> None:
@@ -73,7 +74,7 @@ class VirtualClock:
         if num_turns:
             loop.call_soon(self._wait_for_idle, num_turns - 1)
             return
-        self._is_advancing = False
+        self._advances_on = None
         while self._sleepers and self._sleepers[0][2].done():
             heapq.heappop(self._sleepers)
         if self._sleepers:

@@ -87,7 +87,7 @@ def served() -> Iterator[str]:
         loop.close()
 
 
-def plan_probe(rate_rps: float, num_requests: int, *, start_index: int, number: int) -> PlannedLoad:
+def plan_probe(rate_rps: float, num_requests: int, *, start_index: int, number: int, session: int) -> PlannedLoad:
     offsets = np.cumsum(np.random.default_rng([start_index, number]).exponential(1 / rate_rps, num_requests))
     requests = tuple(planned(index, offset_s=float(offset)) for index, offset in enumerate(offsets))
     return PlannedLoad(load=Load(rate=rate_rps, arrivals="poisson"), requests=requests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,6 +180,17 @@ def test_nvml_sums_all_gpus_and_is_closed_again(tmp_path: Path, monkeypatch: pyt
     nvml.millijoules = [4000, None]
     assert meter.stop().why_no_gpu == "NVML: Not Supported"
     assert not nvml.is_open
+
+
+def test_without_nvml_the_reason_names_the_extra_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    meter = MachineMeter(rapl=tmp_path)
+    meter.start()
+    assert meter.stop().why_no_gpu == "nvidia-ml-py is not installed: pip install 'enginebay[energy]'"
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert any(need.startswith("nvidia-ml-py") for need in extras["optional-dependencies"]["energy"])
 
 
 # ---------------------------------------------------------------- ratios and rows

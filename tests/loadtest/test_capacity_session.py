@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,16 @@ from loadtest_fakes import ENVIRONMENT, ScriptedBackend, SilentWatcher, VirtualC
 from enginebay.backend import Backend
 from enginebay.errors import EngineDied
 from enginebay.loadtest.capacity.energy import EnergyUse
+from enginebay.loadtest.capacity.kept import KeptSearches, read_kept_searches
 from enginebay.loadtest.capacity.levels import CapacityLevels
-from enginebay.loadtest.capacity.result import CapacityResult, load_capacity
-from enginebay.loadtest.capacity.session import RECORDS, CapacityBench, Searched
+from enginebay.loadtest.capacity.result import RECORDS, CapacityResult, load_capacity
+from enginebay.loadtest.capacity.rows import capacity_sentences
+from enginebay.loadtest.capacity.session import CapacityBench, Searched
 from enginebay.loadtest.capacity.start_search import CapacitySettings, SearchTools
 from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Load, PlannedLoad
-from enginebay.loadtest.records import INTERRUPTED, Record, read_records
+from enginebay.loadtest.records import INTERRUPTED, Record, RunKey, read_records
+from enginebay.loadtest.single_process import SingleProcess
 from enginebay.testing.known_capacity import KnownQueue
 from enginebay.types import FinishReason, GenerationChunk, GenerationRequest, Usage
 
@@ -61,8 +64,8 @@ class QueueBackend(ScriptedBackend):
                               finish_reason=FinishReason.LENGTH)  # fmt: skip
 
 
-def plan_probe(rate_rps: float, num_requests: int, *, start_index: int, number: int) -> PlannedLoad:
-    gaps = np.random.default_rng([start_index, number]).exponential(1 / rate_rps, num_requests)
+def plan_probe(rate_rps: float, num_requests: int, *, start_index: int, number: int, session: int) -> PlannedLoad:
+    gaps = np.random.default_rng([start_index, number, session]).exponential(1 / rate_rps, num_requests)
     offsets = np.cumsum(gaps)
     requests = tuple(planned(index, offset_s=float(offset)) for index, offset in enumerate(offsets))
     return PlannedLoad(load=Load(rate=rate_rps, arrivals="poisson"), requests=requests)
@@ -75,7 +78,22 @@ class CountingMeter:
         return EnergyUse(gpu_joules=100.0, why_no_cpu="it has none")
 
 
-def searched(out: Path, *, settings: CapacitySettings, decoding_s: float = 0.0, **backend) -> CapacityResult:
+class OneWattMeter:
+    """Of a machine that always uses a watt: as many joules as seconds went by."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock, self._began_at = clock, 0.0
+
+    def start(self) -> None:
+        self._began_at = self._clock.now()
+
+    def stop(self) -> EnergyUse:
+        return EnergyUse(gpu_joules=self._clock.now() - self._began_at, why_no_cpu="it has none")
+
+
+def searched(
+    out: Path, *, settings: CapacitySettings, decoding_s: float = 0.0, is_metered: bool = False, **backend
+) -> CapacityResult:
     """decoding_s: of each answer that was under way when a probe was given up."""
 
     async def main() -> CapacityResult:
@@ -95,7 +113,7 @@ def searched(out: Path, *, settings: CapacitySettings, decoding_s: float = 0.0, 
             bench_settings=BenchSettings(sample_interval_s=1000.0),
             clock=clock,
             watcher=SilentWatcher(on_record=decode),
-            meter_of=lambda label: CountingMeter(),
+            meter_of=lambda label: OneWattMeter(clock) if is_metered else CountingMeter(),
         )
         bench = CapacityBench(
             [Subject(label="queue", kind="scripted", open=opened)],
@@ -157,6 +175,112 @@ def test_what_was_served_counts_until_a_probe_is_given_up_however_long_decoding_
     assert probe.is_saturated
     assert probe.duration_s < 1.5
     assert probe.served_rps == pytest.approx(QUEUE.limit_rps, rel=0.15)
+
+
+@pytest.mark.parametrize("start_rps", [800.0, 40.0], ids=["given up", "borne"])
+def test_energy_is_that_of_the_load_and_not_of_the_decoding_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_rps: float
+) -> None:
+    finish = SingleProcess.finish
+
+    async def finish_slowly(replayer: SingleProcess) -> None:
+        clock = replayer._clock
+        assert isinstance(clock, VirtualClock)
+        clock.pass_by(50.0)
+        await finish(replayer)
+
+    monkeypatch.setattr(SingleProcess, "finish", finish_slowly)
+    settings = CapacitySettings(levels=LEVELS, probe_s=3, max_probes=1, start_rps=start_rps)
+    (found,) = searched(tmp_path, settings=settings, is_metered=True).capacities
+    (probe,) = found.probes
+    assert probe.is_saturated == (start_rps == 800.0)
+    assert probe.energy.gpu_joules == pytest.approx(probe.duration_s, abs=0.05)
+
+
+def test_probes_of_one_rate_are_told_apart(tmp_path: Path) -> None:
+    settings = CapacitySettings(levels=LEVELS, probe_s=0.5, max_probes=2, start_rps=10.0)
+    (found,) = searched(tmp_path, settings=settings).capacities
+    keys = {line.run for line in read_records(tmp_path / RECORDS)}
+    assert {key.repeat for key in keys} == {probe.number for probe in found.probes} == {0, 1}
+
+
+class Stopping(SilentWatcher):
+    """Ends the search by a Ctrl-C in the middle of a probe."""
+
+    def __init__(self, in_probe: int) -> None:
+        super().__init__()
+        self._in_probe = in_probe
+        self.search: Callable[[], object] = lambda: None
+
+    def record(self, run: RunKey, record: Record) -> None:
+        super().record(run, record)
+        if run.repeat == self._in_probe and len(self.records) % 10 == 0:
+            self.search()
+
+
+def search(out: Path, *, watcher: SilentWatcher, kept: KeptSearches | None = None) -> list[tuple[float, int]]:
+    """Rate and session of each probe that was planned."""
+    planned: list[tuple[float, int]] = []
+
+    def noted(rate_rps: float, num_requests: int, *, start_index: int, number: int, session: int) -> PlannedLoad:
+        planned.append((rate_rps, session))
+        return plan_probe(rate_rps, num_requests, start_index=start_index, number=number, session=session)
+
+    async def main() -> None:
+        clock = VirtualClock()
+
+        @asynccontextmanager
+        async def opened() -> AsyncGenerator[Backend, None]:
+            yield await started(QueueBackend(clock))
+
+        tools = SearchTools(
+            plan_probe=noted,
+            settings=CapacitySettings(levels=LEVELS, probe_s=1, max_probes=5, precision=0.0, start_rps=400.0),
+            bench_settings=BenchSettings(sample_interval_s=1000.0),
+            clock=clock,
+            watcher=watcher,
+            meter_of=lambda label: CountingMeter(),
+        )
+        bench = CapacityBench(
+            [Subject(label="queue", kind="scripted", open=opened)],
+            tools,
+            searched=Searched(model="m", workload="words", seed=0),
+            out=out,
+            environment=ENVIRONMENT,
+            kept=kept,
+        )
+        task = asyncio.create_task(bench.run())
+        if isinstance(watcher, Stopping):
+            watcher.search = task.cancel
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            await task
+
+    asyncio.run(main())
+    return planned
+
+
+def test_a_search_that_was_cut_short_goes_on_and_makes_no_probe_twice(tmp_path: Path) -> None:
+    planned = search(tmp_path, watcher=Stopping(in_probe=2))
+    before, kept = read_kept_searches(tmp_path)
+    (cut_short,) = before.capacities
+    assert (cut_short.status, len(cut_short.probes), kept.num_probes) == ("partial", 2, 2)
+    assert "was cut short after 2 probes" in " ".join(capacity_sentences(before))
+
+    again = search(tmp_path, watcher=SilentWatcher(), kept=kept)
+    assert len(again) == 3
+    assert again[0] == (planned[2][0], 1), "the rate that came next, with prompts of its own"
+    after = load_capacity(tmp_path)
+    (found,) = after.capacities
+    assert found.probes[:2] == cut_short.probes
+    assert [probe.number for probe in found.probes] == [0, 1, 2, 3, 4]
+    assert (found.status, found.outcome, found.num_engine_starts, after.num_sessions) == ("complete", "found", 2, 2)
+    assert "on 2 starts of the engine" in " ".join(capacity_sentences(after))
+    assert {line.run.repeat for line in read_records(tmp_path / RECORDS)} == {0, 1, 2, 3, 4}
+
+    assert search(tmp_path, watcher=SilentWatcher(), kept=read_kept_searches(tmp_path)[1]) == []
+    assert load_capacity(tmp_path).capacities == after.capacities
 
 
 def test_rates_that_are_all_borne_give_a_lower_bound(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from contextlib import nullcontext
 from itertools import pairwise
@@ -45,13 +46,15 @@ class Recorder:
         waiting.cancel()
 
 
-async def fleet_for(oracle: OracleProcess, on_record: Recorder, *, attach_timeout_s: float = 10.0) -> Fleet:
+async def fleet_for(
+    oracle: OracleProcess, on_record: Recorder, *, attach_timeout_s: float = 10.0, silent_s: float = 60.0
+) -> Fleet:
     async with get_backend("openai_http", url=oracle.url, model="oracle", options={"api_key": "secret"}) as backend:
         reach = reach_of(backend)
     assert reach is not None
     assert reach.options == {"api_key": "secret", "start_timeout_s": 10.0}
     reach.options["start_timeout_s"] = attach_timeout_s
-    return Fleet(reach, num_processes=2, clock=MonotonicClock(), on_record=on_record, run_id="fleet")
+    return Fleet(reach, num_processes=2, clock=MonotonicClock(), on_record=on_record, run_id="fleet", silent_s=silent_s)
 
 
 def test_two_processes_send_each_request_once_at_its_instant_and_their_records_share_one_clock() -> None:
@@ -131,6 +134,56 @@ def test_a_client_process_that_dies_ends_the_run_with_its_cause_and_the_records_
             assert sum(record.is_finished for record in records) >= 8
             assert any(record.error_class == "Interrupted" for record in records)
             assert len(fleet.figures) == 1
+            assert "was killed by SIGKILL in the middle of a run: it had told" in fleet.losses[0]
+
+    asyncio.run(main())
+
+
+async def stopped_in_the_middle(
+    oracle: OracleProcess, children: ChildProcesses, recorder: Recorder, *, silent_s: float
+) -> tuple[Fleet, asyncio.Task[None], int]:
+    """The run is given up while one of its client processes, whose id it is, stands still."""
+    await oracle.play(OracleScript(first_token_after_s=0.05, token_gap_s=0.05))
+    fleet = await fleet_for(oracle, recorder, silent_s=silent_s)
+    running = asyncio.create_task(fleet.run([planned(index, max_tokens=2) for index in range(400)], Load(users=4)))
+    await recorder.wait_for_some(running)
+    slow = next(child.pid for child in children.started() if child.pid != oracle.pid)
+    os.kill(slow, signal.SIGSTOP)
+    running.cancel()
+    return fleet, running, slow
+
+
+def test_a_client_process_that_is_slow_to_hand_over_is_waited_for(
+    child_processes: ChildProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginebay.loadtest.fleet.STOP_S", 0.05)  # to end, once everything is told
+
+    async def main() -> None:
+        async with oracle_process() as oracle:
+            recorder = Recorder()
+            fleet, running, slow = await stopped_in_the_middle(oracle, child_processes, recorder, silent_s=60.0)
+            asyncio.get_running_loop().call_later(0.4, os.kill, slow, signal.SIGCONT)
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert fleet.losses == []
+            assert len(fleet.figures) == 2
+            assert sum(record.error_class == "Interrupted" for record in recorder.records) == 4
+
+    asyncio.run(main())
+
+
+def test_records_that_are_never_handed_over_are_told_as_lost(child_processes: ChildProcesses) -> None:
+    async def main() -> None:
+        async with oracle_process() as oracle:
+            fleet, running, _ = await stopped_in_the_middle(oracle, child_processes, Recorder(), silent_s=0.3)
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            [loss] = fleet.losses
+            assert re.fullmatch(
+                r"client process [12] told nothing for 0\.3 s and was ended: "
+                r"it had told \d+ of the 200 requests of its share",
+                loss,
+            )
 
     asyncio.run(main())
 

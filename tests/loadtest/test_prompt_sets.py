@@ -37,7 +37,8 @@ def test_engines_that_are_started_anew_get_the_same_prompts_each_time() -> None:
 
 
 def test_lengths_that_are_only_estimated_say_so() -> None:
-    assert all(load.has_estimated_lengths for load in plan(starts=1, runs_already=False).loads)
+    assert {load.prompt_counts for load in plan(starts=1, runs_already=False).loads} == {"estimated"}
+    assert plan(starts=1, runs_already=False).workload.endswith("lengths of prompts estimated")
 
 
 def test_the_estimate_cuts_text_into_pieces_that_give_it_back() -> None:

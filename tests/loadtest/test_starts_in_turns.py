@@ -4,15 +4,16 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from loadtest_fakes import ENVIRONMENT, Answer, ScriptedBackend, SilentWatcher, VirtualClock, small_plan, started
 
 from enginebay.errors import NotComparable, StartFailed
 from enginebay.loadtest.kept import Kept, read_kept
 from enginebay.loadtest.measurement import BenchSettings, Subject
-from enginebay.loadtest.plan import Load, PlannedLoad
+from enginebay.loadtest.plan import Load, Plan, PlannedLoad
 from enginebay.loadtest.result import Result, load_result
-from enginebay.loadtest.schedule import ASSUMED_START_S, Estimator, TimeEstimate, rounds
+from enginebay.loadtest.schedule import ASSUMED_START_S, Estimator, Speed, TimeEstimate, rounds
 from enginebay.loadtest.session import Bench
 from enginebay.types import BackendInfo
 
@@ -172,6 +173,29 @@ def test_what_nobody_measured_is_assumed_from_the_plan() -> None:
     assert Estimator([opened]).estimate({"a": 1}).remaining_s == pytest.approx(ASSUMED_START_S + 600.0, abs=1.0)
 
 
+def test_of_a_backend_that_was_asked_something_the_time_follows_from_its_answers() -> None:
+    """Four requests of two tokens and a prompt of three, by two users: 9.2 tokens in all."""
+    loads = small_plan(4).loads
+    speed = Speed(start_s=0.0, alone_tokens_per_s=2.0, together=(3, 4.0))
+    estimator = Estimator(loads, {"a": speed})
+    assert [speed.tokens_per_s(users) for users in (1, 2, 3, 9)] == [2.0, 3.0, 4.0, 4.0]
+    assert estimator.estimate({"a": 1}).remaining_s == pytest.approx(9.2 / 3.0)
+    estimator.measured("b", 100.0)
+    assert estimator.estimate({"a": 1}).remaining_s == pytest.approx(9.2 / 3.0), "its own, not that of the other"
+    estimator.measured("a", 5.0)
+    assert estimator.estimate({"a": 1}).remaining_s == 5.0
+
+
+def test_no_time_is_counted_for_the_start_of_a_server_that_others_run(tmp_path) -> None:
+    clock = VirtualClock()
+    one = subject("a", ScriptedBackend(clock))
+    ours, theirs = (
+        bench([replace(one, is_restarted=is_restarted)], tmp_path, clock, num_starts=2).estimate.remaining_s
+        for is_restarted in (True, False)
+    )
+    assert ours - theirs == pytest.approx(2 * ASSUMED_START_S)
+
+
 # ---------------------------------------------------------------- going on
 
 
@@ -228,3 +252,45 @@ def test_nothing_is_measured_again_where_all_is_there(tmp_path) -> None:
     assert asyncio.run(again.run()).status == "complete"
     assert opened == ["a"]
     assert Kept().starts == frozenset()
+
+
+def with_own_prompts(num_starts: int) -> Plan:
+    """As of a server that runs on: every start has loads of its own."""
+    plan = small_plan(4)
+    loads = [msgspec.structs.replace(load, start_index=start) for start in range(num_starts) for load in plan.loads]
+    return msgspec.structs.replace(plan, loads=tuple(loads))
+
+
+@pytest.mark.parametrize("before", [with_own_prompts(1), with_own_prompts(2), small_plan(4)])
+def test_a_plan_with_further_starts_goes_on_and_the_result_belongs_to_it_at_once(tmp_path, before: Plan) -> None:
+    clock, longer = VirtualClock(), with_own_prompts(3)
+    num_before = len(before.loads)
+    subjects = [subject("a", ScriptedBackend(clock))]
+    asyncio.run(bench(subjects, tmp_path, clock, num_starts=num_before, plan=before).run())
+    kept = read_kept(tmp_path, longer)
+    assert kept.starts == {(start, "a") for start in range(num_before)}
+
+    seen: list[str] = []
+
+    class Looking(ScriptedBackend):
+        async def start(self) -> None:
+            seen.append(load_result(tmp_path).plan_sha256)
+            await super().start()
+
+    subjects = [subject("a", Looking(clock))]
+    result = asyncio.run(bench(subjects, tmp_path, clock, num_starts=3, plan=longer, kept=kept).run())
+    assert seen == [longer.sha256] * (3 - num_before), "else a process that is killed now would lose all of it"
+    assert [run.start_index for run in result.runs] == [0, 1, 2]
+
+
+def test_a_plan_with_fewer_or_other_starts_does_not_go_on(tmp_path) -> None:
+    clock, plan = VirtualClock(), with_own_prompts(2)
+    asyncio.run(bench([subject("a", ScriptedBackend(clock))], tmp_path, clock, num_starts=2, plan=plan).run())
+    others = [load.requests[::-1] for load in with_own_prompts(3).loads]
+    other = tuple(
+        msgspec.structs.replace(load, requests=requests)
+        for load, requests in zip(with_own_prompts(3).loads, others, strict=True)
+    )
+    for refused in (with_own_prompts(1), msgspec.structs.replace(plan, loads=other)):
+        with pytest.raises(NotComparable, match="no fewer starts"):
+            read_kept(tmp_path, refused)

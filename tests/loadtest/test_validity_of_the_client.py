@@ -58,6 +58,10 @@ def test_however_slow_the_engine_no_client_may_stand_still_for_more_than_a_secon
     assert codes(evidence) == found
 
 
+def test_records_that_a_client_process_did_not_hand_over_make_a_run_invalid() -> None:
+    assert codes(replace(ordinary_run(), losses=["client process 1 told nothing"])) == ["records_lost"]
+
+
 @pytest.mark.parametrize(("ratios", "found"), [((0.90, 0.2), []), ((0.2, 0.91), ["client_saturated"])])
 def test_one_busy_process_of_several_saturates_the_client(ratios, found) -> None:
     assert codes(ordinary_run(client=client(cpu_ratios=ratios))) == found

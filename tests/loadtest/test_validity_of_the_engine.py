@@ -114,7 +114,7 @@ def test_a_prompt_of_another_length_than_planned_is_found() -> None:
         ordinary_run(), num_prompt_tokens=lambda record: record.num_prompt_tokens + (record.index == 3)
     )
     assert codes(evidence) == ["prompt_lengths"]
-    estimated = msgspec.structs.replace(evidence.planned_load, has_estimated_lengths=True)
+    estimated = msgspec.structs.replace(evidence.planned_load, prompt_counts="estimated")
     assert codes(replace(evidence, planned_load=estimated)) == []
 
 

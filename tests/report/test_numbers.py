@@ -1,6 +1,6 @@
 import pytest
 
-from enginebay.report.numbers import count, duration, listed, number, share, size, times
+from enginebay.report.numbers import count, duration, number, share, size, times
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 
@@ -30,13 +30,7 @@ def test_shares_are_per_cent(ratio, shown) -> None:
     assert share(ratio) == shown.replace(" ", SPACE)
 
 
-def test_ratios_sizes_counts_and_lists() -> None:
+def test_ratios_sizes_and_counts() -> None:
     assert [times(value) for value in (None, 7.523, 0.31, 0.00314)] == ["–", "7.52×", "0.310×", "0.0031×"]
     assert size(8 * 2**30) == f"8.0{SPACE}GiB"
     assert count(1965) == f"1{SPACE}965"
-    assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"]), listed([])] == [
-        "a",
-        "a and b",
-        "a, b and c",
-        "",
-    ]

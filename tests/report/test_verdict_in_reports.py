@@ -20,7 +20,7 @@ from enginebay.report.curves import throughput_latency
 from enginebay.report.data import load_report
 from enginebay.report.html import render_html
 from enginebay.report.markdown import render_markdown
-from enginebay.report.picture import draw_picture, save_picture
+from enginebay.report.picture import draw_picture, flaw, save_picture
 from enginebay.report.requests_data import TICKS_PER_S, requests_data
 from enginebay.report.terminal import print_runs
 from enginebay.report.verdict_section import print_verdict, verdict_document
@@ -131,6 +131,15 @@ def test_what_nobody_could_look_at_is_told_with_its_reason(tmp_path) -> None:
     words = "Not looked at (prefix_cache) with continuous: the engine tells nothing of its prefix cache."
     for content in (render_html(report), render_markdown(report), " ".join(terminal(report).split())):
         assert words in content
+
+
+def test_the_picture_says_how_many_runs_are_invalid(tmp_path) -> None:
+    save_three_policies(tmp_path)
+    assert flaw(load_report(tmp_path).runs) == ""
+    save_three_policies(tmp_path, num_errors=5)
+    runs = load_report(tmp_path).runs
+    assert flaw(runs, of="runs ") == "1 of 3 runs INVALID"
+    assert flaw(runs[-1:]) == "INVALID"
 
 
 def test_the_picture_is_the_same_for_the_same_result_and_says_what_is_simulated(tmp_path) -> None:

@@ -7,6 +7,7 @@ from drawn_results import drawn_result
 
 from enginebay.cli.main import run as enginebay
 from enginebay.loadtest.result import Result, load_result, save_result
+from enginebay.loadtest.validity.unchecked import Unchecked
 from enginebay.verdict.comparison.judge import judge
 from enginebay.verdict.verdict import load_verdict
 
@@ -82,6 +83,17 @@ def test_what_cannot_be_compared_is_named(saved, capsys) -> None:
     assert "nowhere.json: cannot be read" in capsys.readouterr().err
     assert enginebay(["compare", one, other, "--fail-on", "sometimes"]) == 2
     assert "--fail-on has no 'sometimes'" in capsys.readouterr().err
+
+
+def test_what_was_never_looked_at_is_named(saved, tmp_path) -> None:
+    drawn = drawn_result({"a": 1.0, "b": 1.5})
+    missing = Unchecked(code="usage_disagrees", why="no tokenizer of the model was at hand to count a second time")
+    runs = [msgspec.structs.replace(run, unchecked=[missing]) for run in drawn.runs]
+    folder = saved("out", msgspec.structs.replace(drawn, runs=runs))
+    enginebay(["compare", folder, "--json", str(tmp_path / "verdict.json")])
+    caveats = load_verdict(tmp_path).caveats
+    assert f"Not looked at (usage_disagrees) of a and b: {missing.why}." in caveats
+    assert "out: without records.jsonl and plan.json the outputs were not compared." in caveats
 
 
 def test_the_same_result_twice_is_said_to_be_no_comparison(saved, capsys) -> None:

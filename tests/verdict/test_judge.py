@@ -201,16 +201,31 @@ def test_starts_that_only_one_side_has_are_left_out_of_the_pairs() -> None:
     assert found(judge(result(runs, labels=["a", "b"]))).num_starts_first == 4
 
 
-def test_a_percentile_of_too_few_requests_is_not_asked() -> None:
+def judged_with(*num_values: int) -> Verdict:
+    """b is twice as fast as a; start by start, so many requests a run."""
     runs = [
-        run(label, index, metrics(speed, num_values=298))
+        run(label, index, metrics(speed, num_values=number))
         for label, speed in (("a", 1.0), ("b", 2.0))
-        for index in range(4)
+        for index, number in enumerate(num_values)
     ]
-    verdict = judge(result(runs, labels=["a", "b"]))
+    return judge(result(runs, labels=["a", "b"]))
+
+
+def test_a_percentile_of_too_few_requests_is_not_told() -> None:
+    verdict = judged_with(28, 28, 28, 28)
     assert outcome(verdict, "e2e_s.p99") == "undecided"
     assert found(verdict, "e2e_s.p99").why_undecided == "a run has fewer than the 299 requests that tell it"
     assert outcome(verdict, "e2e_s.p50") == "faster"
+
+
+@pytest.mark.parametrize(
+    ("num_values", "tail"), [((299, 299, 299), 99), ((299, 298, 299), 95), ((59, 400, 59), 95), ((58, 59, 59), 90)]
+)
+def test_the_tail_is_told_by_the_best_percentile_that_every_run_can_tell(num_values, tail) -> None:
+    verdict = judged_with(*num_values)
+    told = {metric.metric for metric in verdict.metrics if not metric.metric.endswith(".p50")}
+    assert {f"ttft_scheduled_s.p{tail}", f"e2e_s.p{tail}"} == {metric for metric in told if "_s.p" in metric}
+    assert outcome(verdict, f"e2e_s.p{tail}") == "faster"
 
 
 def test_a_figure_of_zero_has_no_ratio_and_does_not_spoil_the_others() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from enginebay.loadtest.answers import Answer
+from enginebay.report.verdict_words import agreement_words
 from enginebay.types import TokenAlternative, TokenLogprob
 from enginebay.verdict.outputs.agreement import OutputAgreement, output_agreement
 from enginebay.verdict.outputs.bounds import bound_for
@@ -165,3 +167,23 @@ def test_without_a_tokenizer_the_texts_are_compared_by_character() -> None:
     assert (found.unit, found.partings[0].position) == ("characters", len("w11 w12 w1"))
     assert (found.partings[0].first, found.partings[0].second) == ("3", "5")
     assert found.num_agreeing_units == 10
+
+
+def test_saved_counts_of_texts_stand_in_for_a_tokenizer_and_characters_are_named_where_there_are_none() -> None:
+    def said(text: str, retokenized_ids: tuple[int, ...] | None) -> Answer:
+        return Answer(index=0, text=text, num_tokens=3, retokenized_ids=retokenized_ids)
+
+    counted = agreement([said("one two six", (1, 2, 6))], [said("one two ten", (1, 2, 10))])
+    assert (counted.unit, counted.num_units, counted.num_agreeing_units) == ("retokenized", 3, 2)
+    assert "by character" not in agreement_words(counted)
+    bare = agreement([said("one two six", None)], [said("one two ten", (1, 2, 10))])
+    assert (bare.unit, bare.num_units, bare.num_agreeing_units) == ("characters", 11, 8)
+    assert "compared by character" in agreement_words(bare)
+
+
+def test_the_words_say_which_load_they_are_about() -> None:
+    part = agreement([answer(0, [1, 5, 6])], [answer(0, [1, 5, 7])])
+    assert agreement_words(msgspec.structs.replace(part, where="8 users")).startswith("Outputs, 8 users: b parted")
+    assert agreement_words(msgspec.structs.replace(part, where="")).startswith("b against a: b parted")
+    silent = OutputAgreement(first="a", second="b", where="8 users", not_compared="nobody asked")
+    assert agreement_words(silent) == "b against a (8 users): outputs not compared: nobody asked."

@@ -74,6 +74,14 @@ def test_what_a_client_measures_stands_in_for_an_engine_that_tells_no_time_of_a_
     }
 
 
+def test_a_time_that_one_engine_tells_is_not_set_against_one_that_the_client_measured() -> None:
+    """A client's includes the way to it, and the engine's does not."""
+    found = reasons(EngineFigures(decode_s=0.001), EngineFigures(), speed=2.0)["decode_s"]
+    assert found.sentence == "Each further token took 9.95 ms with b, 19.9 ms with a."
+    both = reasons(EngineFigures(decode_s=0.018), EngineFigures(decode_s=0.009), speed=2.0)["decode_s"]
+    assert (both.first_value, both.second_value) == pytest.approx((0.018, 0.009))
+
+
 def test_why_is_told_only_where_something_was_decided() -> None:
     engines = EngineFigures(batch_size=4.0), EngineFigures(batch_size=8.0)
     runs = [

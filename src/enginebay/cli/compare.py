@@ -15,6 +15,7 @@ from enginebay.loadtest.result import Result, load_result
 from enginebay.report.verdict_section import print_verdict, verdict_document
 from enginebay.verdict.certificate.for_comparison import check_for_comparison
 from enginebay.verdict.comparison.judge import demand_one_plan, judge, judge_between, pairings_between
+from enginebay.verdict.comparison.phrases import listed
 from enginebay.verdict.gate import GATES, exit_code, gate_failures, parse_gates
 from enginebay.verdict.junit import junit_xml
 from enginebay.verdict.outputs.agreement import OutputAgreement
@@ -67,18 +68,43 @@ def compared(first: Path, second: Path | None, *, margin: float | None = None) -
     """Raises LoadTestError for what is no result, NotComparable for what cannot be set side by side."""
     if second is None:
         caveats = check_for_comparison(_folder(first))
-        return _with(caveats, judge(load_result(first), margin=margin, outputs=_outputs(first)))
+        result = load_result(first)
+        caveats += [*_unchecked((result, "")), *_without_records(first)]
+        return _with(caveats, judge(result, margin=margin, outputs=_outputs(first)))
     results, names = (load_result(first), load_result(second)), _names(first, second)
     if _folder(first).resolve() == _folder(second).resolve():
         raise NotComparable(f"{first} and {second} are one result: give it once to compare its backends")
     demand_one_plan(*results)
     caveats = check_for_comparison(_folder(first), _folder(second))
+    caveats += [*_unchecked(*zip(results, names, strict=True)), *_without_records(first, second)]
     outputs = _outputs_between(first, second, results, names=names)
     return _with(caveats, judge_between(*results, names=names, margin=margin, outputs=outputs))
 
 
 def _with(caveats: list[str], verdict: Verdict) -> Verdict:
     return msgspec.structs.replace(verdict, caveats=(*verdict.caveats, *caveats))
+
+
+def _unchecked(*named: tuple[Result, str]) -> list[str]:
+    """What the runs were not held to when they were measured, and cannot be now. name: empty where there is one."""
+    labels_of: dict[tuple[str, str], list[str]] = {}
+    for result, name in named:
+        for run in result.runs:
+            for one in run.unchecked:
+                label = f"{run.label} ({name})" if name else run.label
+                labels_of.setdefault((one.code, one.why), []).append(label)
+    return [
+        f"Not looked at ({code}) of {listed(list(dict.fromkeys(labels)))}: {why}."
+        for (code, why), labels in labels_of.items()
+    ]
+
+
+def _without_records(*paths: Path) -> list[str]:
+    return [
+        f"{_folder(path).resolve().name}: without records.jsonl and plan.json the outputs were not compared."
+        for path in paths
+        if not _has_records(path)
+    ]
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:

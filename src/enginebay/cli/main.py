@@ -16,7 +16,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import enginebay
-from enginebay.cli.bench.help_text import HELP
+from enginebay.cli.bench.help_text import COMPARE_HELP, HELP
 from enginebay.errors import (
     ConfigError,
     EngineBayError,
@@ -35,7 +35,7 @@ _COMMANDS = {
     "serve": ("serve:serve", "Serve a backend through the OpenAI API."),
     "generate": ("generate:generate", "Generate one answer and stream it to the terminal."),
     "bench": ("bench.command:bench", HELP),
-    "compare": ("compare:compare", "Compare two results of bench."),
+    "compare": ("compare:compare", COMPARE_HELP),
     "plan": ("plan:plan", "Show what each setting becomes for a backend, and the command that would start it."),
     "backends": ("backends:backends", "List the installed backends."),
     "costs": ("costs:show_costs", "Show what calls through the gateway used and cost."),

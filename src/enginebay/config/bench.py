@@ -69,10 +69,11 @@ class BenchConfig(BaseModel):
         description="Raw text, token ids, or messages for the model's chat template; what suits the workload if left "
         "out.",
     )
-    prompt_counts: Literal["tokenizer", "estimated"] = Field(
+    prompt_counts: Literal["tokenizer", "server", "estimated"] = Field(
         default="tokenizer",
-        description="Lengths of prompts: exact, by the model's tokenizer; or estimated by a rule of thumb, for "
-        "a server whose tokenizer is nowhere at hand. Then the server's own usage tells what they were.",
+        description="Lengths of prompts: exact, by the model's tokenizer on this machine, or by that of a running "
+        "server, which is asked for it; or estimated by a rule of thumb, where neither is at hand. Then the server's "
+        "own usage tells what they were.",
     )
     ignore_eos: Literal["auto"] | bool = Field(
         default="auto",

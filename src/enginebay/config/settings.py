@@ -37,7 +37,11 @@ class EngineSettings(BaseModel):
         description="Share of the GPU's memory for weights, one step and the KV cache together, above 0 up to 1; the "
         "reference engine on a CPU takes it of what is available.",
     )
-    kv_cache_dtype: Text | None = Field(default=None, description="Type of the KV cache.")
+    kv_cache_dtype: Text | None = Field(
+        default=None,
+        description="Type of the KV cache, in the engine's own word; the reference engine has `auto` (that of "
+        "the model) and `int8`.",
+    )
     enable_prefix_caching: bool | None = Field(
         default=None,
         description="Share the KV blocks of equal prefixes; a request's `cache_salt` keeps tenants apart.",

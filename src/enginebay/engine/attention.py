@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import LayerCache
 from enginebay.engine.rope import rotate
 
 
@@ -95,7 +95,7 @@ class PlainAttention:
         step: AttentionInput,
         window: int | None,
     ) -> Tensor:
-        num_kv_heads = cache.keys.shape[2]
+        num_kv_heads = cache.num_kv_heads
         queries_and_keys, values = qkv.split((num_heads + num_kv_heads, num_kv_heads), dim=1)
         queries, keys = rotate(queries_and_keys, *angles).split((num_heads, num_kv_heads), dim=1)
         return paged_attention(queries, keys, values, cache=cache, step=step, window=window)
@@ -108,7 +108,7 @@ def paged_attention(
 
     Writes the keys and values into the cache, then attends: (num_rows, num_heads * head_dim).
     """
-    cache.write(keys, values, step.slot_mapping)
+    keys, values = cache.write(keys, values, step.slot_mapping)
     decoded = [_decode(queries[group.rows], cache, group) for group in step.decode_groups[window]]
     prefilled = [prefill(queries, keys, values, cache, chunk) for chunk in step.prefill_chunks[window]]
     parts = [*decoded, *prefilled]
@@ -118,18 +118,16 @@ def paged_attention(
 def _decode(queries: Tensor, cache: LayerCache, group: DecodeGroup) -> Tensor:
     """The query heads that share a key head stand where the query positions usually do: nothing is repeated."""
     num_rows, num_heads, head_dim = queries.shape
-    keys, values = _gather(cache.keys, group.block_table), _gather(cache.values, group.block_table)
+    keys, values = (_by_row(part, num_rows) for part in cache.read_blocks(group.block_table.flatten()))
     queries = queries.reshape(num_rows, keys.shape[1], num_heads // keys.shape[1], head_dim)
     attended = scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask)
     return attended.reshape(num_rows, num_heads * head_dim)
 
 
-def _gather(blocks: Tensor, block_table: Tensor) -> Tensor:
+def _by_row(blocks: Tensor, num_rows: int) -> Tensor:
     """(num_rows, num_kv_heads, max_blocks * block_size, head_dim)"""
-    num_rows, max_blocks = block_table.shape
-    _, block_size, num_kv_heads, head_dim = blocks.shape
-    gathered = blocks.index_select(0, block_table.flatten())
-    return gathered.view(num_rows, max_blocks * block_size, num_kv_heads, head_dim).transpose(1, 2)
+    _, _, num_kv_heads, head_dim = blocks.shape
+    return blocks.reshape(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2)
 
 
 def prefill(queries: Tensor, keys: Tensor, values: Tensor, cache: LayerCache, chunk: PrefillChunk) -> Tensor:
@@ -137,8 +135,7 @@ def prefill(queries: Tensor, keys: Tensor, values: Tensor, cache: LayerCache, ch
     if chunk.context_slots is None:
         keys, values = keys[chunk.rows], values[chunk.rows]
     else:
-        keys = cache.keys.flatten(0, 1).index_select(0, chunk.context_slots)
-        values = cache.values.flatten(0, 1).index_select(0, chunk.context_slots)
+        keys, values = cache.read_slots(chunk.context_slots)
     attended = scaled_dot_product_attention(
         queries.transpose(0, 1)[None],
         keys.transpose(0, 1)[None],

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from enginebay.engine.layer_cache import SCALE_BYTES, LayerCache, PlainLayerCache, int8_layer_cache
 from enginebay.engine.model_config import ModelConfig
 from enginebay.engine.settings import EngineConfig
 from enginebay.errors import ModelError
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCache:
-    """keys, values: (num_blocks + 1, block_size, num_kv_heads, head_dim). Block 0 is the scratch block."""
-
-    keys: Tensor
-    values: Tensor
-
-    def write(self, keys: Tensor, values: Tensor, slot_mapping: Tensor) -> None:
-        """keys, values: (num_tokens, num_kv_heads, head_dim); a slot is block * block_size + offset."""
-        self.keys.flatten(0, 1).index_copy_(0, slot_mapping, keys)
-        self.values.flatten(0, 1).index_copy_(0, slot_mapping, values)
-
-    def clear(self, block: int) -> None:
-        self.keys[block].zero_()
-        self.values[block].zero_()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +18,9 @@ class KvCacheSize:
     """Usable blocks: the scratch block is not counted."""
     block_size: int
     block_bytes: int
-    """Keys and values of all layers for one block, those of a draft model with a cache of its own included."""
+    """Keys and values of all layers for one block, those of a draft model with a cache of its own included; in int8
+    with their scales."""
+    is_int8: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -43,23 +28,33 @@ class KvCacheSize:
 
     def __str__(self) -> str:
         return (
-            f"{self.num_blocks} blocks of {self.block_size} tokens and one of scratch x {self.block_bytes:,} bytes "
-            f"= {self.num_bytes:,} bytes"
+            f"{self.num_blocks} blocks of {self.block_size} tokens{' in int8' if self.is_int8 else ''} and one of "
+            f"scratch x {self.block_bytes:,} bytes = {self.num_bytes:,} bytes"
         )
 
 
 def allocate_kv_cache(
     model: ModelConfig, size: KvCacheSize, *, dtype: torch.dtype, device: torch.device
 ) -> list[LayerCache]:
-    """One LayerCache for each layer. Zeroed: what padding reads must be finite."""
-    shape = (size.num_blocks + 1, size.block_size, model.num_kv_heads, model.head_dim)
+    """One LayerCache for each layer; dtype: that is computed in. Zeroed: what padding reads must be finite."""
+    num_blocks = size.num_blocks + 1
+    if size.is_int8:
+        return [
+            int8_layer_cache(
+                num_blocks=num_blocks, num_kv_heads=model.num_kv_heads, block_size=size.block_size,
+                head_dim=model.head_dim, dtype=dtype, device=device,
+            )
+            for _ in range(model.num_layers)
+        ]  # fmt: skip
+    shape = (num_blocks, size.block_size, model.num_kv_heads, model.head_dim)
     return [
-        LayerCache(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
+        PlainLayerCache(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
         for _ in range(model.num_layers)
     ]
 
 
 DEFAULT_KV_CACHE_BYTES = 2 * 2**30
+KV_CACHE_DTYPES = ("auto", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +78,22 @@ class MemoryShare:
         )
 
 
-def block_bytes(model: ModelConfig, *, block_size: int, dtype: torch.dtype) -> int:
-    return 2 * model.num_layers * block_size * model.num_kv_heads * model.head_dim * dtype.itemsize
+def is_int8_kv_cache(config: EngineConfig) -> bool:
+    """Raises ModelError."""
+    if config.kv_cache_dtype not in KV_CACHE_DTYPES:
+        raise ModelError(
+            f"kv_cache_dtype {config.kv_cache_dtype!r} is not supported; "
+            "use auto, which is the dtype that is computed in, or int8"
+        )
+    return config.kv_cache_dtype == "int8"
+
+
+def block_bytes(model: ModelConfig, config: EngineConfig, *, dtype: torch.dtype) -> int:
+    """model: whose blocks these are, the draft model's or the model's own; dtype: that is computed in."""
+    of_a_token = model.head_dim * dtype.itemsize
+    if is_int8_kv_cache(config):
+        of_a_token = model.head_dim + SCALE_BYTES
+    return 2 * model.num_layers * config.block_size * model.num_kv_heads * of_a_token
 
 
 def kv_cache_size(
@@ -102,7 +111,7 @@ def kv_cache_size(
     draft_block_bytes: what a draft model with a cache of its own puts beside each block.
     Raises ModelError, with the arithmetic, when not even one full context fits.
     """
-    num_bytes = block_bytes(model, block_size=config.block_size, dtype=dtype) + draft_block_bytes
+    num_bytes = block_bytes(model, config, dtype=dtype) + draft_block_bytes
     blocks_per_context = -(-max_model_len // config.block_size)
     if config.num_blocks is not None:
         num_blocks, source = config.num_blocks, f"num_blocks is {config.num_blocks}"
@@ -113,14 +122,14 @@ def kv_cache_size(
         most_bytes = DEFAULT_KV_CACHE_BYTES if config.kv_cache_bytes is None else config.kv_cache_bytes
         num_blocks = min(config.max_num_seqs * blocks_per_context, most_bytes // num_bytes - 1)
         source = f"kv_cache_bytes {most_bytes:,} allows {max(num_blocks, 0)} blocks"
-    size = KvCacheSize(num_blocks, config.block_size, num_bytes)
+    size = KvCacheSize(num_blocks, config.block_size, num_bytes, is_int8=is_int8_kv_cache(config))
     if num_blocks < blocks_per_context:
         raise ModelError(_too_small(size, source, blocks_per_context=blocks_per_context, max_model_len=max_model_len))
     return size
 
 
 def _too_small(size: KvCacheSize, source: str, *, blocks_per_context: int, max_model_len: int) -> str:
-    needed = KvCacheSize(blocks_per_context, size.block_size, size.block_bytes)
+    needed = replace(size, num_blocks=blocks_per_context)
     longest = size.num_blocks * size.block_size
     advice = f"lower max_model_len to at most {longest} or allow more" if longest >= 2 else "allow more"
     return (

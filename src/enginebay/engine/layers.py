@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from enginebay.engine.attention import AttentionInput, AttentionKernel, PlainAttention
 from enginebay.engine.held_weights import HeldWeights, Part
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import LayerCache
 from enginebay.engine.model_config import Activation
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from enginebay.engine.kv_cache import KvCacheSize, MemoryShare, block_bytes, kv_
 from enginebay.engine.memory import available_memory_bytes, shareable_memory_bytes
 from enginebay.engine.model_config import ModelConfig
 from enginebay.engine.settings import EngineConfig
-from enginebay.engine.step_memory import gathered_bytes, step_bytes
+from enginebay.engine.step_memory import ForwardPass, step_bytes
 from enginebay.errors import ModelError
 
 
@@ -48,23 +48,24 @@ class MemoryBudget:
         weight_bytes: int,
         gathers_keys: bool,
         draft_block_bytes: int = 0,
+        draft_pass: ForwardPass | None = None,
     ) -> MemoryPlan:
         """Raises ModelError with the arithmetic: where it does not fit, or the KV cache would be too small.
 
         weight_bytes: expected from the headers of the files, then once more as they are held. gathers_keys: whether
-        attention does, instead of reading them where they are.
+        attention does, instead of reading them where they are. draft_pass: of a draft model of its own shape.
         """
+        passes = [ForwardPass(model, gathers_keys), *([] if draft_pass is None else [draft_pass])]
 
-        def gathered(num_blocks: int) -> int:
+        def needed(num_blocks: int) -> int:
             told = {"max_model_len": max_model_len, "dtype": dtype, "num_blocks": num_blocks}
-            return gathered_bytes(self._config, model, **told) if gathers_keys else 0
+            return step_bytes(self._config, passes, **told)
 
-        needed_bytes = step_bytes(self._config, model, max_model_len=max_model_len, dtype=dtype)
         share = None
         if (fraction := self._config.gpu_memory_fraction) is not None:
-            share = MemoryShare(fraction, self._shareable_bytes, taken_bytes=weight_bytes + needed_bytes)
-            block = block_bytes(model, block_size=self._config.block_size, dtype=dtype) + draft_block_bytes
-            share = replace(share, taken_bytes=share.taken_bytes + gathered(share.left_bytes // block))
+            share = MemoryShare(fraction, self._shareable_bytes, taken_bytes=weight_bytes + needed(0))
+            block = block_bytes(model, self._config, dtype=dtype) + draft_block_bytes
+            share = replace(share, taken_bytes=weight_bytes + needed(share.left_bytes // block))
         size = kv_cache_size(
             self._config,
             model,
@@ -73,7 +74,7 @@ class MemoryBudget:
             share=share,
             draft_block_bytes=draft_block_bytes,
         )
-        plan = MemoryPlan(weight_bytes, size, needed_bytes + gathered(size.num_blocks))
+        plan = MemoryPlan(weight_bytes, size, needed(size.num_blocks))
         if plan.num_bytes > self.available_bytes:
             raise ModelError(
                 f"the model does not fit into memory: {plan}, but only {self.available_bytes:,} bytes are available; "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from enginebay.engine.attention import AttentionInput
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import LayerCache
 from enginebay.engine.layers import Affine, Embedding, LayerFactory, ResidualLayer, joined
 from enginebay.engine.model_config import ModelConfig
 from enginebay.engine.rope import RotaryEmbedding

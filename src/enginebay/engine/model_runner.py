@@ -87,9 +87,11 @@ class ModelRunner:
         )
         self.draft_weights = load_draft(config, self.model_config, self.model, dtype=self.dtype, device=self.device)
         draft_bytes = draft_block_bytes = 0
+        draft_pass = None
         if self.draft_weights is not None:
             draft_bytes = self.draft_weights.num_bytes
-            draft_block_bytes = self.draft_weights.block_bytes(config.block_size)
+            draft_block_bytes = self.draft_weights.block_bytes(config)
+            draft_pass = self.draft_weights.forward_pass
         weight_bytes = layers.held.num_bytes + draft_bytes
         size = budget.plan(
             self.model_config,
@@ -98,6 +100,7 @@ class ModelRunner:
             weight_bytes=weight_bytes,
             gathers_keys=not self.model.reads_paged_rows,
             draft_block_bytes=draft_block_bytes,
+            draft_pass=draft_pass,
         ).kv_cache
         self.num_blocks, self.block_size = size.num_blocks, size.block_size
         """Usable blocks: their ids are 1 to num_blocks, block 0 is scratch."""

@@ -28,6 +28,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Most that the KV cache takes; it is no larger than max_num_seqs full contexts. 2 GiB where nothing is given."""
     gpu_memory_fraction: float | None = None
     """Weights, one step and the KV cache take it together: of all memory of the GPU, or what the CPU has available."""
+    kv_cache_dtype: str = "auto"
+    """int8, or auto for the dtype."""
     static_batch_timeout_s: float = 0.2
     """How long the static policy waits for a full batch."""
     num_threads: int | None = None

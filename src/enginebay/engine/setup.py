@@ -13,7 +13,12 @@ from enginebay.engine.memory_plan import MemoryBudget, MemoryPlan
 from enginebay.engine.model_config import ModelConfig, read_model_config
 from enginebay.engine.policies import build_policy
 from enginebay.engine.settings import EngineConfig
-from enginebay.engine.speculation.draft_weights import check_draft, expected_draft_block_bytes, expected_draft_bytes
+from enginebay.engine.speculation.draft_weights import (
+    check_draft,
+    expected_draft_block_bytes,
+    expected_draft_bytes,
+    expected_draft_pass,
+)
 from enginebay.engine.weight_headers import expected_weight_bytes
 from enginebay.errors import ModelError
 
@@ -58,6 +63,7 @@ def expected_memory(
         weight_bytes=num_bytes + expected_draft_bytes(config, model, dtype=dtype),
         gathers_keys=kernels != "native" and not config.batch_invariant,
         draft_block_bytes=expected_draft_block_bytes(config, dtype=dtype),
+        draft_pass=expected_draft_pass(config, dtype=dtype, device=device),
     )
     if is_smoothed(config):
         budget.check_smoothing(expected_weight_bytes(directory, model, dtype=dtype, quantization=None))

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from enginebay.engine.attention import AttentionInput, PrefillChunk
 from enginebay.engine.held_weights import Part
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import LayerCache, PlainLayerCache
 from enginebay.engine.layers import Affine, GatedMlp, Linear, PlainEmbedding, PlainLayers, RmsNorm
 from enginebay.engine.model import CausalLM
 from enginebay.engine.model_config import ModelConfig
@@ -153,5 +153,5 @@ def _step(token_ids: list[int], config: ModelConfig, *, device: torch.device) ->
 def _caches(config: ModelConfig, token_ids: list[int], device: torch.device) -> list[LayerCache]:
     """One block of the text's length, for all layers the same: nobody reads it."""
     shape = (1, len(token_ids), config.num_kv_heads, config.head_dim)
-    cache = LayerCache(*(torch.empty(shape, device=device) for _ in range(2)))
+    cache = PlainLayerCache(*(torch.empty(shape, device=device) for _ in range(2)))
     return [cache] * config.num_layers

@@ -22,6 +22,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_tokens: int
     token_ids: tuple[int, ...] | None = None
     """None where the engine gives the text alone."""
+    retokenized_ids: tuple[int, ...] | None = None
+    """Of the text encoded again; None where nobody had a tokenizer."""
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One for each token; None where they were not asked for, or the engine has none."""
 
@@ -41,6 +43,7 @@ def answers_of_records(records: Iterable[Record]) -> list[Answer]:
             text=record.text,
             num_tokens=_num_tokens(record),
             token_ids=_all_token_ids(record),
+            retokenized_ids=None if record.retokenized_ids is None else tuple(record.retokenized_ids),
         )
         for record in records
         if record.is_finished

@@ -6,8 +6,10 @@ the stamps of all the others.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from enginebay.backends.http_engine.kept_answer import KeptAnswer
@@ -21,6 +23,8 @@ from enginebay.types import GenerationChunk
 SLICE_S = 0.0005
 INTERVAL_S = 0.01
 """About SLICE_S of every INTERVAL_S goes into decoding: no stamp is later for it by much more than that."""
+TURN_S = 0.05
+"""When nothing is measured any more."""
 MAX_KEPT_BYTES = 256 * 1024 * 1024
 """Beyond it, answers are decoded as they end: memory is bounded, whatever the load."""
 
@@ -43,8 +47,19 @@ class Backlog:
         self._clock, self._on_record = clock, on_record
         self._waiting: deque[_Decoding] = deque()
         self._num_bytes = 0
+        self._under_way: dict[KeptAnswer, None] = {}
+        """In the order in which they are looked at."""
         self.zero = 0.0
         """The instant on the clock that records count from."""
+
+    @contextmanager
+    def watching(self, answer: KeptAnswer) -> Iterator[None]:
+        """While it is under way: what is malformed in its middle ends it, and not its time-out."""
+        self._under_way[answer] = None
+        try:
+            yield
+        finally:
+            del self._under_way[answer]
 
     def add(self, outcome: Outcome) -> None:
         decoding = _Decoding(outcome)
@@ -60,14 +75,32 @@ class Backlog:
         while True:
             await self._clock.sleep_until(self._clock.now() + INTERVAL_S)
             ends_at = self._clock.now() + SLICE_S
+            self._look(until=ends_at - SLICE_S / 2)  # and at least half of the slice is for those that have ended
             while self._waiting and self._clock.now() < ends_at:
                 if not self._waiting[0].step():
                     self._finish_first()
+
+    def _look(self, *, until: float) -> None:
+        for answer in list(self._under_way):
+            if self._clock.now() >= until:
+                return
+            del self._under_way[answer]
+            self._under_way[answer] = None  # the next time the others come first
+            while answer.look() and self._clock.now() < until:
+                pass
 
     def finish(self) -> None:
         """All of it; takes as long as it takes."""
         while self._waiting:
             self._finish_first()
+
+    async def finish_in_turns(self) -> None:
+        """The same, and the loop goes round meanwhile."""
+        while self._waiting:
+            ends_at = self._clock.now() + TURN_S
+            while self._waiting and self._clock.now() < ends_at:
+                self._finish_first()
+            await asyncio.sleep(0)
 
     def _finish_first(self) -> None:
         decoding = self._waiting.popleft()

@@ -15,6 +15,7 @@ import msgspec
 
 from enginebay.clock import Clock
 from enginebay.loadtest.plan import Load
+from enginebay.loadtest.priority import client_first
 from enginebay.loadtest.records import Record
 from enginebay.statistics.percentiles import percentile_of_sorted
 
@@ -31,6 +32,8 @@ class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Longest time that an event loop of the client did not come round, beyond the beat it was asked for."""
     cpu_ratios: tuple[float, ...] = ()
     """Of each process: its CPU time / time of the run. Near 1 the client is the limit."""
+    niceness: int | None = None
+    """Of the client's thread in the run, of several the least preferred; None of results that are older than this."""
     lock_step_ratio: float | None = None
     """Closed loop: requests sent together with those of most other users / all; None where it makes no sense."""
 
@@ -44,18 +47,21 @@ class ProcessFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     longest_stall_s: float = 0.0
     cpu_ratio: float = 0.0
+    niceness: int = 0
 
 
 class ProcessWatch:
-    """Around what one process does in a run: `figures` are there when it has been left."""
+    """Around what one process does in a run, on the thread that does it: `figures` are there when it has been left."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._longest_stall_s = 0.0
+        self._preference = client_first()
         self.figures = ProcessFigures()
 
     async def __aenter__(self) -> ProcessWatch:
         self._beating = asyncio.create_task(self._beat(), name="heartbeat of the load test")
+        self._niceness = self._preference.__enter__()
         self._began_at, self._cpu_s = self._clock.now(), time.process_time()
         return self
 
@@ -63,9 +69,12 @@ class ProcessWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         elapsed_s, cpu_s = self._clock.now() - self._began_at, time.process_time() - self._cpu_s
+        self._preference.__exit__(None, None, None)
         self._beating.cancel()
         self.figures = ProcessFigures(
-            longest_stall_s=self._longest_stall_s, cpu_ratio=cpu_s / elapsed_s if elapsed_s > 0 else 0.0
+            longest_stall_s=self._longest_stall_s,
+            cpu_ratio=cpu_s / elapsed_s if elapsed_s > 0 else 0.0,
+            niceness=self._niceness,
         )
         await asyncio.wait({self._beating})
 
@@ -85,6 +94,7 @@ def client_health(records: Sequence[Record], *, processes: Sequence[ProcessFigur
         send_lag_max_s=lags[-1] if lags else None,
         longest_stall_s=max((process.longest_stall_s for process in processes), default=0.0),
         cpu_ratios=tuple(process.cpu_ratio for process in processes),
+        niceness=max((process.niceness for process in processes), default=None),
         lock_step_ratio=lock_step_ratio(records, load),
     )
 

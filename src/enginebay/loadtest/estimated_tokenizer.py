@@ -31,6 +31,12 @@ class EstimatedTokenizer:
         """Without what a template adds, which nobody knows here."""
         return self.encode("\n".join(message.content for message in messages))
 
+    def cut(self, text: str, num_tokens: int) -> str:
+        return "".join(PIECE.findall(text)[:num_tokens])
+
+    def beginning(self, word: str) -> str:
+        return PIECE.findall(word)[0]
+
     def decode(self, token_ids: list[int]) -> str:
         return "".join(self._pieces[number] for number in token_ids)
 

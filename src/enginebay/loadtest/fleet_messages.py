@@ -63,6 +63,10 @@ class RecordedRaw(msgspec.Struct, frozen=True, kw_only=True, tag="Recorded"):
     num_in_flight: int
 
 
+class Replayed(msgspec.Struct, frozen=True, tag=True):
+    """The last answer is there; what is not decoded yet follows as records."""
+
+
 class SentPart(msgspec.Struct, frozen=True, tag=True):
     """What was given to the sockets: told when the run is over, in parts."""
 
@@ -80,7 +84,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Job | Begin | Stop
-FromWorker = Ready | Recorded | SentPart | Ended | Failed
+FromWorker = Ready | Recorded | Replayed | SentPart | Ended | Failed
 encode = msgspec.msgpack.Encoder().encode
 decode_to_worker = msgspec.msgpack.Decoder[ToWorker](ToWorker).decode
 decode_from_worker = msgspec.msgpack.Decoder[FromWorker](FromWorker).decode

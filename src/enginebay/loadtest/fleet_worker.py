@@ -21,6 +21,7 @@ from enginebay.loadtest.fleet_messages import (
     Reach,
     Ready,
     RecordedRaw,
+    Replayed,
     SentPart,
     ToWorker,
     decode_to_worker,
@@ -99,8 +100,8 @@ class _Share:
                 async with ProcessWatch(self._clock) as watch:
                     with log.listening(backend):
                         await self._replay(runner, begin)
-                runner.finish()
-            self._flush(runner)
+                self._parent.send(encode(Replayed()))
+            await self._hand_over(runner)
             sent = log.read(started_at=begin.at)
             for first in range(0, len(sent), SENT_PER_MESSAGE):
                 self._parent.send(encode(SentPart(sent[first : first + SENT_PER_MESSAGE])))
@@ -120,6 +121,17 @@ class _Share:
             stopping.cancel()
             flushing.cancel()
             await asyncio.wait({stopping, flushing})
+
+    async def _hand_over(self, runner: Runner) -> None:
+        """What takes long is told bit by bit, so that the parent sees that it goes on."""
+        flushing = asyncio.create_task(self._flush_now_and_then(runner))
+        try:
+            with young_garbage_only(collects_before=False):
+                await runner.finish_in_turns()
+        finally:
+            flushing.cancel()
+            await asyncio.wait({flushing})
+        self._flush(runner)
 
     async def _flush_now_and_then(self, runner: Runner) -> None:
         while True:

@@ -27,7 +27,7 @@ from enginebay.configured import CheckedBackend
 from enginebay.loadtest.arrivals import sweep_rates
 from enginebay.loadtest.config_traces import ConfigTraces, path_of_arrivals
 from enginebay.loadtest.plan import Load, Plan, Step
-from enginebay.loadtest.tokenizer import TextTokenizer
+from enginebay.loadtest.tokenizer import PromptTokenizer
 from enginebay.loadtest.workloads import (
     ConversationWorkload,
     DatasetWorkload,
@@ -56,7 +56,7 @@ def plan_from_config(
     settings: BenchConfig,
     *,
     model: str,
-    tokenizer: TextTokenizer,
+    tokenizer: PromptTokenizer,
     ignore_eos: bool | None = None,
     runs_already: bool = False,
 ) -> Plan:
@@ -78,7 +78,7 @@ def plan_from_config(
         tokenizer=tokenizer,
         form=_form(settings),
         num_prompt_sets=settings.starts if runs_already and settings.starts > 1 else None,
-        has_estimated_lengths=settings.prompt_counts == "estimated",
+        prompt_counts=settings.prompt_counts,
     )
 
 

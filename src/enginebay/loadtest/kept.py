@@ -6,15 +6,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from enginebay.errors import NotComparable
 from enginebay.loadtest.answers import FILE_NAME as ANSWERS_FILE_NAME
 from enginebay.loadtest.answers import AnswerLine, read_answers
-from enginebay.loadtest.plan import Load, Plan
+from enginebay.loadtest.plan import Load, Plan, load_plan
 from enginebay.loadtest.records import RecordLine, read_records
-from enginebay.loadtest.result import Failure, Run, load_result
+from enginebay.loadtest.result import Failure, Result, Run, load_result
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
 from enginebay.loadtest.sent.sent import SentLine, read_sent
 from enginebay.loadtest.timeseries import Sample, read_samples
+
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +41,10 @@ class Kept:
 def read_kept(folder: Path, plan: Plan) -> Kept:
     """Raises NotComparable for results of another plan, LoadTestError for files that cannot be read."""
     result = load_result(folder)
-    if result.plan_sha256 != plan.sha256:
+    if result.plan_sha256 != plan.sha256 and not _has_more_starts(folder, result, plan):
         raise NotComparable(
             f"{folder}: was measured with plan {result.plan_sha256[:12]}, and this is {plan.sha256[:12]}: "
-            "go on with the same config, seed and model, or measure into another folder"
+            "go on with the same config, load, seed and model and no fewer starts, or measure into another folder"
         )
     loads = [planned.load for planned in plan.loads]
     runs = [run for run in result.runs if _is_whole(run, result.runs, loads)]
@@ -55,6 +59,18 @@ def read_kept(folder: Path, plan: Plan) -> Kept:
         answers=[line for line in read_answers(answers) if line.label in labels] if answers.exists() else (),
         failures=result.failures,
     )
+
+
+def _has_more_starts(folder: Path, result: Result, plan: Plan) -> bool:
+    """Whether the plan is the result's with further starts: of a server that runs on, each has its own prompts."""
+    if not (folder / PLAN).is_file():
+        return False
+    before = load_plan(folder / PLAN)
+    if before.sha256 != result.plan_sha256 or (before.model, before.seed) != (plan.model, plan.seed):
+        return False
+    # Where there was one start alone, its loads have no number.
+    loads = [msgspec.structs.replace(load, start_index=load.start_index or 0) for load in before.loads]
+    return loads == list(plan.loads[: len(loads)])
 
 
 def _is_whole(run: Run, runs: Sequence[Run], loads: Collection[Load]) -> bool:

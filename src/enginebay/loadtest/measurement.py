@@ -20,7 +20,7 @@ from enginebay.loadtest.plan import Load, PlannedLoad, PlannedRequest
 from enginebay.loadtest.policy_metrics import PolicyMetrics, policy_metrics
 from enginebay.loadtest.reaching import reach_of
 from enginebay.loadtest.records import Record, RunKey
-from enginebay.loadtest.result import DEFAULT_MARGIN, Conduct, Run, Status
+from enginebay.loadtest.result import DEFAULT_MARGIN, Conduct, MeasuredSubject, Run, Status
 from enginebay.loadtest.self_check.ceiling import ClientCeiling
 from enginebay.loadtest.sent.sent import Sent
 from enginebay.loadtest.single_process import SingleProcess
@@ -55,6 +55,18 @@ class Subject:
     """Of such a server, without a password that may stand in it."""
 
 
+def measured_subject(subject: Subject) -> MeasuredSubject:
+    return MeasuredSubject(
+        label=subject.label,
+        backend=subject.kind,
+        image=subject.image,
+        model=subject.model,
+        weights=subject.weights,
+        is_restarted=subject.is_restarted,
+        url=subject.url,
+    )
+
+
 class Replayer(Protocol):
     """Who replays a load: this process, or several."""
 
@@ -76,7 +88,12 @@ class Replayer(Protocol):
 
     async def replay(self, requests: Sequence[PlannedRequest], load: Load) -> None: ...
 
-    def finish(self) -> None:
+    @property
+    def losses(self) -> Sequence[str]:
+        """In words, when the run is over: records that are missing, and why."""
+        ...
+
+    async def finish(self) -> None:
         """The records that are still to come. Always to be called, also after a replay that was cancelled."""
         ...
 
@@ -133,12 +150,22 @@ class Measurement:
         clock: Clock,
         watcher: Watcher,
         settings: BenchSettings,
+        repeat: int = 0,
+        on_begin: Callable[[], None] = lambda: None,
+        on_over: Callable[[], None] = lambda: None,
     ) -> None:
-        self.key = RunKey(label=subject.label, load=planned_load.load, start_index=start_index)
+        """repeat: number of this replay, where one load comes several times on one start.
+
+        on_begin, on_over: around the load alone, without what is prepared before it and decoded after it.
+        """
+        self._on_begin, self._on_over = on_begin, on_over
+        self.key = RunKey(label=subject.label, load=planned_load.load, start_index=start_index, repeat=repeat)
         self.records: list[Record] = []
         self._subject, self._backend, self._planned_load = subject, backend, planned_load
         self._clock, self._watcher, self._settings = clock, watcher, settings
-        self._replayer = self._new_replayer(f"{subject.label}-{planned_load.load}-{start_index}".replace(" ", "-"))
+        self._replayer = self._new_replayer(
+            f"{subject.label}-{planned_load.load}-{start_index}-{repeat}".replace(" ", "-")
+        )
         self._sampler = Sampler(
             backend,
             run=self.key,
@@ -173,6 +200,7 @@ class Measurement:
                 on_record=self._on_record,
                 request_timeout_s=self._settings.request_timeout_s,
                 run_id=run_id,
+                on_begin=self._on_begin,
             )
         return Fleet(
             reach,
@@ -181,6 +209,7 @@ class Measurement:
             on_record=self._on_record,
             request_timeout_s=self._settings.request_timeout_s,
             run_id=run_id,
+            on_begin=self._on_begin,
         )
 
     @property
@@ -197,11 +226,14 @@ class Measurement:
             try:
                 await self._replayer.replay(self._planned_load.requests, self._planned_load.load)
             finally:
+                self._on_over()
                 sampling.cancel()
                 await asyncio.wait({sampling})
             await self._sampler.sample()  # before the decoding, which takes time that is none of the run's
         finally:
-            self._replayer.finish()
+            if isinstance(self._replayer, Fleet):
+                self._watcher.phase(self.key.label, "collecting records")
+            await self._replayer.finish()
         self._gpu_memory_used_bytes = await asyncio.to_thread(gpu_memory_used_bytes)
 
     def outcome(self, status: Status, *, tokenizer: TextTokenizer | None) -> Run:
@@ -209,7 +241,8 @@ class Measurement:
         self.records.sort(key=lambda record: record.index)
         if tokenizer is not None:
             for record in self.records:
-                record.num_retokenized_tokens = len(tokenizer.encode_plain(record.text))
+                record.retokenized_ids = tokenizer.encode_plain(record.text)
+                record.num_retokenized_tokens = len(record.retokenized_ids)
         metrics = run_metrics(self.records, self._settings.slo, policy=self._policy())
         info = self._backend.info
         client = client_health(self.records, processes=self._replayer.figures, load=self.key.load)
@@ -226,6 +259,7 @@ class Measurement:
                 configured_settings=self._subject.configured_settings,
                 told_settings=info.effective_settings,
                 approximated_settings=self._subject.approximated_settings,
+                losses=self._replayer.losses,
             )
         )
         return Run(

@@ -19,6 +19,9 @@ from enginebay.types import Chat, GenerationRequest, Message, Prompt, SamplingPa
 
 PLAN_VERSION = 2
 
+PromptCounts = Literal["tokenizer", "server", "estimated"]
+"""By the model's tokenizer on this machine, by the server's own at its /tokenize, or by a rule of thumb: the last is
+not held against a server that counts otherwise."""
 Arrivals = Literal["closed", "constant", "poisson", "gamma", "ramp", "steps", "trace"]
 
 
@@ -139,8 +142,8 @@ class PlannedLoad(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     start_index: int | None = None
     """The only start that it is for; None: every start. A server that runs already remembers prompts from one start to
     the next, so that each start has prompts of its own."""
-    has_estimated_lengths: bool = False
-    """`num_prompt_tokens` is a rule of thumb, since nobody has the tokenizer."""
+    prompt_counts: PromptCounts = "tokenizer"
+    """Who counted `num_prompt_tokens`."""
     warmup: tuple[PlannedRequest, ...] = ()
     """Sent first, in a closed loop, and not measured. Shares no prompt with `requests`, and no more of a beginning than
     their `num_shared_tokens` tell."""
@@ -158,6 +161,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def sha256(self) -> str:
         return hashlib.sha256(canonical_json(self)).hexdigest()
+
+    @property
+    def prompt_counts(self) -> PromptCounts | None:
+        """One for all loads; None of a plan without any."""
+        return self.loads[0].prompt_counts if self.loads else None
 
     def loads_of_start(self, start_index: int) -> tuple[PlannedLoad, ...]:
         return tuple(planned for planned in self.loads if planned.start_index in (None, start_index))

@@ -43,6 +43,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     num_discarded_tokens: int | None = None
     num_retokenized_tokens: int | None = None
     """Our own count of the text that came back, beside the engine's."""
+    retokenized_ids: list[int] | None = None
+    """What was counted: so that saved answers can be compared token by token where no tokenizer is at hand."""
     text: str = ""
     token_ids: list[int] | None = None
     """Of the output, where the engine tells them with every piece of text."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +65,22 @@ def demand_same_subjects(replay: Replay, subjects: Sequence[Subject]) -> None:
 
 
 def subject_differences(result: Result, subjects: Sequence[Subject]) -> list[str]:
-    """What is different of the backends of a result now, by name. Weights that nobody knew then are not held against
-    those of now: a model may have been pulled by the first start."""
+    """What is different of the backends of a result now, by name."""
+    settings = {run.label: run.configured_settings for run in reversed(result.runs)}
+    return differences_of(result.subjects, settings, subjects)
+
+
+def differences_of(
+    measured: Sequence[MeasuredSubject], settings: Mapping[str, Mapping[str, object]], subjects: Sequence[Subject]
+) -> list[str]:
+    """settings: as they were configured then, by label.
+
+    Weights that nobody knew then are not held against those of now: a model may have been pulled by the first start.
+    """
     now = {subject.label: subject for subject in subjects}
-    changed = [difference for before in result.subjects for difference in _differences(before, now.get(before.label))]
-    return changed + [difference for subject in subjects for difference in _other_settings(result, subject)]
+    changed = [difference for before in measured for difference in _differences(before, now.get(before.label))]
+    known = [subject for subject in subjects if subject.label in settings]
+    return changed + [each for subject in known for each in _other_settings(settings[subject.label], subject)]
 
 
 def _differences(before: MeasuredSubject, now: Subject | None) -> Iterator[str]:
@@ -90,13 +101,10 @@ def _differences(before: MeasuredSubject, now: Subject | None) -> Iterator[str]:
             yield f"{name} of {before.label} was {was}, now {is_now}"
 
 
-def _other_settings(result: Result, subject: Subject) -> Iterator[str]:
-    run = next((run for run in result.runs if run.label == subject.label), None)
-    if run is None:
-        return
+def _other_settings(before: Mapping[str, object], subject: Subject) -> Iterator[str]:
     now = _as_saved(dict(subject.configured_settings))
-    for name in sorted(run.configured_settings.keys() | now.keys()):
-        was, is_now = run.configured_settings.get(name, "not set"), now.get(name, "not set")
+    for name in sorted(before.keys() | now.keys()):
+        was, is_now = before.get(name, "not set"), now.get(name, "not set")
         if was != is_now:
             yield f"{name} of {subject.label} was {was}, now {is_now}"
 

@@ -112,6 +112,10 @@ class Runner:
         """The records of all answers that are still bytes."""
         self._backlog.finish()
 
+    async def finish_in_turns(self) -> None:
+        """The same, and the loop goes round meanwhile."""
+        await self._backlog.finish_in_turns()
+
     def _turn(self, planned: PlannedRequest) -> Turn:
         request = planned.to_request(f"{self._run_id}-{planned.index}")
         try:
@@ -190,7 +194,8 @@ class Runner:
         chunks: list[GenerationChunk],
     ) -> None:
         if isinstance(answer, KeptAnswer):
-            await answer.exchange()
+            with self._backlog.watching(answer):
+                await answer.exchange()
         elif isinstance(answer, EngineBayError):
             raise answer
         else:

@@ -32,11 +32,33 @@ class TimeEstimate:
     """False while it stands on assumptions about a backend that has not been measured."""
 
 
-class Estimator:
-    """Tells how long the starts that are left will take, from what the first ones took."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What is thought of a backend before it is measured; by itself, of one that nobody has asked anything."""
 
-    def __init__(self, loads: Sequence[PlannedLoad]) -> None:
-        self._assumed_s = ASSUMED_START_S + sum(_assumed_load_s(load) for load in loads)
+    start_s: float = ASSUMED_START_S
+    alone_tokens_per_s: float = ASSUMED_TOKENS_PER_S
+    """Of one user."""
+    together: tuple[int, float] | None = None
+    """So many users, and their tokens/s in sum; None: each has as many as one who is alone."""
+
+    def tokens_per_s(self, num_users: int) -> float:
+        """In sum. Between one user and those that were asked together it rises evenly, and not beyond them."""
+        if self.together is None:
+            return num_users * self.alone_tokens_per_s
+        most, in_sum = self.together
+        share = min(1.0, (num_users - 1) / (most - 1))
+        return self.alone_tokens_per_s + share * (in_sum - self.alone_tokens_per_s)
+
+
+class Estimator:
+    """Tells how long the starts that are left will take, from what the first ones took.
+
+    speeds: by label, of backends that something is known of.
+    """
+
+    def __init__(self, loads: Sequence[PlannedLoad], speeds: Mapping[str, Speed] | None = None) -> None:
+        self._loads, self._speeds = loads, dict(speeds or {})
         self._measured_s: dict[str, list[float]] = {}
 
     def measured(self, label: str, duration_s: float) -> None:
@@ -63,18 +85,23 @@ class Estimator:
     def _start_s(self, label: str) -> float:
         if measured := self._measured_s.get(label):
             return sum(measured) / len(measured)
+        speed = self._speeds.get(label, Speed())
         others = [sum(values) / len(values) for values in self._measured_s.values()]
-        return sum(others) / len(others) if others else self._assumed_s
+        if others and speed.together is None:
+            return sum(others) / len(others)
+        return speed.start_s + sum(_assumed_load_s(load, speed) for load in self._loads)
 
 
-def _assumed_load_s(planned: PlannedLoad) -> float:
+def _assumed_load_s(planned: PlannedLoad, speed: Speed) -> float:
     """Open loop: to the last arrival and its answer. Closed loop: all answers, shared among the users."""
     requests = [*planned.warmup, *planned.requests]
-    seconds = [_assumed_request_s(item.num_prompt_tokens, item.sampling.max_tokens) for item in requests]
+    weights = [weight_of(item.num_prompt_tokens, item.sampling.max_tokens) for item in requests]
     if planned.load.users is not None:
-        return sum(seconds) / planned.load.users
-    return max((item.offset_s or 0.0 for item in planned.requests), default=0.0) + max(seconds, default=0.0)
+        return sum(weights) / speed.tokens_per_s(planned.load.users)
+    last_at = max((item.offset_s or 0.0 for item in planned.requests), default=0.0)
+    return last_at + max(weights, default=0.0) / speed.alone_tokens_per_s
 
 
-def _assumed_request_s(num_prompt_tokens: int, max_tokens: int) -> float:
-    return (PROMPT_WEIGHT * num_prompt_tokens + max_tokens) / ASSUMED_TOKENS_PER_S
+def weight_of(num_prompt_tokens: float, num_output_tokens: float) -> float:
+    """Of one request, in output tokens."""
+    return PROMPT_WEIGHT * num_prompt_tokens + num_output_tokens

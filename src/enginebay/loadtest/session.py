@@ -8,7 +8,7 @@ further starts; one that never came up does not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,14 +22,14 @@ from enginebay.loadtest.answers import AnswerLine, write_answers
 from enginebay.loadtest.asking import ask
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.kept import Kept
-from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject, Watcher
+from enginebay.loadtest.measurement import BenchSettings, Measurement, Subject, Watcher, measured_subject
 from enginebay.loadtest.plan import Load, Plan, PlannedLoad, save_plan
 from enginebay.loadtest.plan_fit import check_plan_fits
 from enginebay.loadtest.records import RecordLine, write_records
-from enginebay.loadtest.result import Failure, MeasuredSubject, Origin, Result, Run, Status, save_result
+from enginebay.loadtest.result import Failure, Origin, Result, Run, Status, save_result
 from enginebay.loadtest.result_folder import RESULT, demand_free, make_free
 from enginebay.loadtest.runner import Runner
-from enginebay.loadtest.schedule import Estimator, TimeEstimate, rounds
+from enginebay.loadtest.schedule import Estimator, Speed, TimeEstimate, rounds
 from enginebay.loadtest.sent.sent import FILE_NAME as SENT_FILE_NAME
 from enginebay.loadtest.sent.sent import SentLine, write_sent
 from enginebay.loadtest.timeseries import write_samples
@@ -42,6 +42,7 @@ class Bench:
 
     kept: what an earlier load test has measured of the same plan; those starts are not measured again.
     replaces: whether a result that `out` holds already, and that is not gone on with, may be lost.
+    speeds: of backends that were asked something already, by label.
     on_estimate: told how long the rest will take, before the first start and after each.
     """
 
@@ -59,6 +60,7 @@ class Bench:
         origin: Origin | None = None,
         kept: Kept | None = None,
         replaces: bool = False,
+        speeds: Mapping[str, Speed] | None = None,
         on_estimate: Callable[[TimeEstimate], None] = lambda estimate: None,
     ) -> None:
         self._replaces = replaces
@@ -74,7 +76,8 @@ class Bench:
         self._errors: dict[str, EngineBayError] = {}
         """By label: what ended a start first."""
         self._left = [start for start in rounds(list(self._subjects), settings.num_starts) if start not in kept.starts]
-        self._estimator = Estimator(plan.loads_of_start(0))
+        kept_up = {subject.label: Speed(start_s=0.0) for subject in subjects if not subject.is_restarted}
+        self._estimator = Estimator(plan.loads_of_start(0), kept_up | dict(speeds or {}))
         self._estimator.learn(kept.runs)
         self._order = max((run.order + 1 for run in kept.runs), default=0)
         self._start_duration_s = 0.0
@@ -93,6 +96,8 @@ class Bench:
         elif not self._goes_on:
             demand_free(self._out, RESULT)
         save_plan(self._plan, self._out / "plan.json")
+        if self._goes_on:
+            self._save("partial")  # at once: the plan may have more starts than that of the result that is there
         status: Status = "partial"
         try:
             await self._measure_starts()
@@ -236,7 +241,7 @@ class Bench:
             failures=tuple(self._failures),
             num_starts=self._settings.num_starts,
             equivalence_margin=self._settings.equivalence_margin,
-            subjects=tuple(_measured_subject(subject) for subject in self._subjects.values()),
+            subjects=tuple(measured_subject(subject) for subject in self._subjects.values()),
             origin=self._origin,
             conduct=self._settings.conduct,
             prompt_counts=self._plan.prompt_counts,
@@ -248,15 +253,3 @@ class Bench:
         save_result(result, self._out / RESULT)
         self.is_saved = True
         return result
-
-
-def _measured_subject(subject: Subject) -> MeasuredSubject:
-    return MeasuredSubject(
-        label=subject.label,
-        backend=subject.kind,
-        image=subject.image,
-        model=subject.model,
-        weights=subject.weights,
-        is_restarted=subject.is_restarted,
-        url=subject.url,
-    )

@@ -27,7 +27,10 @@ class SingleProcess:
         on_record: Callable[[Record], None],
         request_timeout_s: float | None = None,
         run_id: str = "run",
+        on_begin: Callable[[], None] = lambda: None,
     ) -> None:
+        """on_begin: when the load is about to begin."""
+        self._on_begin = on_begin
         self._backend, self._clock = backend, clock
         self._runner = Runner(
             backend, clock=clock, on_record=on_record, request_timeout_s=request_timeout_s, run_id=run_id
@@ -48,6 +51,11 @@ class SingleProcess:
         return (self._watch.figures,)
 
     @property
+    def losses(self) -> Sequence[str]:
+        """What is measured here cannot get lost on the way."""
+        return ()
+
+    @property
     def sent(self) -> list[Sent] | None:
         """Read and hashed at this call; None where the backend has no wire to listen to."""
         return self._log.read(started_at=self.started_at) if self._log.is_kept else None
@@ -57,18 +65,19 @@ class SingleProcess:
         try:
             await self.replay(requests, load)
         finally:
-            self.finish()
+            await self.finish()
 
     async def replay(self, requests: Sequence[PlannedRequest], load: Load) -> None:
         """Return when the last answer is there; the records of many come with `finish` only."""
         self._runner.prepare(requests)
         await open_connections(self._backend, num_connections(requests, load))
+        self._on_begin()
         with young_garbage_only():
             async with self._watch:
                 with self._log.listening(self._backend):
                     await self._runner.replay(load, started_at=self._clock.now())
 
-    def finish(self) -> None:
+    async def finish(self) -> None:
         """Decode what is left, when nothing is measured any more; also after a replay that was cancelled."""
         with young_garbage_only(collects_before=False):
             self._runner.finish()

@@ -1,4 +1,7 @@
-"""The target's tokenizer, for exact prompt lengths before a run and for a second count of the output after it."""
+"""What counts tokens: for exact prompt lengths before a run, and for a second count of the output after it.
+
+The tokenizer's file is here; `server_tokenizer` asks a running server, `estimated_tokenizer` is a rule of thumb.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
     from enginebay.backends.reference.tokenizer import ModelTokenizer
 
 
-class TextTokenizer(Protocol):
+class PromptTokenizer(Protocol):
+    """Enough to write prompts with."""
+
     def encode(self, text: str) -> list[int]:
         """As the engine encodes a raw prompt: special tokens included."""
         ...
@@ -29,6 +34,18 @@ class TextTokenizer(Protocol):
     def encode_messages(self, messages: Sequence[PlannedMessage]) -> list[int]:
         """What the model's chat template makes of them, up to where the answer begins. Raises LoadTestError."""
         ...
+
+    def cut(self, text: str, num_tokens: int) -> str:
+        """The beginning of `text` that has `num_tokens` without special tokens, as nearly as one cut can have it."""
+        ...
+
+    def beginning(self, word: str) -> object:
+        """Equal for words that a prefix cache may not tell apart by their first token. Costs little."""
+        ...
+
+
+class TextTokenizer(PromptTokenizer, Protocol):
+    """Enough to look at outputs with, too."""
 
     def decode(self, token_ids: list[int]) -> str: ...
 
@@ -60,6 +77,12 @@ class FileTokenizer:
             return prompt_token_ids(chat, self._with_template)
         except InvalidRequest as error:
             raise LoadTestError(f"{self._model_dir}: {error}") from error
+
+    def cut(self, text: str, num_tokens: int) -> str:
+        return self.decode(self.encode_plain(text)[:num_tokens])
+
+    def beginning(self, word: str) -> int:
+        return self.encode_plain(word)[0]
 
     @cached_property
     def _with_template(self) -> ModelTokenizer:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from enginebay.report.numbers import count, listed
+from enginebay.report.numbers import count
 from enginebay.verdict.certificate.certificate import Certificate
+from enginebay.verdict.comparison.phrases import listed
 
 LEVELS: dict[str, str] = {
     "bytes": "byte for byte",

@@ -15,6 +15,7 @@ from enginebay.loadtest.metrics import Metrics
 from enginebay.report import figures, numbers
 from enginebay.report.capacity_report import capacity_context
 from enginebay.report.certificate_words import certificate_headline, certificate_lines
+from enginebay.report.counting_words import counting_words
 from enginebay.report.curves import LATENCIES, has_curves, throughput_latency
 from enginebay.report.data import LoadReport, Report
 from enginebay.report.errors_table import error_rows
@@ -25,6 +26,7 @@ from enginebay.report.probes_section import probes_context
 from enginebay.report.requests_data import TICKS_PER_S, requests_data
 from enginebay.report.summary import summary
 from enginebay.report.verdict_words import agreement_words, metric_rows, status_words
+from enginebay.verdict.comparison.phrases import listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ def render_html(report: Report) -> str:
     return template("report.html.j2").render(
         report=report,
         result=report.result,
+        counting=counting_words(report.result),
+        listed=listed,
         sections=sections,
         curves=curves,
         verdict=report.verdict,

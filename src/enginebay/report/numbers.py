@@ -60,10 +60,3 @@ def size(value_bytes: float) -> str:
 def named(settings: Mapping[str, object]) -> str:
     """dtype: bfloat16, max_num_seqs: 16."""
     return ", ".join(f"{name}: {value}" for name, value in settings.items()) or ABSENT
-
-
-def listed(words: list[str]) -> str:
-    """a, b and c."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from enginebay.errors import ConfigError
 from enginebay.loadtest.files import write_atomically
 from enginebay.loadtest.metrics import Metrics
-from enginebay.report.data import LoadReport, Report, Side
-from enginebay.report.numbers import duration, listed, number, size
+from enginebay.report.data import LoadReport, Report, RunReport, Side
+from enginebay.report.numbers import duration, number, size
 from enginebay.report.palettes import LIGHT, NUM_RUN_COLORS
 from enginebay.report.summary import summary
+from enginebay.verdict.comparison.phrases import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +104,15 @@ def _write_head(figure: Figure, report: Report, height_in: float) -> None:
 def _mark(report: Report) -> str:
     if report.is_simulated:
         return "SIMULATED"
-    return "INVALID" if report.invalid_runs else ""
+    return flaw(report.runs, of="runs ")
+
+
+def flaw(runs: Sequence[RunReport], *, of: str = "") -> str:
+    """How many of them are invalid, where not all are."""
+    num_invalid = sum(not run.run.valid for run in runs)
+    if num_invalid in (0, len(runs)):
+        return "INVALID" if num_invalid else ""
+    return f"{num_invalid} of {len(runs)} {of}INVALID"
 
 
 def _headline(report: Report) -> str:
@@ -183,9 +192,9 @@ def _name_bars(panel: Axes, loads: Sequence[LoadReport]) -> None:
     """Left of the first panel: each backend, and above it the load where there are several."""
     is_first = dict.fromkeys(str(load.load) for load in loads)
     for place, load, side in _rows(loads):
-        marks = "" if side.is_valid else " INVALID"
+        name = f"{side.name[:22]} {flaw(side.runs)}".rstrip()
         panel.annotate(
-            f"{side.name[:22]}{marks}", (0, place), xytext=(-6, 0), textcoords="offset points", ha="right", va="center",
+            name, (0, place), xytext=(-6, 0), textcoords="offset points", ha="right", va="center",
             fontsize=8.5, color=LIGHT["ink"], annotation_clip=False,
         )  # fmt: skip
         if is_first.pop(str(load.load), 0) is None:

@@ -57,12 +57,17 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
 
 
 def agreement_words(agreement: OutputAgreement) -> str:
-    """One sentence."""
+    """One sentence, with the load whose outputs it is about where it is about one."""
     names = f"{agreement.second} against {agreement.first}"
+    place = f"Outputs, {agreement.where}" if agreement.where else names
     if agreement.not_compared:
-        return f"{names}: outputs not compared: {agreement.not_compared}."
+        where = f" ({agreement.where})" if agreement.where else ""
+        return f"{names}{where}: outputs not compared: {agreement.not_compared}."
     finding = agreement.finding or f"{share(agreement.agreement_ratio)} of the tokens agree"
-    return f"{names}: {finding.rstrip('.')}."
+    return f"{place}: {finding.rstrip('.')}{_BY_CHARACTER if agreement.unit == 'characters' else ''}."
+
+
+_BY_CHARACTER = " (compared by character: there were neither the engines' token ids nor those of a tokenizer)"
 
 
 def _row(metric: MetricVerdict, load: LoadVerdict) -> MetricRow:

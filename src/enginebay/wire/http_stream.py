@@ -133,6 +133,15 @@ class HttpStream:
         if self._num_buffered_bytes > max_bytes:  # it was told so, and nobody has taken anything
             raise UpstreamError(f"the answer is longer than {max_bytes} bytes", status=self.status)
 
+    def take_first(self) -> Piece | None:
+        """The earliest of what has been collected so far; None where there is nothing new."""
+        return self._pieces.popleft() if self._pieces else None
+
+    def give_up(self, error: EngineBayError) -> None:
+        """Whoever looked at the first pieces knows that no answer comes of it: `collect` raises this, at once."""
+        self._error = error
+        self._wake()
+
     def take(self) -> list[Piece]:
         """What has been collected."""
         pieces = list(self._pieces)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import msgspec
 import pytest
 from fake_process import FakeProcess, says
 from scripted_reference import collect, ids, new_backend, request, started
@@ -52,13 +53,16 @@ def test_the_effective_settings_are_those_the_engine_says_it_has():
         model_dir="/weights", policy="static", dtype="bfloat16", max_num_seqs=5, quantization="int8"
     )  # fmt: skip
     assert effective_settings(asked, ready) == {
-        "policy": "static", "dtype": "float32", "device": "cpu", "kernels": "plain", "max_num_seqs": 4,
+        "policy": "static", "dtype": "float32", "kv_cache_dtype": "float32",
+        "device": "cpu", "kernels": "plain", "max_num_seqs": 4,
         "max_model_len": 64, "max_num_batched_tokens": 99, "chunked_prefill": True, "static_batch_timeout_s": 0.2,
         "enable_prefix_caching": False, "block_size": 8, "num_blocks": 7, "num_threads": 2, "torch_version": "2",
         "architecture": "Tiny", "quantization": "int8", "smooth_int8": True, "batch_invariant": False,
         "weight_bytes": 1, "stored_weight_bytes": 2, "weight_layouts": "linear, int8 1", "kv_cache_allocated_bytes": 1,
         "num_slots": 4,
     }  # fmt: skip
+    in_int8 = msgspec.structs.replace(asked, kv_cache_dtype="int8")
+    assert effective_settings(in_int8, ready)["kv_cache_dtype"] == "int8"
 
 
 def test_a_start_that_fails_closes_the_process(model_dir):

@@ -117,6 +117,26 @@ def test_a_quantisation_that_is_not_known_is_refused_by_name_whatever_the_kernel
         get_backend("reference", kernels="native", engine={"quantization": "fp8"})
 
 
+@pytest.mark.parametrize(
+    ("name", "told", "meant"),
+    [("auto", "mapped", "auto"), ("int8", "mapped", "int8"), ("int8_per_token_head", "approximated", "int8")],
+)
+def test_the_type_of_the_kv_cache_arrives_in_the_engine_by_its_own_name_or_that_of_vllm(tmp_path, name, told, meant):
+    found = outcome(kv_cache_dtype=name)
+    assert found.outcome == told
+    assert ("int8" in found.becomes) == (meant == "int8")
+    assert bool(found.why) == (told == "approximated")
+    assert engine_config({"kv_cache_dtype": name}, ReferenceOptions(), tmp_path).kv_cache_dtype == meant
+
+
+@pytest.mark.parametrize("name", ["fp8", "bfloat16", "q8_0", "INT8"])
+def test_another_type_of_the_kv_cache_is_refused_with_those_that_there_are(name):
+    found = outcome(kv_cache_dtype=name)
+    assert found.outcome == "unsupported"
+    assert "auto" in found.why
+    assert "int8" in found.why
+
+
 def test_remote_code_is_approximated_since_it_is_never_run():
     assert outcome(trust_remote_code=True).outcome == "approximated"
 

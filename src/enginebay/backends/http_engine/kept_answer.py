@@ -18,9 +18,21 @@ ErrorOf = Callable[[int, bytes, Mapping[str, str]], EngineBayError]
 
 
 class KeptAnswer:
-    """Single use: `exchange`, then `decode`."""
+    """Single use: `exchange`, then `decode`. While it is under way, `look` now and then."""
 
-    __slots__ = ("_call", "_client", "_error", "_error_of", "_guarded", "_head", "_pieces", "_stream", "_timeouts")
+    __slots__ = (
+        "_call",
+        "_chunks",
+        "_client",
+        "_error",
+        "_error_of",
+        "_fault",
+        "_guarded",
+        "_head",
+        "_pieces",
+        "_stream",
+        "_timeouts",
+    )
 
     def __init__(
         self,
@@ -37,7 +49,11 @@ class KeptAnswer:
         self._error_of, self._guarded = error_of, guarded
         self._stream: HttpStream | None = None
         self._pieces: list[Piece] = []
+        self._chunks: list[GenerationChunk] = []
+        """Of the pieces that were looked at."""
         self._error: EngineBayError | None = None
+        self._fault: EngineBayError | None = None
+        """What a piece had in it that is no part of an answer."""
 
     @property
     def num_bytes(self) -> int:
@@ -48,8 +64,7 @@ class KeptAnswer:
     async def exchange(self) -> None:
         """Send, and return when the answer has ended or failed: `decode` tells which.
 
-        Nothing is read of it before: an answer that is malformed in its middle ends when its stream does, or by a
-        time-out. Cancelled, it closes the connection and keeps what has come.
+        Cancelled, it closes the connection and keeps what has come.
         """
         try:
             await self._guarded(self._collect())
@@ -69,6 +84,29 @@ class KeptAnswer:
         self._pieces = stream.take()
         stream.release()  # no more than its last bytes are missing
 
+    def look(self) -> bool:
+        """Decode the next piece of a streamed answer that is under way; False where there is none.
+
+        A piece that is malformed, or tells an error, ends the exchange: a server that sends such a thing may keep the
+        stream open for ever.
+        """
+        stream, decoder = self._stream, self._call.decoder
+        if stream is None or not self._is_streamed_by(stream) or self._fault is not None or decoder.is_finished:
+            return False
+        piece = stream.take_first()
+        if piece is None:
+            return False
+        try:
+            self._chunks.extend(decoder.feed(*piece))
+        except EngineBayError as fault:
+            self._fault = fault
+            stream.give_up(fault)
+        return True
+
+    def _is_streamed_by(self, stream: HttpStream) -> bool:
+        is_whole = stream.headers.get("content-type", "").startswith("application/json")
+        return stream.status == 200 and self._call.is_streamed and not is_whole
+
     def decode(self, chunks: list[GenerationChunk]) -> Iterator[None]:
         """Add the chunks in their order. Pauses after each piece: a long answer takes long.
 
@@ -78,17 +116,20 @@ class KeptAnswer:
         self._pieces = []
         if stream is None or stream.status != 200:
             raise self._failure(pieces)
-        if not self._call.is_streamed or stream.headers.get("content-type", "").startswith("application/json"):
+        if not self._is_streamed_by(stream):
             if self._error is not None:
                 raise self._error
             chunks.append(decoder.whole(_joined(pieces), stream.received_at))
             return
+        chunks.extend(self._chunks)
+        if self._fault is not None:
+            raise self._fault
         for data, received_at in pieces:
-            chunks.extend(decoder.feed(data, received_at))
             if decoder.is_finished:
                 break
+            chunks.extend(decoder.feed(data, received_at))
             yield
-        else:
+        if not decoder.is_finished:
             if self._error is not None:
                 raise self._error
             chunks.extend(decoder.end(stream.received_at))

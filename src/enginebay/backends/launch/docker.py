@@ -9,6 +9,7 @@ from pathlib import Path
 from enginebay.backends.http_engine.options import ServerOptions
 from enginebay.backends.launch.command import check_extra_arguments
 from enginebay.backends.launch.model import model_mount
+from enginebay.errors import ConfigError
 
 HUB_CACHE_IN_CONTAINER = "/root/.cache/huggingface"
 
@@ -61,4 +62,12 @@ def _volumes(options: ServerOptions, model: str | None, cache_in_container: str 
 
 
 def _hub_cache() -> str:
-    return os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    """Raises ConfigError where it lies in a home directory and there is none."""
+    try:
+        return os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    except RuntimeError as error:
+        raise ConfigError(
+            "there is no home directory for the hub's cache; set HF_HOME, or this",
+            path="options.cache_directory",
+            expected="a folder",
+        ) from error

@@ -8,10 +8,11 @@ from enginebay.backends.reference.engine_port import ReadyPort, described
 from enginebay.engine.settings import EngineConfig
 
 TOLD = (
-    "policy", "batch_rule", "dtype", "device", "kernels", "quantization", "smooth_int8", "batch_invariant",
-    "max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching",
-    "static_batch_timeout_s", "block_size", "num_blocks", "gpu_memory_fraction", "num_threads", "torch_version",
-    "architecture", "weight_bytes", "stored_weight_bytes", "weight_layouts", "kv_cache_allocated_bytes",
+    "policy", "batch_rule", "dtype", "kv_cache_dtype", "device", "kernels", "quantization", "smooth_int8",
+    "batch_invariant", "max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill",
+    "enable_prefix_caching", "static_batch_timeout_s", "block_size", "num_blocks", "gpu_memory_fraction",
+    "num_threads", "torch_version", "architecture", "weight_bytes", "stored_weight_bytes", "weight_layouts",
+    "kv_cache_allocated_bytes",
 )  # fmt: skip
 
 
@@ -26,6 +27,8 @@ def effective_settings(config: EngineConfig, ready: ReadyPort) -> dict[str, obje
     settings = {name: found[name] for name in TOLD if found.get(name) is not None}
     if "max_num_seqs" in told:
         settings["num_slots"] = told["max_num_seqs"]
+    if config.kv_cache_dtype == "auto":
+        settings["kv_cache_dtype"] = settings["dtype"]
     if config.policy != "dynamic":
         settings.pop("batch_rule", None)
     if config.quantization != "int8":

@@ -16,9 +16,13 @@ from enginebay.errors import ConfigError
 
 _TO_ENGINE = (
     "max_num_seqs", "max_model_len", "max_num_batched_tokens", "chunked_prefill", "enable_prefix_caching",
-    "speculative_ngram", "gpu_memory_fraction",
+    "speculative_ngram", "gpu_memory_fraction", "kv_cache_dtype",
 )  # fmt: skip
 """Settings that the engine knows under the same name."""
+
+_INT8_KV_CACHE = "keys and values in int8, with a scale for each token and head"
+_INT8_KV_CACHE_BY_OTHER_NAMES: Mapping[str, str] = {"int8_per_token_head": "vLLM's name"}
+"""And whose word it is."""
 
 _OPTIONS_TO_ENGINE = (
     "policy", "batch_rule", "device", "block_size", "num_blocks", "kv_cache_bytes", "static_batch_timeout_s",
@@ -45,6 +49,8 @@ def engine_config(
         portable["dtype"] = _stored_dtype(model_dir) if dtype == "auto" else dtype
     if "quantization" in settings:
         portable["quantization"] = engine_quantization(settings["quantization"])
+    if str(settings.get("kv_cache_dtype")) in _INT8_KV_CACHE_BY_OTHER_NAMES:
+        portable["kv_cache_dtype"] = "int8"
     if options.policy == "dynamic":
         portable.setdefault("max_num_seqs", LESSON_LARGE_BATCH)
     if draft_dir is not None:
@@ -93,11 +99,22 @@ def _trust_remote_code(name: str, value: Any) -> SettingOutcome:
     )
 
 
+def _kv_cache_dtype(name: str, value: Any) -> SettingOutcome:
+    if value == "auto":
+        return SettingOutcome(name, value, "mapped", becomes="the dtype of the model")
+    if value == "int8":
+        return SettingOutcome(name, value, "mapped", becomes=_INT8_KV_CACHE)
+    if (why := _INT8_KV_CACHE_BY_OTHER_NAMES.get(str(value))) is not None:
+        return SettingOutcome(name, value, "approximated", becomes=f"int8: {_INT8_KV_CACHE}", why=why)
+    why_not = "the KV cache has the dtype of the model (auto) or is int8"
+    return SettingOutcome(name, value, "unsupported", why=why_not)
+
+
 _ONE_DEVICE = "this engine runs on one device"
 _RULES: Mapping[str, _Rule] = {
     "tokenizer": _mapped("tokenizer and chat template from {value}"),
     "revision": _mapped("weights at revision {value}"),
-    "dtype": _mapped("weights, activations and KV cache in {value}"),
+    "dtype": _mapped("weights and activations in {value}, and the KV cache unless kv_cache_dtype is int8"),
     "quantization": quantization_outcome,
     "tensor_parallel_size": _only(1, "one device", _ONE_DEVICE),
     "pipeline_parallel_size": _only(1, "one device", _ONE_DEVICE),
@@ -108,7 +125,7 @@ _RULES: Mapping[str, _Rule] = {
     "gpu_memory_fraction": _mapped(
         "weights, KV cache and one step take {value} of the GPU's memory; on the CPU, of what is available at the start"
     ),
-    "kv_cache_dtype": _only("auto", "the dtype of the model", "the KV cache has the dtype of the model"),
+    "kv_cache_dtype": _kv_cache_dtype,
     "enable_prefix_caching": _mapped("{name}={value}"),
     "chunked_prefill": _mapped("{name}={value}"),
     "speculative_draft_model": _mapped("drafts of the model {value}, checked in one pass"),

@@ -9,10 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from enginebay.cli.bench.capacity_resuming import asked_of_probes, kept_searches
 from enginebay.cli.bench.flags import ResultFlags
 from enginebay.cli.bench.interrupting import run_until_interrupted
 from enginebay.cli.bench.live import live_view
-from enginebay.cli.bench.planning import Planning, bench_settings_of
+from enginebay.cli.bench.planning import Planning, bench_settings_of, planning_for
 from enginebay.clock import Clock
 from enginebay.config.bench import BenchConfig
 from enginebay.config.models import Config
@@ -39,6 +40,8 @@ from enginebay.report.data import load_report
 from enginebay.report.write import write_reports
 
 FOUND, NOT_FOUND = 0, 3
+SEEDS_OF_A_SESSION = 1_000_003
+"""Far more than a search has probes: one that goes on repeats no prompt of the probe that was cut short."""
 
 
 def search_capacity(
@@ -53,11 +56,25 @@ def search_capacity(
     console: Console,
 ) -> int:
     """Returns the exit code: 0 where the capacity of every backend was found."""
-    planning = Planning(config, settings, names=names)
     search = _search_settings(settings)
     subjects = [subject_of(config, path, name, clock=clock) for name in names]
     console.print(f"Searching the highest rate with {search.levels}", highlight=False)
-    with live_view(console, num_runs=len(subjects) * search.num_starts * search.max_probes) as view:
+    environment = describe_environment()
+    num_runs = len(subjects) * search.num_starts * search.max_probes
+    with (
+        planning_for(config, settings, names=names, clock=clock) as planning,
+        live_view(console, num_runs=num_runs) as view,
+    ):
+        searched = Searched(
+            model=planning.model,
+            workload=settings.workload.kind,
+            seed=settings.seed,
+            asked=asked_of_probes(settings),
+        )
+        kept = None
+        if flags.resume:
+            kept = kept_searches(folder, searched, subjects, environment=environment)
+            console.print(f"{kept.num_probes} probes are kept", highlight=False)
         bench = CapacityBench(
             subjects,
             SearchTools(
@@ -68,10 +85,11 @@ def search_capacity(
                 watcher=view,
                 meter_of=lambda label: meter_for(resolve_backend(config, label).entry.url),
             ),
-            searched=Searched(model=planning.model, workload=settings.workload.kind, seed=settings.seed),
+            searched=searched,
             out=folder,
+            kept=kept,
             replaces=flags.overwrite,
-            environment=describe_environment(),
+            environment=environment,
         )
         interruption = run_until_interrupted(bench)
     result = load_capacity(folder)
@@ -100,13 +118,14 @@ def _prober(planning: Planning, settings: BenchConfig) -> PlanProbe:
     Backends get the same, as far as they are asked for the same rates.
     """
 
-    def plan_probe(rate_rps: float, num_requests: int, *, start_index: int, number: int) -> PlannedLoad:
+    def plan_probe(rate_rps: float, num_requests: int, *, start_index: int, number: int, session: int) -> PlannedLoad:
+        seed = settings.seed + 1 + start_index * settings.capacity.max_probes + number + session * SEEDS_OF_A_SESSION
         changes: dict[str, object] = {
             "users": None,
             "rate_rps": [rate_rps],
             "arrivals": {"kind": "poisson"},
             "num_requests": num_requests,
-            "seed": settings.seed + 1 + start_index * settings.capacity.max_probes + number,
+            "seed": seed,
             "starts": 1,
         }
         return planning.plan(overridden(settings, changes, path="bench")).loads[0]

@@ -101,6 +101,14 @@ class ServerFlags:
             "name, or a name of `enginebay models list`.",
         ),
     ] = None
+    minutes: Annotated[
+        float | None,
+        Parameter(
+            group=SERVERS,
+            help="How long the proposed load may take in all; else 2 for one server and 5 for two. What it is likely "
+            "to take is told before it begins.",
+        ),
+    ] = None
 
 
 @Parameter(name="*")

@@ -1,6 +1,7 @@
-"""What `enginebay bench --help` says before it lists the flags. Imports nothing: the list of commands reads it too.
+"""What `enginebay bench --help` and `compare --help` say before they list the flags.
 
-No line is longer than 78 characters, so that none is broken on a narrow terminal.
+Imports nothing: the list of commands reads it too. No line is longer than 78 characters, so that none is broken on a
+narrow terminal.
 """
 
 from __future__ import annotations
@@ -40,4 +41,18 @@ A folder gets result.json, plan.json, records.jsonl, timeseries.jsonl,
 verdict.json, report.html and report.md. Ctrl-C and SIGTERM keep what was
 measured until then and mark it partial; --resume goes on. A folder that holds
 a result is refused unless --resume or --overwrite is given.
+"""
+
+COMPARE_HELP = """\
+Compare two results of bench, or the backends of one with each other.
+
+  enginebay compare out/monday
+  enginebay compare out/before out/after
+  enginebay compare out/before out/after --fail-on slower,invalid,outputs
+
+Both must have replayed the same plan over the same transport: two engines,
+two versions, two settings or two machines. Each figure under each load is
+faster, slower, equivalent or undecided, and why, as far as the engines tell.
+Three starts of each are the least; fewer are undecided. Simulated results
+get no verdict.
 """

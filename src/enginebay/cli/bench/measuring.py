@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.console import Console
 from enginebay.cli.bench.flags import ResultFlags
 from enginebay.cli.bench.interrupting import run_until_interrupted
 from enginebay.cli.bench.live import live_view
-from enginebay.cli.bench.planning import Planning, bench_settings_of
+from enginebay.cli.bench.planning import bench_settings_of, planning_for
 from enginebay.cli.bench.reporting import judged, report_on
 from enginebay.cli.bench.resuming import kept_starts
 from enginebay.clock import Clock, MonotonicClock
@@ -23,6 +23,7 @@ from enginebay.loadtest.plan import Plan
 from enginebay.loadtest.replay import origin_of
 from enginebay.loadtest.result import Origin, load_result
 from enginebay.loadtest.result_folder import RESULT, demand_free, make_free
+from enginebay.loadtest.schedule import Speed
 from enginebay.loadtest.session import Bench
 from enginebay.loadtest.subjects import subject_of
 from enginebay.loadtest.tokenizer import TextTokenizer
@@ -43,22 +44,32 @@ class Job:
     folder: Path
     origin: Origin | None = None
     """The config, so that the result can be measured again."""
+    speeds: Mapping[str, Speed] = field(default_factory=dict[str, Speed])
+    """Of backends that were asked already, by label: for the first estimate of the time."""
 
 
 def job_of_config(
-    config: Config, path: Path, names: Sequence[str], *, settings: BenchConfig, folder: Path, clock: Clock
+    config: Config,
+    path: Path,
+    names: Sequence[str],
+    *,
+    settings: BenchConfig,
+    folder: Path,
+    clock: Clock,
+    speeds: Mapping[str, Speed],
 ) -> Job:
     """names: entries of the config, or kinds. Starts nothing."""
     subjects = [subject_of(config, path, name, clock=clock) for name in names]
-    planning = Planning(config, settings, names=names)
-    return Job(
-        subjects=subjects,
-        plan=planning.plan(settings),
-        tokenizer=planning.tokenizer,
-        settings=settings,
-        folder=folder,
-        origin=origin_of(path),
-    )
+    with planning_for(config, settings, names=names, clock=clock) as planning:
+        return Job(
+            subjects=subjects,
+            plan=planning.plan(settings),
+            tokenizer=planning.tokenizer,
+            settings=settings,
+            folder=folder,
+            origin=origin_of(path),
+            speeds=speeds,
+        )
 
 
 def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | None = None) -> int:
@@ -87,6 +98,7 @@ def measure(job: Job, flags: ResultFlags, *, console: Console, clock: Clock | No
             tokenizer=job.tokenizer,
             kept=kept,
             origin=job.origin,
+            speeds=job.speeds,
             on_estimate=view.estimate,
         )
         interruption = run_until_interrupted(measurement)

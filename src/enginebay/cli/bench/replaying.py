@@ -19,16 +19,22 @@ from enginebay.loadtest.measurement import Subject
 from enginebay.loadtest.replay import Replay, demand_same_subjects, origin_of, read_replay
 from enginebay.loadtest.result_folder import RESULT
 from enginebay.loadtest.subjects import subject_of
-from enginebay.report.numbers import listed
+from enginebay.verdict.comparison.phrases import listed
 
 
 def replay_result(
-    result: Path, config: Path | None, *, load: LoadFlags, flags: ResultFlags, clock: Clock, console: Console
+    result: Path,
+    config: Path | None,
+    *,
+    folder: Path,
+    load: LoadFlags,
+    flags: ResultFlags,
+    clock: Clock,
+    console: Console,
 ) -> int:
-    """config: where that of the result has been moved to. Returns the exit code."""
+    """config: where that of the result has been moved to. folder: of the new result. Returns the exit code."""
     if beyond := sorted(load.given.keys() - {"starts"}):
         raise ConfigError(f"--replay takes the load of the result: {beyond[0]} cannot be given", expected="--starts")
-    folder = flags.out or _beside(result)
     demand_usable(folder, RESULT, flags)
     replay = read_replay(result, config=config)
     loaded = load_config(replay.config)
@@ -70,7 +76,7 @@ def _demand_prompts(replay: Replay, subjects: Sequence[Subject], *, starts: int)
         raise ConfigError(f"--starts {starts}: the plan has prompts for {num_sets}", expected="so many or fewer")
 
 
-def _beside(result: Path) -> Path:
+def folder_beside(result: Path) -> Path:
     """out/demo -> out/demo-again"""
     folder = (result if result.is_dir() else result.parent).resolve()
     return folder.with_name(f"{folder.name}-again")

@@ -11,7 +11,7 @@ from enginebay.loadtest.kept import Kept, read_kept
 from enginebay.loadtest.measurement import BenchSettings, Subject
 from enginebay.loadtest.plan import Plan
 from enginebay.loadtest.replay import subject_differences
-from enginebay.loadtest.result import Conduct, Result, load_result
+from enginebay.loadtest.result import Conduct, MeasuredSubject, Result, load_result
 
 
 def kept_starts(
@@ -24,11 +24,12 @@ def kept_starts(
     kept, before = read_kept(folder, plan), load_result(folder)
     differences = [
         *_other_settings(before, settings),
-        *_other_machine(before.environment, environment),
+        *_fewer_starts(kept, settings),
+        *other_machine(before.environment, environment),
         *subject_differences(before, subjects),
         *(difference for subject in subjects for difference in _other_transport(kept, subject)),
-        *_other_modes(before, subjects),
-        *_newcomers(before, subjects),
+        *other_modes(before.subjects, subjects),
+        *newcomers(before.subjects, subjects),
     ]
     if differences:
         raise NotComparable(
@@ -44,6 +45,12 @@ def _other_settings(before: Result, now: BenchSettings) -> Iterator[str]:
     yield from conduct_differences(before.conduct, now.conduct)
 
 
+def _fewer_starts(kept: Kept, now: BenchSettings) -> Iterator[str]:
+    num_starts = max((start_index + 1 for start_index, _ in kept.starts), default=0)
+    if now.num_starts < num_starts:
+        yield f"{num_starts} starts were measured, and {now.num_starts} are asked for now"
+
+
 def conduct_differences(before: Conduct | None, now: Conduct) -> Iterator[str]:
     """By the names that `bench:` has for them."""
     if before is None:
@@ -55,7 +62,7 @@ def conduct_differences(before: Conduct | None, now: Conduct) -> Iterator[str]:
             yield f"{name} was {was}, now {is_now}"
 
 
-def _other_machine(before: Environment, now: Environment) -> Iterator[str]:
+def other_machine(before: Environment, now: Environment) -> Iterator[str]:
     for name in ("cpu", "num_cores", "operating_system", "python", "gpus"):
         if getattr(before, name) != getattr(now, name):
             yield f"{name} was {getattr(before, name)}, now {getattr(now, name)}"
@@ -71,8 +78,8 @@ def _other_transport(kept: Kept, subject: Subject) -> Iterator[str]:
         yield f"{run.label} was reached over {run.transport}, now over {subject.transport}"
 
 
-def _other_modes(before: Result, subjects: Sequence[Subject]) -> Iterator[str]:
-    was_restarted = {measured.label: measured.is_restarted for measured in before.subjects}
+def other_modes(before: Sequence[MeasuredSubject], subjects: Sequence[Subject]) -> Iterator[str]:
+    was_restarted = {measured.label: measured.is_restarted for measured in before}
     words = {True: "started by us", False: "a server of others"}
     for subject in subjects:
         was = was_restarted.get(subject.label, subject.is_restarted)
@@ -80,9 +87,9 @@ def _other_modes(before: Result, subjects: Sequence[Subject]) -> Iterator[str]:
             yield f"{subject.label} was {words[was]}, now {words[subject.is_restarted]}"
 
 
-def _newcomers(before: Result, subjects: Sequence[Subject]) -> Iterator[str]:
+def newcomers(before: Sequence[MeasuredSubject], subjects: Sequence[Subject]) -> Iterator[str]:
     """Starts are compared pair by pair, since they stand side by side in time: one that comes later has no pair."""
-    known = {measured.label for measured in before.subjects}
+    known = {measured.label for measured in before}
     for subject in subjects:
         if subject.label not in known:
             yield f"{subject.label} was not measured in turns with the others"

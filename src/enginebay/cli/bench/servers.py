@@ -12,27 +12,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from enginebay.cli.bench.proposing import MAX_USERS, NUM_WARMUP_REQUESTS, Proposal, Shape, propose
+from enginebay.cli.bench.server_speed import PROBE_PROMPT, first_answer, speed_of
 from enginebay.clock import Clock
 from enginebay.config.loader import parse_config
 from enginebay.configured import configured_backend
-from enginebay.errors import ConfigError, ModelError, StartFailed
+from enginebay.errors import BackendError, ConfigError, ModelError, StartFailed, UnsupportedFeature
+from enginebay.guard import GuardedBackend
 from enginebay.loadtest.estimated_tokenizer import EstimatedTokenizer
+from enginebay.loadtest.plan import PromptCounts
+from enginebay.loadtest.schedule import Speed
+from enginebay.loadtest.tokenizer import FileTokenizer
 from enginebay.models.sources import resolve_model
 from enginebay.plugins import find_backend
 from enginebay.probes.recognising import RecognisedServer, recognise_server
 from enginebay.recognition import ListedModel
-from enginebay.types import Feature, GenerationRequest, SamplingParams, Text
+from enginebay.types import Feature, SamplingParams, Text
 
 PROBE_TOKENS = 24
-USERS = (1, 8)
-INPUT_TOKENS, OUTPUT_TOKENS = (32, 256), (32, 64)
-SECONDS_PER_RUN = 20.0
-"""Of one user; the number of requests follows from it."""
-MIN_REQUESTS, MAX_REQUESTS = 24, 160
 SPARE_RATIO = 1.5
 """One prompt has more tokens for its estimate than another."""
-NUM_STARTS_OF_TWO = 3
-"""Fewer give no verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +51,39 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """What one short answer of a server showed."""
+    """What short answers of a server showed."""
 
-    tokens_per_s: float
+    speed: Speed
     can_ignore_eos: bool
     engine_version: str | None
     max_model_len: int | None
-    tokens_per_piece: float
-    """Of the prompt: what the server counted over what is estimated without its tokenizer."""
+    num_prompt_tokens: int
+    """By the server's usage."""
+    num_counted: int | None
+    """The same prompt at the server's /tokenize; None where it has none."""
+    num_by_file: int | None
+    """The same by the tokenizer on this machine; None where there is none."""
+
+    @property
+    def tokens_per_piece(self) -> float:
+        """What the prompt has over what is estimated without a tokenizer."""
+        return self.num_prompt_tokens / len(EstimatedTokenizer().encode(PROBE_PROMPT))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """How the prompts are counted before they are sent."""
+
+    by: PromptCounts
+    in_words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured:
+    text: str
+    """Of a config."""
+    speeds: Mapping[str, Speed]
+    """By the names that it has."""
 
 
 def configure_servers(
@@ -71,8 +95,11 @@ def configure_servers(
     model: str | None,
     tokenizer: str | None,
     seed: int,
-) -> str:
-    """The text of a config that measures these servers. Sends one short request to each.
+    minutes: float | None = None,
+) -> Configured:
+    """A config that measures these servers. Sends some short requests to each.
+
+    minutes: that the load may take in all.
 
     Raises StartFailed or ConfigError where one of them cannot be measured.
     """
@@ -82,7 +109,15 @@ def configure_servers(
         console.print(_introduction(server), highlight=False, soft_wrap=True)
         probed.append(asyncio.run(_probe(server, clock=clock, api_key_env=api_key_env)))
         console.print(_first_impression(probed[-1]), highlight=False, soft_wrap=True)
-    return _config_text(servers, probed, api_key_env=api_key_env, seed=seed)
+    counting = counting_of(servers, probed, is_tokenizer_given=tokenizer is not None)
+    console.print(escape(counting.in_words), highlight=False, soft_wrap=True)
+    proposal = propose([item.speed for item in probed], minutes=minutes)
+    console.print(proposal.in_words, highlight=False, soft_wrap=True, markup=False)
+    entries = _entries_text(servers, api_key_env=api_key_env)
+    return Configured(
+        text=entries + _bench_text(proposal, probed, prompt_counts=counting.by, seed=seed),
+        speeds={server.name: item.speed for server, item in zip(servers, probed, strict=True)},
+    )
 
 
 # ---------------------------------------------------------------- who they are
@@ -153,16 +188,7 @@ def _introduction(server: Server) -> str:
     behind = " behind `enginebay serve`" if server.engine != server.found.kind else ""
     return (
         f"{simulated}[bold]{escape(server.found.url)}[/] is [bold]{escape(server.engine)}[/]{behind}: "
-        f"{escape(server.found.because)}\n  model {escape(server.model.id)}; {_counting(server)}"
-    )
-
-
-def _counting(server: Server) -> str:
-    if server.tokenizer is not None:
-        return f"prompts are counted with the tokenizer of {escape(server.tokenizer)}"
-    return (
-        "no tokenizer of it on this machine: lengths of prompts are estimated, and the server's own usage is what "
-        "counts (--tokenizer DIR makes them exact)"
+        f"{escape(server.found.because)}\n  model {escape(server.model.id)}"
     )
 
 
@@ -170,18 +196,13 @@ def _counting(server: Server) -> str:
 
 
 async def _probe(server: Server, *, clock: Clock, api_key_env: str | None) -> Probed:
-    """One short answer, to see that it works and how many requests fit into a short run."""
-    config = parse_config(_config_text([server], [], api_key_env=api_key_env), file="--url")
+    """Short answers: one to see that it works, the others to see how fast."""
+    config = parse_config(_entries_text([server], api_key_env=api_key_env), file="--url")
     backend = configured_backend(config, server.name, clock=clock, start_timeout_s=10.0)
     async with backend:
         can_ignore_eos = Feature.IGNORE_EOS in backend.info.capabilities
         sampling = SamplingParams(max_tokens=PROBE_TOKENS, temperature=0.0, ignore_eos=can_ignore_eos)
-        request = GenerationRequest(request_id="probe", prompt=Text(_PROBE_PROMPT), sampling=sampling)
-        began_at = clock.now()
-        usage = None
-        async for chunk in backend.generate(request):
-            usage = chunk.usage or usage
-        duration_s = max(1e-6, clock.now() - began_at)
+        usage = await first_answer(backend, sampling)
         if usage is None or usage.num_output_tokens == 0:
             raise StartFailed(
                 f"{server.found.url} answered without a token or without its usage",
@@ -189,32 +210,71 @@ async def _probe(server: Server, *, clock: Clock, api_key_env: str | None) -> Pr
                 likely_cause="a proxy that strips stream_options, or a model that has nothing to say",
             )
         return Probed(
-            tokens_per_s=usage.num_output_tokens / duration_s,
+            speed=await speed_of(backend, sampling, clock=clock),
             can_ignore_eos=can_ignore_eos,
             engine_version=backend.info.engine_version,
             max_model_len=backend.info.max_model_len,
-            tokens_per_piece=usage.num_prompt_tokens / len(EstimatedTokenizer().encode(_PROBE_PROMPT)),
+            num_prompt_tokens=usage.num_prompt_tokens,
+            num_counted=await _count(backend),
+            num_by_file=_count_by_file(server),
         )
 
 
-_PROBE_PROMPT = "Describe, one after the other, everything that can be seen from the window of a slow train."
+async def _count(backend: GuardedBackend) -> int | None:
+    if Feature.COUNT_TOKENS not in backend.info.capabilities:
+        return None
+    try:
+        return len(await backend.count_tokens(Text(PROBE_PROMPT)))
+    except (UnsupportedFeature, BackendError):
+        return None  # of this release, for want of something else, or behind a proxy that lets nothing but /v1 pass
+
+
+def _count_by_file(server: Server) -> int | None:
+    if server.tokenizer is None:
+        return None
+    return len(FileTokenizer(Path(server.tokenizer)).encode(PROBE_PROMPT))
 
 
 def _first_impression(probed: Probed) -> str:
     version = f"version {probed.engine_version}, " if probed.engine_version else ""
-    return f"  {escape(version)}{probed.tokens_per_s:.0f} tokens/s for one short answer"
+    alone, in_sum = (probed.speed.tokens_per_s(num_users) for num_users in (1, MAX_USERS))
+    told = f"{alone:.0f} tokens/s for one short answer, {in_sum:.0f} for {MAX_USERS} at once"
+    return f"  {escape(version)}{told}"
 
 
 # ---------------------------------------------------------------- what is measured
 
 
-def _config_text(servers: Sequence[Server], probed: Sequence[Probed], *, api_key_env: str | None, seed: int = 0) -> str:
+def counting_of(servers: Sequence[Server], probed: Sequence[Probed], *, is_tokenizer_given: bool) -> Counting:
+    """What agrees with the usage of every server, the model's own files first. One that is given is believed."""
+    numbers = list(dict.fromkeys(item.num_prompt_tokens for item in probed))
+    if is_tokenizer_given or (len(numbers) == 1 and probed[0].num_by_file in numbers):
+        return Counting(by="tokenizer", in_words=f"prompts are counted by the tokenizer in {servers[0].tokenizer}")
+    if len(numbers) > 1:
+        apart = " and ".join(map(str, numbers))
+        why = f"the servers make {apart} tokens of one text, so that no count holds for both"
+        return Counting(by="estimated", in_words=f"{why}: {_ESTIMATED}")
+    for server, item in zip(servers, probed, strict=True):
+        if item.num_counted in numbers:
+            in_words = f"prompts are counted by {server.found.url}/tokenize; {_NO_SECOND_COUNT}"
+            return Counting(by="server", in_words=in_words)
+    why = "no tokenizer of the model on this machine, and no server that counts as its usage does"
+    return Counting(by="estimated", in_words=f"{why}: {_ESTIMATED}")
+
+
+_NO_SECOND_COUNT = "answers are not counted a second time (--tokenizer DIR does)"
+_ESTIMATED = (
+    "lengths of prompts are estimated, and the servers' own usage is what counts (--tokenizer DIR makes them exact)"
+)
+
+
+def _entries_text(servers: Sequence[Server], *, api_key_env: str | None) -> str:
     """Written for people: this is the file to go on with."""
     entries = "\n".join(f"  {server.name}: {_entry(server, api_key_env)}" for server in servers)
     return (
         "# Written by `enginebay bench --url`. Change it, and measure again with `enginebay bench THIS-FILE`.\n"
         f"version: 1\nmodel: {_quoted(servers[0].model.id)}\nbackend: {servers[0].name}\n"
-        f"backends:\n{entries}\n" + (_bench_text(servers, probed, seed=seed) if probed else "")
+        f"backends:\n{entries}\n"
     )
 
 
@@ -229,33 +289,34 @@ def _entry(server: Server, api_key_env: str | None) -> str:
     return "{" + ", ".join(parts) + "}"
 
 
-def _bench_text(servers: Sequence[Server], probed: Sequence[Probed], *, seed: int) -> str:
-    slowest = min(item.tokens_per_s for item in probed)
-    num_requests = round(SECONDS_PER_RUN * slowest / (sum(OUTPUT_TOKENS) / 2))
-    is_estimated = any(server.tokenizer is None for server in servers)
-    longest_input, longest_output = _longest(probed, is_estimated=is_estimated)
+def _bench_text(proposal: Proposal, probed: Sequence[Probed], *, prompt_counts: PromptCounts, seed: int) -> str:
+    shape = proposal.shape
+    longest_input, longest_output = _longest(shape, probed, is_estimated=prompt_counts == "estimated")
     lines = [
         "bench:",
-        f"  users: [{', '.join(map(str, USERS))}]",
-        f"  num_requests: {max(MIN_REQUESTS, min(MAX_REQUESTS, num_requests))}",
-        f"  input_tokens: {{min: {min(INPUT_TOKENS[0], longest_input)}, max: {longest_input}}}",
-        f"  output_tokens: {{min: {min(OUTPUT_TOKENS[0], longest_output)}, max: {longest_output}}}",
+        f"  users: [{', '.join(map(str, shape.users))}]",
+        f"  num_requests: {proposal.num_requests}",
+        f"  warmup_requests: {NUM_WARMUP_REQUESTS}",
+        f"  input_tokens: {{min: {min(shape.input_tokens[0], longest_input)}, max: {longest_input}}}",
+        f"  output_tokens: {{min: {min(shape.output_tokens[0], longest_output)}, max: {longest_output}}}",
         f"  seed: {seed}  # of its own: a server remembers the prompts of another measurement",
         f"  ignore_eos: {str(all(item.can_ignore_eos for item in probed)).lower()}",
-        f"  starts: {NUM_STARTS_OF_TWO if len(servers) > 1 else 1}",
+        f"  starts: {proposal.num_starts}",
     ]
-    if is_estimated:
-        lines.append("  prompt_counts: estimated")
+    if len(probed) > 1:
+        lines.append(f"  logprob_prompts: {shape.num_logprob_prompts}")
+    if prompt_counts != "tokenizer":
+        lines.append(f"  prompt_counts: {prompt_counts}")
     return "\n".join(lines) + "\n"
 
 
-def _longest(probed: Sequence[Probed], *, is_estimated: bool) -> tuple[int, int]:
+def _longest(shape: Shape, probed: Sequence[Probed], *, is_estimated: bool) -> tuple[int, int]:
     """Of prompts and outputs that fit into the shortest context; an estimate is taken at what the probe showed."""
     room = min((item.max_model_len for item in probed if item.max_model_len is not None), default=1 << 20)
-    longest_output = max(1, min(OUTPUT_TOKENS[1], room // 4))
+    longest_output = max(1, min(shape.output_tokens[1], room // 4))
     pieces = SPARE_RATIO * max(item.tokens_per_piece for item in probed) if is_estimated else 1.0
     for_input = int((room - longest_output) / pieces) - 1
-    return max(1, min(INPUT_TOKENS[1], for_input)), longest_output
+    return max(1, min(shape.input_tokens[1], for_input)), longest_output
 
 
 def _quoted(text: str) -> str:

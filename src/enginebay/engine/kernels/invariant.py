@@ -22,7 +22,7 @@ from enginebay.engine.attention import AttentionInput, PagedRows
 from enginebay.engine.held_weights import Part
 from enginebay.engine.kernels.native.layers import NativeLayers
 from enginebay.engine.kernels.native.parts import FusedMlp
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import LayerCache
 from enginebay.engine.layers import Affine, Embedding, Layer, LayerByLayer, LayerFactory, ResidualLayer
 from enginebay.engine.model_config import Activation
 from enginebay.engine.rope import rotate
@@ -107,7 +107,7 @@ class RowAttention:
         step: AttentionInput,
         window: int | None,
     ) -> Tensor:
-        num_kv_heads = cache.keys.shape[2]
+        num_kv_heads = cache.num_kv_heads
         queries_and_keys, values = qkv.split((num_heads + num_kv_heads, num_kv_heads), dim=1)
         rotated = row_by_row(rotate, queries_and_keys, *angles)
         queries, keys = rotated.split((num_heads, num_kv_heads), dim=1)
@@ -138,10 +138,7 @@ def _attended(queries: Tensor, cache: LayerCache, rows: PagedRows) -> Tensor:
 
 def _attend_alone(query: Tensor, cache: LayerCache, blocks: Tensor, *, seen: slice) -> Tensor:
     """query: (1, num_heads, head_dim); heads that share a key stand where query positions usually do."""
-    block_size, num_kv_heads, head_dim = cache.keys.shape[1:]
-    needed = blocks[: -(-seen.stop // block_size)]
-    keys, values = (
-        part.index_select(0, needed).flatten(0, 1)[seen].transpose(0, 1)[None] for part in (cache.keys, cache.values)
-    )
-    heads = query.reshape(1, num_kv_heads, -1, head_dim)
+    needed = blocks[: -(-seen.stop // cache.block_size)]
+    keys, values = (part.flatten(0, 1)[seen].transpose(0, 1)[None] for part in cache.read_blocks(needed))
+    heads = query.reshape(1, cache.num_kv_heads, -1, query.shape[-1])
     return scaled_dot_product_attention(heads, keys, values).reshape(1, -1)

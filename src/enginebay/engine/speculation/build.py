@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from enginebay.engine.settings import EngineConfig
 
 ROW_COST_RATIO = 0.1
-"""What one more row is taken to add to a step of one row, see `DraftCost`."""
+"""What one more row is taken to add to a step of one row, see `DraftCost`. More than benchmarks/row_cost.py measures
+with the native kernels (0.03 to 0.07), so drafts are rather too short there than too long."""
 
 
 def build_speculator(config: EngineConfig, runner: ModelRunner) -> Speculator | None:

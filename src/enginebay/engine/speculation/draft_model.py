@@ -18,7 +18,7 @@ from enginebay.engine.speculation.proposer import Draft, Wanted
 from enginebay.engine.step_input import StepInputBuilder
 
 if TYPE_CHECKING:
-    from enginebay.engine.kv_cache import LayerCache
+    from enginebay.engine.layer_cache import LayerCache
     from enginebay.engine.model import CausalLM
 
 

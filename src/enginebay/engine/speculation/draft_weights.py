@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from enginebay.engine.kernels import choose_layers
-from enginebay.engine.kv_cache import KvCacheSize, LayerCache, allocate_kv_cache, block_bytes
+from enginebay.engine.kernels import choose_layers, expected_kernels
+from enginebay.engine.kv_cache import KvCacheSize, allocate_kv_cache, block_bytes
+from enginebay.engine.layer_cache import LayerCache
 from enginebay.engine.model import CausalLM, load_model
 from enginebay.engine.model_config import ModelConfig, read_model_config
 from enginebay.engine.speculation.draft_model import DraftModel
 from enginebay.engine.step_input import StepInputBuilder
+from enginebay.engine.step_memory import ForwardPass
 from enginebay.engine.weight_headers import expected_weight_bytes
 from enginebay.errors import ModelError
 
@@ -38,8 +40,13 @@ class DraftWeights:
     dtype: torch.dtype
     device: torch.device
 
-    def block_bytes(self, block_size: int) -> int:
-        return 0 if self.shares_cache else block_bytes(self.config, block_size=block_size, dtype=self.dtype)
+    def block_bytes(self, config: EngineConfig) -> int:
+        return 0 if self.shares_cache else block_bytes(self.config, config, dtype=self.dtype)
+
+    @property
+    def forward_pass(self) -> ForwardPass:
+        """What it takes of a step's memory."""
+        return ForwardPass(self.config, gathers_keys=not self.model.reads_paged_rows, is_draft=True)
 
     def on_cache(self, size: KvCacheSize, *, caches: Many[LayerCache]) -> DraftModel:
         """caches: those of the model itself."""
@@ -96,7 +103,16 @@ def expected_draft_block_bytes(config: EngineConfig, *, dtype: torch.dtype) -> i
     if config.speculative_draft_dir is None:
         return 0
     own = read_model_config(Path(config.speculative_draft_dir))
-    return block_bytes(own, block_size=config.block_size, dtype=dtype)
+    return block_bytes(own, config, dtype=dtype)
+
+
+def expected_draft_pass(config: EngineConfig, *, dtype: torch.dtype, device: torch.device) -> ForwardPass | None:
+    """Of another model; the model's own layers as a draft take no more than the model. Raises ModelError."""
+    if config.speculative_draft_dir is None:
+        return None
+    own = read_model_config(Path(config.speculative_draft_dir))
+    kernels = expected_kernels(config.kernels, None, model=own, dtype=dtype, device=device).kernels
+    return ForwardPass(own, gathers_keys=kernels != "native", is_draft=True)
 
 
 def _check_another(directory: Path, target: ModelConfig, *, max_model_len: int) -> None:

@@ -116,7 +116,7 @@ def _read_gpus() -> _Reading:
     try:
         import pynvml  # pyright: ignore[reportMissingImports]
     except ImportError:
-        return _Reading({}, "nvidia-ml-py is not installed")
+        return _Reading({}, "nvidia-ml-py is not installed: pip install 'enginebay[energy]'")
     nvml: Any = pynvml
     try:
         nvml.nvmlInit()

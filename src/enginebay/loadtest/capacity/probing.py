@@ -69,18 +69,24 @@ class ProbeRun:
             clock=clock,
             watcher=_Seen(watcher, self._saturation),
             settings=settings,
+            repeat=number,
+            on_begin=meter.start,
+            on_over=self._read_energy,
         )
 
     async def run(self, tokenizer: TextTokenizer | None = None) -> Probed:
-        self._meter.start()
         running = asyncio.create_task(self._measurement.run(), name=f"probe {self._number}")
         try:
             await self._until_done(running)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            self._energy = self._meter.stop()
         return self._probed(self._measurement.outcome(self._status, tokenizer=tokenizer))
+
+    def _read_energy(self) -> None:
+        """When the last answer is there or the rest is given up: the client decodes later, which is no work of the
+        engine's."""
+        self._energy = self._meter.stop()
 
     @property
     def _status(self) -> Status:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -12,11 +12,13 @@ from enginebay.loadtest.capacity.levels import CapacityLevels
 from enginebay.loadtest.capacity.misses import Misses
 from enginebay.loadtest.environment import Environment
 from enginebay.loadtest.files import load_struct, save_struct
-from enginebay.loadtest.result import Failure, InvalidReason
+from enginebay.loadtest.result import Failure, InvalidReason, MeasuredSubject, Status
 from enginebay.loadtest.result_folder import CAPACITY
 
 CAPACITY_VERSION = 1
 FILE_NAME = CAPACITY
+RECORDS, SAMPLES = "capacity-records.jsonl", "capacity-timeseries.jsonl"
+"""Of the probes. A result in the same folder has records of its own, and a certificate that holds their hash."""
 
 Outcome = Literal["found", "at least", "at most", "none"]
 """`at least`: every rate that was tried was borne. `at most`: none was. `none`: no probe counts."""
@@ -86,6 +88,10 @@ class BackendCapacity(msgspec.Struct, frozen=True, kw_only=True):
     """Of chance within this start: what differs from start to start is not in it. None unless it was found."""
     why: str = ""
     """What ended the search before it had found anything."""
+    status: Status = "complete"
+    """`partial`: it was cut short, and may go on."""
+    num_engine_starts: int = 1
+    """On which the probes were made: more than one where a search that was cut short went on."""
     probes: tuple[Probe, ...]
     cost: Cost
 
@@ -101,6 +107,13 @@ class CapacityResult(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     capacities: tuple[BackendCapacity, ...]
     failures: tuple[Failure, ...] = ()
+    asked: dict[str, Any] | None = None
+    """The rest of what the probes depend on, by the names of `bench:`. None: saved before this was kept."""
+    subjects: tuple[MeasuredSubject, ...] = ()
+    configured_settings: dict[str, dict[str, Any]] = {}
+    """By label."""
+    num_sessions: int = 1
+    """Commands that it was made by: each but the first went on with it."""
 
 
 def save_capacity(result: CapacityResult, path: Path) -> None:

@@ -39,6 +39,7 @@ def capacity_sentences(result: CapacityResult) -> list[str]:
     return [
         *map(_ratio_sentence, ratios),
         *(_capacity_sentence(capacity, result) for capacity in result.capacities),
+        *(sentence for capacity in result.capacities for sentence in _history(capacity)),
         *dict.fromkeys(sentence for capacity in result.capacities for sentence in _untold(capacity)),
     ]
 
@@ -113,6 +114,17 @@ def _ratio_sentence(ratio: CapacityRatio) -> str:
         return f"The capacities of {ratio.second} and {ratio.first} are not compared: {ratio.why}."
     told = f"{ratio.second} bears {ratio.ratio:.3g} times the rate of {ratio.first} ({_interval(ratio.interval)})"
     return f"{told}: {ratio.outcome}, {ratio.why}." if ratio.why else f"{told}: {ratio.outcome}."
+
+
+def _history(capacity: BackendCapacity) -> Iterator[str]:
+    name = f"{capacity.label}, start {capacity.start_index + 1}"
+    if capacity.status == "partial":
+        yield f"The search on {name} was cut short after {len(capacity.probes)} probes; --resume goes on with it."
+    if capacity.num_engine_starts > 1:
+        yield (
+            f"The probes of {name} were made on {capacity.num_engine_starts} starts of the engine, as the search was "
+            "cut short: what differs from start to start may be in them."
+        )
 
 
 def _untold(capacity: BackendCapacity) -> Iterator[str]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from enginebay.errors import EngineBayError
-from enginebay.loadtest.capacity.result import FILE_NAME, BackendCapacity, CapacityResult, save_capacity
+from enginebay.loadtest.capacity.kept import KeptSearches, Start
+from enginebay.loadtest.capacity.probing import Probed
+from enginebay.loadtest.capacity.result import FILE_NAME, RECORDS, SAMPLES, CapacityResult, save_capacity
 from enginebay.loadtest.capacity.start_search import SearchTools, StartSearch
 from enginebay.loadtest.environment import Environment
-from enginebay.loadtest.measurement import Subject
+from enginebay.loadtest.measurement import Subject, measured_subject
 from enginebay.loadtest.records import RecordLine, write_records
 from enginebay.loadtest.result import Failure
 from enginebay.loadtest.result_folder import demand_free, make_free
 from enginebay.loadtest.schedule import rounds
-from enginebay.loadtest.timeseries import Sample, write_samples
-
-RECORDS, SAMPLES = "capacity-records.jsonl", "capacity-timeseries.jsonl"
-"""Of the probes. A result in the same folder has records of its own, and a certificate that holds their hash."""
+from enginebay.loadtest.timeseries import write_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class Searched:
     model: str
     workload: str
     seed: int
+    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """All else of `bench:` that the probes depend on."""
 
 
 class CapacityBench:
@@ -42,18 +46,20 @@ class CapacityBench:
         searched: Searched,
         out: Path,
         environment: Environment,
+        kept: KeptSearches | None = None,
         replaces: bool = False,
     ) -> None:
-        """replaces: whether a capacity that `out` holds already may be lost."""
-        self._replaces = replaces
+        """kept: what is gone on with. replaces: whether a capacity that `out` holds already may be lost."""
+        self._replaces, self._goes_on = replaces, kept is not None
+        kept = kept or KeptSearches()
         self._subjects = {subject.label: subject for subject in subjects}
         self._tools, self._searched, self._out, self._environment = tools, searched, out, environment
-        self._capacities: list[BackendCapacity] = []
-        self._failures: list[Failure] = []
+        self._capacities = dict(kept.capacities)
+        self._failures = list(kept.failures)
+        self._session = kept.num_sessions
         self._errors: dict[str, EngineBayError] = {}
         """By label: what ended its searches."""
-        self._lines: list[RecordLine] = []
-        self._samples: list[Sample] = []
+        self._lines, self._samples = list(kept.lines), list(kept.samples)
         self.is_saved = False
         """Whether there is a result to report, also after `run` was cut short."""
 
@@ -61,11 +67,11 @@ class CapacityBench:
         """Raises the first failure when all backends have had their turn, and ResultExists before anything is done."""
         if self._replaces:
             make_free(self._out, FILE_NAME)
-        else:
+        elif not self._goes_on:
             demand_free(self._out, FILE_NAME)
         try:
             for start_index, label in rounds(list(self._subjects), self._tools.settings.num_starts):
-                if label not in self._errors:
+                if label not in self._errors and not self._is_done(label, start_index):
                     await self._search_on(self._subjects[label], start_index)
         finally:
             result = self._save()
@@ -73,27 +79,45 @@ class CapacityBench:
             raise error
         return result
 
+    def _is_done(self, label: str, start_index: int) -> bool:
+        earlier = self._capacities.get((label, start_index))
+        return earlier is not None and earlier.status == "complete"
+
     async def _search_on(self, subject: Subject, start_index: int) -> None:
         self._tools.watcher.phase(subject.label, "starting")
+        start = (subject.label, start_index)
         try:
             async with subject.open() as backend:
-                search = StartSearch(self._tools, subject, backend, start_index=start_index)
-                try:
-                    await search.run()
-                finally:
-                    self._keep(search)
+                search = StartSearch(
+                    self._tools,
+                    subject,
+                    backend,
+                    start_index=start_index,
+                    session=self._session,
+                    earlier=self._capacities.get(start),
+                    on_probed=lambda probed: self._keep(start, search, probed),
+                )
+                await search.run()
+                self._capacities[start] = search.capacity("complete")
                 self._tools.watcher.phase(subject.label, "stopping")
+            self._make_good(start)
         except EngineBayError as error:
             self._keep_failure(subject, error, start_index=start_index)
 
-    def _keep(self, search: StartSearch) -> None:
-        if not search.probed:
-            return
-        self._capacities.append(search.capacity())
-        for probed in search.probed:
-            self._lines += [RecordLine(run=probed.run.key, record=record) for record in probed.records]
-            self._samples += probed.samples
+    def _keep(self, start: Start, search: StartSearch, probed: Probed) -> None:
+        """At once: a probe takes minutes, and whatever ends this process must not cost more than the one under way."""
+        self._capacities[start] = search.capacity("partial")
+        self._lines += [RecordLine(run=probed.run.key, record=record) for record in probed.records]
+        self._samples += probed.samples
         self._save()
+
+    def _make_good(self, start: Start) -> None:
+        self._failures = [
+            msgspec.structs.replace(failure, is_made_good=True)
+            if (failure.label, failure.start_index) == start
+            else failure
+            for failure in self._failures
+        ]
 
     def _keep_failure(self, subject: Subject, error: EngineBayError, *, start_index: int) -> None:
         self._failures.append(
@@ -116,8 +140,12 @@ class CapacityBench:
             seed=self._searched.seed,
             levels=self._tools.settings.levels,
             environment=self._environment,
-            capacities=tuple(self._capacities),
+            capacities=tuple(self._capacities.values()),
             failures=tuple(self._failures),
+            asked=dict(self._searched.asked),
+            subjects=tuple(measured_subject(subject) for subject in self._subjects.values()),
+            configured_settings={label: dict(subject.configured_settings) for label, subject in self._subjects.items()},
+            num_sessions=self._session + 1,
         )
         write_records(self._out / RECORDS, self._lines)
         write_samples(self._out / SAMPLES, self._samples)

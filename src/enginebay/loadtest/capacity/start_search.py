@@ -14,12 +14,13 @@ from enginebay.errors import BackendError
 from enginebay.loadtest.capacity.cost import cost_at
 from enginebay.loadtest.capacity.energy import EnergyMeter, MachineMeter
 from enginebay.loadtest.capacity.levels import CapacityLevels
-from enginebay.loadtest.capacity.probing import Probed, ProbeRun
+from enginebay.loadtest.capacity.probing import Probed, ProbeRun, observation_of
 from enginebay.loadtest.capacity.result import BackendCapacity, Interval, Outcome, Probe
 from enginebay.loadtest.capacity.search import CapacitySearch
 from enginebay.loadtest.measurement import BenchSettings, Subject, Watcher
 from enginebay.loadtest.plan import Load, PlannedLoad
 from enginebay.loadtest.plan_fit import check_plan_fits
+from enginebay.loadtest.result import Status
 from enginebay.loadtest.runner import Runner
 
 MAX_INVALID_IN_A_ROW = 2
@@ -47,8 +48,13 @@ class CapacitySettings:
 
 
 class PlanProbe(Protocol):
-    def __call__(self, rate_rps: float, num_requests: int, *, start_index: int, number: int) -> PlannedLoad:
-        """A Poisson load with arrivals and prompts that no other probe has, of this start or another. Blocks."""
+    def __call__(
+        self, rate_rps: float, num_requests: int, *, start_index: int, number: int, session: int
+    ) -> PlannedLoad:
+        """A Poisson load with arrivals and prompts that no other probe has, of this start or another. Blocks.
+
+        session: how often the search was cut short before: the probe of that number may have been under way.
+        """
         ...
 
 
@@ -68,7 +74,21 @@ class SearchTools:
 class StartSearch:
     """What was probed until then is kept, also when `run` is cut short."""
 
-    def __init__(self, tools: SearchTools, subject: Subject, backend: Backend, *, start_index: int) -> None:
+    def __init__(
+        self,
+        tools: SearchTools,
+        subject: Subject,
+        backend: Backend,
+        *,
+        start_index: int,
+        session: int = 0,
+        earlier: BackendCapacity | None = None,
+        on_probed: Callable[[Probed], None] = lambda probed: None,
+    ) -> None:
+        """earlier: what was found before this search was cut short. on_probed: called after each probe."""
+        self._session, self._on_probed = session, on_probed
+        self._earlier = earlier.probes if earlier is not None else ()
+        self._num_engine_starts = 1 + (earlier.num_engine_starts if earlier is not None else 0)
         self._tools, self._subject, self._backend, self._start_index = tools, subject, backend, start_index
         settings = tools.settings
         self._search = CapacitySearch(
@@ -78,24 +98,37 @@ class StartSearch:
             precision=settings.precision,
         )
         self.probed: list[Probed] = []
+        """On this start of the engine."""
         self._why = ""
+        self._num_invalid_in_a_row = 0
+        for probe in self._earlier:
+            self._learn(probe)
+
+    @property
+    def _probes(self) -> tuple[Probe, ...]:
+        return (*self._earlier, *(each.probe for each in self.probed))
 
     async def run(self) -> None:
-        while len(self.probed) < self._tools.settings.max_probes and not self._why:
+        while len(self._probes) < self._tools.settings.max_probes and not self._why:
             rate = self._search.next_rate()
             if rate is None:
                 return
             await self._probe(rate)
 
     async def _probe(self, rate_rps: float) -> None:
-        tools, number = self._tools, len(self.probed)
+        tools, number = self._tools, len(self._probes)
         # Long prompts take seconds to cut.
         num_requests = tools.settings.num_requests(rate_rps)
         planned = await asyncio.to_thread(
-            tools.plan_probe, rate_rps, num_requests, start_index=self._start_index, number=number
+            tools.plan_probe,
+            rate_rps,
+            num_requests,
+            start_index=self._start_index,
+            number=number,
+            session=self._session,
         )
         check_plan_fits(planned, self._backend.info)
-        if number == 0:
+        if not self.probed:
             await self._warm_up(planned)
         probed = await ProbeRun(
             self._subject,
@@ -115,12 +148,18 @@ class StartSearch:
 
     def _keep(self, probed: Probed) -> None:
         self.probed.append(probed)
-        if probed.probe.is_counted:
-            self._search.observe(probed.observation)
         self._tools.watcher.run_ends(probed.run)
-        latest = self.probed[-MAX_INVALID_IN_A_ROW:]
-        if len(latest) == MAX_INVALID_IN_A_ROW and not any(each.probe.is_counted for each in latest):
-            reasons = "; ".join(f"{reason.code}: {reason.detail}" for reason in probed.probe.invalid_reasons)
+        self._learn(probed.probe)
+        self._on_probed(probed)
+
+    def _learn(self, probe: Probe) -> None:
+        if probe.is_counted:
+            self._search.observe(observation_of(probe))
+            self._num_invalid_in_a_row = 0
+            return
+        self._num_invalid_in_a_row += 1
+        if self._num_invalid_in_a_row == MAX_INVALID_IN_A_ROW:
+            reasons = "; ".join(f"{reason.code}: {reason.detail}" for reason in probe.invalid_reasons)
             self._why = f"{MAX_INVALID_IN_A_ROW} probes in a row were invalid ({reasons})"
 
     async def _warm_up(self, planned: PlannedLoad) -> None:
@@ -151,18 +190,18 @@ class StartSearch:
                 return
             await clock.sleep_until(clock.now() + IDLE_POLL_S)
 
-    def capacity(self) -> BackendCapacity:
-        probes = tuple(each.probe for each in self.probed)
+    def capacity(self, status: Status) -> BackendCapacity:
+        probes = self._probes
         outcome, rate = self._outcome(probes)
         estimate = self._search.estimate if outcome == "found" else None
-        run, info = self.probed[-1].run, self._backend.info
+        info = self._backend.info
         prices = self._tools.settings.price_per_hour or {}
         return BackendCapacity(
             label=self._subject.label,
             backend=self._subject.kind,
             start_index=self._start_index,
             simulated=info.simulated,
-            transport=run.transport,
+            transport=self._subject.transport,
             engine_version=info.engine_version,
             outcome=outcome,
             rate_rps=rate,
@@ -170,6 +209,8 @@ class StartSearch:
             if estimate is None
             else Interval(low=estimate.interval_rps[0], high=estimate.interval_rps[1], confidence=estimate.confidence),
             why=self._why,
+            status=status,
+            num_engine_starts=self._num_engine_starts,
             probes=probes,
             cost=cost_at(rate, probes, price_per_hour=prices.get(self._subject.label)),
         )

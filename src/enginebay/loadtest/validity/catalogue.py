@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enginebay.loadtest.validity.client import BEYOND_CEILING, CLIENT_LATE, CLIENT_SATURATED, CLIENT_STALLED
 from enginebay.loadtest.validity.comparison import OUTPUT_LENGTHS_APART, SIMULATED
-from enginebay.loadtest.validity.failures import ERRORS, PARTIAL
+from enginebay.loadtest.validity.failures import ERRORS, PARTIAL, RECORDS_LOST
 from enginebay.loadtest.validity.lengths import OUTPUT_LENGTHS, PROMPT_LENGTHS
 from enginebay.loadtest.validity.prefix_cache import PREFIX_CACHE
 from enginebay.loadtest.validity.rate import RATE_NOT_REACHED
@@ -18,6 +18,7 @@ from enginebay.loadtest.validity.warm_up import WARM_UP_TOO_SHORT
 
 REASONS: tuple[Reason, ...] = (
     PARTIAL,
+    RECORDS_LOST,
     ERRORS,
     CLIENT_LATE,
     CLIENT_STALLED,

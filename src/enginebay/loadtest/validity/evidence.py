@@ -31,6 +31,8 @@ class Evidence:
     configured_settings: Mapping[str, object] = field(default_factory=dict[str, object])
     told_settings: Mapping[str, object] = field(default_factory=dict[str, object])
     """What the engine says that it runs with."""
+    losses: Sequence[str] = ()
+    """Records that the client's own processes did not hand over, in words."""
     approximated_settings: frozenset[str] = frozenset()
     """Settings that the plan turned into something near them."""
 

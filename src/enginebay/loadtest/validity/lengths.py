@@ -28,7 +28,7 @@ def lengths_as_planned(evidence: Evidence) -> Iterator[Finding]:
     num_other_prompts = sum(
         record.num_prompt_tokens not in (None, record.num_planned_prompt_tokens) for record in finished
     )
-    if num_other_prompts and not evidence.planned_load.has_estimated_lengths:
+    if num_other_prompts and evidence.planned_load.prompt_counts != "estimated":
         yield PROMPT_LENGTHS.found(f"{num_other_prompts} prompts had another number of tokens than planned")
     # Only where the end of sequence is ignored is the length of an output part of the plan.
     fixed = {planned.index for planned in evidence.planned_load.requests if planned.sampling.ignore_eos}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from enginebay.errors import LoadTestError
 from enginebay.loadtest.arrivals import offsets_of
-from enginebay.loadtest.plan import Load, Plan, PlannedLoad, PlannedRequest
-from enginebay.loadtest.tokenizer import TextTokenizer
+from enginebay.loadtest.plan import Load, Plan, PlannedLoad, PlannedRequest, PromptCounts
+from enginebay.loadtest.tokenizer import PromptTokenizer
 from enginebay.loadtest.workloads.question import Desk, OpenWorkload, PromptForm, Question, Session, Workload
 from enginebay.loadtest.workloads.sharing import SentPrompts
 from enginebay.types import SamplingParams
@@ -40,17 +40,17 @@ def make_plan(
     model: str,
     sampling: SamplingParams,
     seed: int,
-    tokenizer: TextTokenizer,
+    tokenizer: PromptTokenizer,
     form: PromptForm = "text",
     num_prompt_sets: int | None = None,
-    has_estimated_lengths: bool = False,
+    prompt_counts: PromptCounts = "tokenizer",
 ) -> Plan:
     """Every load gets the same lengths, arrivals of its own, and prompts that no other load has.
 
     sampling: what all requests share; max_tokens and, unless it is greedy, seed are drawn for each. In an open loop
     the arrivals are those of conversations, where there are any: later turns wait for the answer before.
     num_prompt_sets: as many starts, each with prompts of its own; None: all starts share theirs.
-    has_estimated_lengths: the tokenizer is none, and only estimates.
+    prompt_counts: what `tokenizer` is.
     Raises LoadTestError for a load that the workload cannot make.
     """
     desk = Desk(tokenizer, form=form, seed=seed)
@@ -58,13 +58,20 @@ def make_plan(
     planner = _Planner(opened, quantity, sampling, seed=seed)
     starts = (None,) if num_prompt_sets is None else tuple(range(num_prompt_sets))
     planned = tuple(
-        msgspec.structs.replace(
-            planner.plan(load), start_index=start_index, has_estimated_lengths=has_estimated_lengths
-        )
+        msgspec.structs.replace(planner.plan(load), start_index=start_index, prompt_counts=prompt_counts)
         for start_index in starts
         for load in loads
     )
-    return Plan(model=model, workload=_in_words(opened, planned, quantity, sampling), seed=seed, loads=planned)
+    words = _in_words(opened, planned, quantity, sampling) + PROMPT_COUNTS_IN_WORDS[prompt_counts]
+    return Plan(model=model, workload=words, seed=seed, loads=planned)
+
+
+PROMPT_COUNTS_IN_WORDS: Mapping[PromptCounts, str] = {
+    "tokenizer": "",
+    "server": ", prompts counted by the server",
+    "estimated": ", lengths of prompts estimated",
+}
+"""What every reader of a plan sees of how its prompts were counted; the model's own tokenizer goes without saying."""
 
 
 def _in_words(

@@ -14,7 +14,7 @@ from itertools import cycle
 import numpy as np
 
 from enginebay.errors import LoadTestError
-from enginebay.loadtest.tokenizer import TextTokenizer
+from enginebay.loadtest.tokenizer import PromptTokenizer
 from enginebay.loadtest.workloads.corpus import read_corpus
 
 MAX_ATTEMPTS = 200
@@ -34,7 +34,7 @@ class PromptWriter:
     With the vocabulary of a real model not even the first token is shared by the first few hundred.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, *, seed: int) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, *, seed: int) -> None:
         self._tokenizer = tokenizer
         self._rng = np.random.default_rng([seed, 0])
         self._corpus = read_corpus()
@@ -79,8 +79,7 @@ class PromptWriter:
         for _, shift in zip(range(MAX_ATTEMPTS), cycle(SHIFTS), strict=False):
             # Words are several characters and tokens rarely more than six: enough text, then cut by token.
             body = self._passage(8 * num_tokens + 64)
-            token_ids = self._tokenizer.encode_plain(f"{lead}{beginning} {body}")
-            text = self._tokenizer.decode(token_ids[: max(1, num_tokens + shift)])
+            text = self._tokenizer.cut(f"{lead}{beginning} {body}", max(1, num_tokens + shift))
             # Some tokenizers take the blank before a first word for their own, and give a text back without it.
             yield text if text.startswith(lead) else lead + text
         raise LoadTestError(
@@ -112,5 +111,5 @@ class PromptWriter:
         """The words of the corpus in seeded order; those that begin with a token of their own come first."""
         words = sorted({word.capitalize() for word in re.findall(r"[A-Za-z]{4,}", self._corpus)})
         self._rng.shuffle(words)
-        of_first_token = {self._tokenizer.encode_plain(word)[0]: word for word in words}
-        return sorted(words, key=lambda word: of_first_token[self._tokenizer.encode_plain(word)[0]] != word)
+        of_beginning = {self._tokenizer.beginning(word): word for word in words}
+        return sorted(words, key=lambda word: of_beginning[self._tokenizer.beginning(word)] != word)

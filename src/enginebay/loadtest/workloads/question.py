@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from enginebay.errors import LoadTestError
 from enginebay.loadtest.plan import PlannedMessage
-from enginebay.loadtest.tokenizer import TextTokenizer
+from enginebay.loadtest.tokenizer import PromptTokenizer
 from enginebay.loadtest.workloads.prompts import PromptWriter
 
 PromptForm = Literal["text", "token_ids", "chat"]
@@ -58,7 +58,7 @@ class Workload(Protocol):
 class Desk:
     """Where prompts of one plan are written: one tokenizer, one writer, so that no two begin alike by chance."""
 
-    def __init__(self, tokenizer: TextTokenizer, *, form: PromptForm, seed: int) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, *, form: PromptForm, seed: int) -> None:
         self.tokenizer = tokenizer
         self.form: PromptForm = form
         self.writer = PromptWriter(tokenizer, seed=seed)

@@ -195,7 +195,7 @@ def _other_instants(material: _Material) -> Iterator[Fault]:
 
 
 def _other_counts(material: _Material) -> Iterator[Fault]:
-    if material.planned_load.has_estimated_lengths:
+    if material.planned_load.prompt_counts == "estimated":
         return
     others = [
         one.index

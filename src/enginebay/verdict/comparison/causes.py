@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -15,7 +15,7 @@ from enginebay.verdict.comparison.phrases import number, seconds, share
 class Cause:
     quantity: str
     told_by: tuple[str, ...]
-    """Paths into `Run`; the first that is known counts, of a distribution its mean."""
+    """Paths into `Run`: what both sides tell comes first, like against like; of a distribution its mean."""
     shown: Callable[[float], str]
     sentence: str
     """With {first}, {second}, {first_value} and {second_value}."""
@@ -24,11 +24,15 @@ class Cause:
     def is_share(self) -> bool:
         return self.shown is share
 
-    def value(self, run: Run) -> float | None:
-        """None where nobody tells it."""
-        told = (attrgetter(path)(run) for path in self.told_by)
-        known = next((value for value in told if value is not None), None)
-        return known.mean if isinstance(known, Distribution) else known
+    def value_between(self, runs: Sequence[Run]) -> Callable[[Run], float | None]:
+        """runs: of both sides. By the first path that all of them tell; else of each run the first that it tells."""
+        paths = [path for path in self.told_by if all(_told(run, path) is not None for run in runs)][:1] or self.told_by
+        return lambda run: next((value for path in paths if (value := _told(run, path)) is not None), None)
+
+
+def _told(run: Run, path: str) -> float | None:
+    known: Distribution | float | None = attrgetter(path)(run)
+    return known.mean if isinstance(known, Distribution) else known
 
 
 CAUSES = (

@@ -1,4 +1,4 @@
-"""What is compared: eight figures of a run, each with the direction that is better."""
+"""What is compared: up to eight figures of a run, each with the direction that is better."""
 
 from __future__ import annotations
 
@@ -41,20 +41,35 @@ def _latency(metric: str, title: str) -> Figure:
     return Figure(metric=metric, title=title, better="less", least_values=num_values_needed(percent))
 
 
+TAILS = (99, 95, 90)
+"""Percentiles that a tail is told by, the best first."""
+_ORDINALS = {99: "99th", 95: "95th", 90: "90th"}
+
+
+def _figures(tail: int) -> tuple[Figure, ...]:
+    return (
+        Figure(metric="output_tokens_per_s", title="output tokens per second", better="more"),
+        Figure(metric="requests_per_s", title="requests per second", better="more"),
+        # From the scheduled instant: a queue before the engine is part of the wait, whoever keeps it.
+        _latency("ttft_scheduled_s.p50", "median wait for the first token"),
+        _latency(f"ttft_scheduled_s.p{tail}", f"{_ORDINALS[tail]} percentile of the wait for the first token"),
+        _latency("tpot_s.p50", "median time of a further token"),
+        _latency("e2e_s.p50", "median time of an answer"),
+        _latency(f"e2e_s.p{tail}", f"{_ORDINALS[tail]} percentile of the time of an answer"),
+    )
+
+
 GOODPUT = Figure(metric="goodput_rps", title="good requests per second", better="more")
-FIGURES = (
-    Figure(metric="output_tokens_per_s", title="output tokens per second", better="more"),
-    Figure(metric="requests_per_s", title="requests per second", better="more"),
-    # From the scheduled instant: a queue before the engine is part of the wait, whoever keeps it.
-    _latency("ttft_scheduled_s.p50", "median wait for the first token"),
-    _latency("ttft_scheduled_s.p99", "99th percentile of the wait for the first token"),
-    _latency("tpot_s.p50", "median time of a further token"),
-    _latency("e2e_s.p50", "median time of an answer"),
-    _latency("e2e_s.p99", "99th percentile of the time of an answer"),
-)
-TITLES = {figure.metric: figure.title for figure in (*FIGURES, GOODPUT)}
+FIGURES = _figures(TAILS[0])
+TITLES = {figure.metric: figure.title for figure in (*(f for tail in TAILS for f in _figures(tail)), GOODPUT)}
 
 
-def figures(*, has_levels: bool) -> tuple[Figure, ...]:
-    """Without service levels every request is good, and goodput says nothing that the rate of requests does not."""
-    return (*FIGURES, GOODPUT) if has_levels else FIGURES
+def figures(*, has_levels: bool, fewest_values: int) -> tuple[Figure, ...]:
+    """Without service levels every request is good, and goodput says nothing that the rate of requests does not.
+
+    fewest_values: requests of the shortest run that counts. The tail is told by the best percentile that it can tell;
+    where it can tell none, by the 99th, which then stays undecided.
+    """
+    told = [tail for tail in TAILS if fewest_values >= num_values_needed(tail)]
+    chosen = _figures(told[0] if told else TAILS[0])
+    return (*chosen, GOODPUT) if has_levels else chosen

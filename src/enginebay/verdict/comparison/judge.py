@@ -90,7 +90,8 @@ def _verdict(
     for contest in contests:
         contest.demand_one_transport()
     margin = results[0].equivalence_margin if margin is None else margin
-    family = judge_all(contests, figures(has_levels=_has_levels(results)), margin=margin)
+    compared = figures(has_levels=_has_levels(results), fewest_values=_fewest_values(contests))
+    family = judge_all(contests, compared, margin=margin)
     loads = [
         LoadVerdict(
             first=contest.first.name,
@@ -189,6 +190,13 @@ def demand_one_plan(first: Result, second: Result) -> None:
         )
 
 
+def _fewest_values(contests: Sequence[Contest]) -> int:
+    """Of a latency, in the runs that count."""
+    runs = [run for contest in contests for side in contest.starts for start in side for run in start]
+    latencies = [latency for run in runs for latency in (run.metrics.ttft_scheduled_s, run.metrics.e2e_s)]
+    return min((latency.num_values for latency in latencies if latency is not None), default=0)
+
+
 def _has_levels(results: Sequence[Result]) -> bool:
     """Of two results with different service levels the goodput is not the same figure."""
     levels = results[0].slo
@@ -210,8 +218,8 @@ def _caveats(results: Sequence[Result], loads: Sequence[LoadVerdict]) -> Iterato
         )
     if kept_up := dict.fromkeys(one.label for result in results for one in result.subjects if not one.is_restarted):
         yield (
-            f"{listed(list(kept_up))} ran all the time and was not started anew for each round: the intervals tell how "
-            "rounds scatter, and a restart may change more than that."
+            f"{listed(list(kept_up))} ran all the time and {'was' if len(kept_up) == 1 else 'were'} not started anew "
+            "for each round: the intervals tell how rounds scatter, and a restart may change more than that."
         )
     yield from _other_models(results)
     if any(result.status == "partial" for result in results):

@@ -29,7 +29,8 @@ def reasons(contest: Contest) -> tuple[Reason, ...]:
 
 
 def _reason(contest: Contest, cause: Cause) -> Reason | None:
-    first, second = (_values(side, cause.value) for side in contest.starts)
+    value = cause.value_between([run for side in contest.starts for start in side for run in start])
+    first, second = (_values(side, value) for side in contest.starts)
     if not first or not second or not _differ(first, second, is_share=cause.is_share):
         return None
     first_value, second_value = sum(first) / len(first), sum(second) / len(second)

@@ -32,7 +32,8 @@ class OutputAgreement(msgspec.Struct, frozen=True, kw_only=True):
     not_compared: str = ""
     """Why nothing below was counted: sampled with temperature, simulated, no answer in common. Empty: it was."""
     unit: Unit = "tokens"
-    """`tokens`: the engines' own ids. Else the texts, cut by the plan's tokenizer, or by character without one."""
+    """`tokens`: the engines' own ids. Else the texts, cut by the plan's tokenizer now or when they were measured, or by
+    character where neither was done."""
     num_prompts: int = 0
     num_prompts_that_part: int = 0
     num_units: int = 0
@@ -104,7 +105,8 @@ def _unit(pairs: Sequence[tuple[Answer, Answer]], tokenizer: TextTokenizer | Non
     """One for all prompts, so that they can be summed."""
     if all(left.token_ids is not None and right.token_ids is not None for left, right in pairs):
         return "tokens"
-    return "characters" if tokenizer is None else "retokenized"
+    has_ids = all(answer.retokenized_ids is not None for pair in pairs for answer in pair)
+    return "retokenized" if has_ids or tokenizer is not None else "characters"
 
 
 def _compared(left: Answer, right: Answer, *, unit: Unit, tokenizer: TextTokenizer | None) -> _Compared:
@@ -128,6 +130,8 @@ def _compared(left: Answer, right: Answer, *, unit: Unit, tokenizer: TextTokeniz
 def _units(answer: Answer, unit: Unit, tokenizer: TextTokenizer | None) -> Sequence[object]:
     if unit == "tokens":
         return answer.token_ids or ()
+    if unit == "retokenized" and answer.retokenized_ids is not None:
+        return answer.retokenized_ids
     return answer.text if tokenizer is None else tokenizer.encode_plain(answer.text)
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from enginebay.engine.attention import AttentionInput
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import LayerCache
 
 
 class NativeAttention:
@@ -31,18 +31,16 @@ class NativeAttention:
         step: AttentionInput,
         window: int | None,
     ) -> Tensor:
-        num_kv_heads, head_dim = cache.keys.shape[2:]
         qkv = qkv.contiguous()
-        self._rotate_and_store(qkv, *angles, cache.keys, cache.values, step.slot_mapping, num_heads, num_kv_heads)
+        self._rotate_and_store(qkv, *angles, cache.tensors, step.slot_mapping, num_heads)
         rows = step.paged_rows[window]
         return self._paged_attention(
             qkv[:, :num_heads],
-            cache.keys,
-            cache.values,
+            cache.tensors,
             rows.block_tables,
             rows.starts,
             rows.sequence_of,
             rows.begins,
             rows.ends,
-            head_dim**-0.5,
+            qkv.shape[-1] ** -0.5,
         )

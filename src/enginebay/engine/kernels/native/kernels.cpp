@@ -455,25 +455,73 @@ void transpose(const float (*from)[TILE], float* to, int64_t stride) {
   }
 }
 
-// (blocks, block_size, num_kv_heads, head_dim) each; returns how many slots they have.
-int64_t check_cache(const at::Tensor& keys, const at::Tensor& values, int64_t num_kv_heads, int64_t head_dim) {
-  TORCH_CHECK(keys.dim() == 4 && keys.is_contiguous() && values.is_contiguous() && keys.sizes() == values.sizes() &&
-              keys.size(2) == num_kv_heads && keys.size(3) == head_dim);
-  return keys.size(0) * keys.size(1);
-}
+// One layer's KV cache. In bfloat16: keys and values, (blocks, block_size, num_kv_heads, head_dim). In int8: keys and
+// values by head, (blocks, num_kv_heads, block_size, head_dim), then the scales of both, (blocks, num_kv_heads,
+// block_size) of float32; they may be parts of one tensor.
+struct Cache {
+  at::Tensor keys, values, key_scales, value_scales;
+  bool is_int8;
+  int64_t num_blocks, block_size, num_kv_heads, head_dim, block_stride, slot_stride, head_stride;
+  int64_t scale_block_stride = 0, scale_head_stride = 0;
+
+  explicit Cache(at::TensorList tensors) : is_int8(tensors.size() == 4) {
+    TORCH_CHECK(is_int8 || tensors.size() == 2, "a KV cache has two tensors, or four");
+    keys = tensors[0], values = tensors[1];
+    TORCH_CHECK(keys.dim() == 4 && keys.stride(3) == 1 && keys.sizes() == values.sizes() &&
+                keys.strides() == values.strides());
+    const auto type = is_int8 ? at::kChar : at::kBFloat16;
+    TORCH_CHECK(keys.scalar_type() == type && values.scalar_type() == type, "keys and values must be ", type);
+    num_blocks = keys.size(0), block_size = keys.size(is_int8 ? 2 : 1), num_kv_heads = keys.size(is_int8 ? 1 : 2);
+    head_dim = keys.size(3), block_stride = keys.stride(0);
+    slot_stride = keys.stride(is_int8 ? 2 : 1), head_stride = keys.stride(is_int8 ? 1 : 2);
+    if (!is_int8) return;
+    key_scales = tensors[2], value_scales = tensors[3];
+    for (const at::Tensor& scales : {key_scales, value_scales}) {
+      TORCH_CHECK(scales.scalar_type() == at::kFloat && scales.sizes() == keys.sizes().slice(0, 3) &&
+                  scales.stride(2) == 1 && scales.strides() == key_scales.strides());
+    }
+    scale_block_stride = key_scales.stride(0), scale_head_stride = key_scales.stride(1);
+  }
+
+  int64_t element(int64_t slot, int64_t head) const {
+    return slot / block_size * block_stride + slot % block_size * slot_stride + head * head_stride;
+  }
+  int64_t scale(int64_t slot, int64_t head) const {
+    return slot / block_size * scale_block_stride + head * scale_head_stride + slot % block_size;
+  }
+
+  // keys and values of a token: (num_kv_heads, head_dim) each.
+  void write(const at::BFloat16* key, const at::BFloat16* value, int64_t slot) const {
+    for (int64_t head = 0; head < num_kv_heads; ++head, key += head_dim, value += head_dim) {
+      const int64_t at = element(slot, head);
+      if (is_int8) {
+        const int64_t scale_at = scale(slot, head);
+        int8_t *to_key = keys.data_ptr<int8_t>() + at, *to_value = values.data_ptr<int8_t>() + at;
+        key_scales.data_ptr<float>()[scale_at] = Rows<Type::int8>::quantise(key, to_key, head_dim);
+        value_scales.data_ptr<float>()[scale_at] = Rows<Type::int8>::quantise(value, to_value, head_dim);
+      } else {
+        std::memcpy(keys.data_ptr<at::BFloat16>() + at, key, head_dim * 2);
+        std::memcpy(values.data_ptr<at::BFloat16>() + at, value, head_dim * 2);
+      }
+    }
+  }
+};
 
 // In place: turns the queries and keys of (rows, heads, head_dim) by their angles, then writes keys and values into
 // their slots. Halves are paired as in the Hugging Face layout. cos, sin: (rows, head_dim).
-void rotate_and_store(at::Tensor qkv, const at::Tensor& cos, const at::Tensor& sin, at::Tensor keys, at::Tensor values,
-                      const at::Tensor& slots, int64_t num_heads, int64_t num_kv_heads) {
-  const int64_t head_dim = qkv.size(2), half = head_dim / 2, num_rows = qkv.size(0);
-  TORCH_CHECK(qkv.is_contiguous() && qkv.size(1) == num_heads + 2 * num_kv_heads && head_dim % 2 == 0);
+void rotate_and_store(at::Tensor qkv, const at::Tensor& cos, const at::Tensor& sin, at::TensorList tensors,
+                      const at::Tensor& slots, int64_t num_heads) {
+  const Cache cache(tensors);
+  const int64_t head_dim = cache.head_dim, half = head_dim / 2, num_rows = qkv.size(0);
+  const int64_t num_kv_heads = cache.num_kv_heads;
+  TORCH_CHECK(qkv.is_contiguous() && qkv.size(1) == num_heads + 2 * num_kv_heads && qkv.size(2) == head_dim &&
+              head_dim % 2 == 0);
   TORCH_CHECK(cos.is_contiguous() && sin.is_contiguous() && cos.numel() == num_rows * head_dim &&
               sin.numel() == cos.numel() && slots.numel() == num_rows);
-  const int64_t num_slots = check_cache(keys, values, num_kv_heads, head_dim);
+  const int64_t num_slots = cache.num_blocks * cache.block_size;
   at::BFloat16* data = qkv.data_ptr<at::BFloat16>();
   const int64_t* slot_of = slots.data_ptr<int64_t>();
-  const int64_t row_size = qkv.size(1) * head_dim, slot_size = num_kv_heads * head_dim;
+  const int64_t row_size = qkv.size(1) * head_dim;
   at::parallel_for(0, num_rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const at::BFloat16 *c = bf16(cos) + row * head_dim, *s = bf16(sin) + row * head_dim;
@@ -491,21 +539,35 @@ void rotate_and_store(at::Tensor qkv, const at::Tensor& cos, const at::Tensor& s
       }
       TORCH_CHECK(slot_of[row] >= 0 && slot_of[row] < num_slots, "slot ", slot_of[row], " is outside the KV cache");
       const at::BFloat16* key = data + row * row_size + num_heads * head_dim;
-      std::memcpy(keys.data_ptr<at::BFloat16>() + slot_of[row] * slot_size, key, slot_size * 2);
-      std::memcpy(values.data_ptr<at::BFloat16>() + slot_of[row] * slot_size, key + slot_size, slot_size * 2);
+      cache.write(key, key + num_kv_heads * head_dim, slot_of[row]);
     }
   });
 }
 
 // Keys and values of one key head, as far as some rows of one sequence see them.
+template <Type type>
 struct Context {
-  const at::BFloat16 *keys, *values;  // of the head, in slot 0
-  const int64_t* blocks;              // from position `start` on
-  int64_t block_size, slot_size, start, begin, end;
+  using input = typename Element<type>::input;
+  const input *keys, *values;  // of the head, in slot 0
+  const float *key_scales = nullptr, *value_scales = nullptr;
+  const int64_t* blocks;  // from position `start` on
+  int64_t block_size, block_stride, slot_stride, scale_stride, start, begin, end;
+
+  Context(const Cache& cache, int64_t head, const int64_t* blocks, int64_t start, int64_t begin, int64_t end)
+      : keys(static_cast<const input*>(cache.keys.const_data_ptr()) + head * cache.head_stride),
+        values(static_cast<const input*>(cache.values.const_data_ptr()) + head * cache.head_stride), blocks(blocks),
+        block_size(cache.block_size), block_stride(cache.block_stride), slot_stride(cache.slot_stride),
+        scale_stride(cache.scale_block_stride), start(start), begin(begin), end(end) {
+    if (type == Type::bf16) return;
+    key_scales = cache.key_scales.const_data_ptr<float>() + head * cache.scale_head_stride;
+    value_scales = cache.value_scales.const_data_ptr<float>() + head * cache.scale_head_stride;
+  }
 
   int64_t num_keys() const { return end - start; }
   bool sees(int64_t key) const { return key >= begin - start && key < end - start; }
-  int64_t slot(int64_t key) const { return blocks[key / block_size] * block_size + key % block_size; }
+  const input* key(int64_t key) const {
+    return keys + blocks[key / block_size] * block_stride + key % block_size * slot_stride;
+  }
 };
 
 // One query of one head and the positions it sees.
@@ -519,32 +581,56 @@ struct Query {
 // one row or of several. Keys are rows of tiles where they meet the queries; queries are rows where they meet the
 // values. Each query has a column or a row of its own and always the same order of keys: it does not matter which
 // others stand beside it.
+//
+// Keys in int8 meet queries in integers of 16 bits, which are two of 8: their sums are exact. Values in int8 are
+// widened to bfloat16, which is exact too; the scale of each goes into its weight.
+template <Type type>
 struct QueryTile {
+  using input = typename Element<type>::input;
   static constexpr int64_t DIMS = 4 * TILE;  // of values, in the four sums
   int64_t head_dim, step;                    // step: dimensions in a tile of keys
-  std::vector<at::BFloat16> queries, gathered, weights, value_tiles, zeros;
-  std::vector<float> scores, totals;           // (16 queries, keys)
-  std::vector<const at::BFloat16*> values_of;  // each key; of zeros where it is not seen
+  std::vector<input> queries, low_queries, gathered, zeros;
+  std::vector<at::BFloat16> weights, value_tiles;
+  std::vector<float> scores, totals, query_scales;  // scores: (16 queries, keys)
+  std::vector<float> key_scales, value_scales;
+  std::vector<const input*> values_of;  // each key; of zeros where it is not seen
+  std::vector<const char*> next_keys, next_values;  // every 16th of the next turn
+  int64_t slot_bytes = 0;
 
   explicit QueryTile(int64_t head_dim)
-      : head_dim(head_dim), step(head_dim % 32 ? 16 : 32), queries(head_dim * TILE), gathered(TILE * head_dim),
-        value_tiles(DIMS * 2 * TILE), zeros(head_dim), totals(TILE) {}
+      : head_dim(head_dim), step(dimensions_of_a_tile(head_dim)), queries(head_dim * TILE), gathered(TILE * head_dim),
+        zeros(head_dim), value_tiles(DIMS * 2 * TILE), totals(TILE), query_scales(TILE, 1.0f) {
+    if (type == Type::int8) low_queries.resize(head_dim * TILE);
+  }
 
-  // Tiles 0 to 3: sums over values, 4: weights, 5: values, or the scores of 16 keys, 6: keys, 7: queries.
+  static int64_t dimensions_of_a_tile(int64_t head_dim) {
+    int64_t step = Element<type>::inputs_per_tile;
+    while (head_dim % step) step /= 2;
+    return step;
+  }
+
+  // Tiles 0 to 3: sums over values, 4: weights, 5: values, or the scores of 16 keys, 6: keys, 7: queries. Scores of
+  // int8: 4 and 5.
   TileConfig tiles() const {
     TileConfig config = full_tiles();
-    config.bytes_per_row[6] = step * 2;
-    config.rows[7] = step / 2;
+    config.bytes_per_row[6] = step * sizeof(input);
+    config.rows[7] = step / Element<type>::interleaved;
     return config;
   }
 
-  void attend(const std::vector<Query>& together, const Context& context, float scale) {
+  // next: what will be attended to after this.
+  void attend(const std::vector<Query>& together, const Context<type>& context, float scale,
+              const Context<type>& next) {
     const int64_t num_keys = (context.num_keys() + 2 * TILE - 1) / (2 * TILE) * 2 * TILE;
     if (static_cast<int64_t>(scores.size()) < num_keys * TILE) {
       scores.resize(num_keys * TILE);
       weights.resize(num_keys * TILE);
     }
     find_values(num_keys, context);
+    if constexpr (type == Type::int8) {
+      find_scales(num_keys, context);
+      look_ahead(next);
+    }
     pack_queries(together);
     for (int64_t key = 0; key < context.num_keys(); key += TILE) {
       alignas(64) float of_keys[TILE][TILE];
@@ -558,45 +644,137 @@ struct QueryTile {
   }
 
  private:
-  void find_values(int64_t num_keys, const Context& context) {
+  void find_values(int64_t num_keys, const Context<type>& context) {
     values_of.assign(num_keys, zeros.data());
     for (int64_t key = 0, block = 0; key < context.num_keys(); key += context.block_size, ++block) {
-      const at::BFloat16* values = context.values + context.blocks[block] * context.block_size * context.slot_size;
+      const input* values = context.values + context.blocks[block] * context.block_stride;
       const int64_t last = std::min(key + context.block_size, context.num_keys());
       for (int64_t i = std::max(key, context.begin - context.start); i < last; ++i) {
-        values_of[i] = values + (i - key) * context.slot_size;
+        values_of[i] = values + (i - key) * context.slot_stride;
       }
     }
   }
 
-  // (pairs of dimensions, 16 queries, 2)
+  void find_scales(int64_t num_keys, const Context<type>& context) {
+    const int64_t held = num_keys + context.block_size;  // the last block may reach beyond
+    if (static_cast<int64_t>(key_scales.size()) < held) {
+      key_scales.resize(held);
+      value_scales.resize(held);
+    }
+    for (int64_t key = 0, block = 0; key < context.num_keys(); key += context.block_size, ++block) {
+      const int64_t at = context.blocks[block] * context.scale_stride;
+      std::memcpy(key_scales.data() + key, context.key_scales + at, context.block_size * sizeof(float));
+      std::memcpy(value_scales.data() + key, context.value_scales + at, context.block_size * sizeof(float));
+    }
+  }
+
+  // What the next turn reads is asked for while this one computes, a line at a time between other things: asked for
+  // in one go it would fill all that a core can wait for, and this turn would wait as well.
+  void look_ahead(const Context<type>& next) {
+    next_keys.clear();
+    next_values.clear();
+    slot_bytes = next.slot_stride * sizeof(input);
+    if (next.block_size % TILE) return;
+    for (int64_t key = 0; key < next.num_keys(); key += TILE) {
+      const int64_t slot = key % next.block_size, at = next.blocks[key / next.block_size] * next.scale_stride + slot;
+      next_keys.push_back(reinterpret_cast<const char*>(next.key(key)));
+      next_values.push_back(next_keys.back() + (next.values - next.keys) * sizeof(input));
+      _mm_prefetch(reinterpret_cast<const char*>(next.key_scales + at), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(next.value_scales + at), _MM_HINT_T0);
+    }
+  }
+
+  // of: next_keys or next_values; key: counted from the first one.
+  void ask_for(const std::vector<const char*>& of, int64_t key) const {
+    if (key / TILE >= static_cast<int64_t>(of.size())) return;
+    const char* from = of[key / TILE] + key % TILE * slot_bytes;
+    for (int64_t byte = 0; byte < head_dim; byte += TILE_BYTES) _mm_prefetch(from + byte, _MM_HINT_T0);
+  }
+
+  // (sets of 2 or 4 dimensions, 16 queries, 2 or 4)
   void pack_queries(const std::vector<Query>& together) {
     for (size_t query = 0; query < together.size(); ++query) {
-      uint32_t pair;
-      for (int64_t dim = 0; dim < head_dim; dim += 2) {
-        std::memcpy(&pair, together[query].from + dim, 4);
-        std::memcpy(queries.data() + dim * TILE + query * 2, &pair, 4);
+      if constexpr (type == Type::int8) {
+        query_scales[query] = pack_in_two(together[query].from, query);
+      } else {
+        uint32_t pair;
+        for (int64_t dim = 0; dim < head_dim; dim += 2) {
+          std::memcpy(&pair, together[query].from + dim, 4);
+          std::memcpy(queries.data() + dim * TILE + query * 2, &pair, 4);
+        }
       }
     }
+  }
+
+  // As scale * (256 * high + low); returns the scale, which is not finite where the query is not.
+  float pack_in_two(const at::BFloat16* from, size_t query) {
+    constexpr float LARGEST = 127 * 256;
+    __m512 largest = _mm512_setzero_ps(), sum = _mm512_setzero_ps();
+    for (int64_t dim = 0; dim < head_dim; dim += LANES) {
+      const __m512 x = load_bf16(from + dim);
+      largest = _mm512_max_ps(largest, _mm512_abs_ps(x));
+      sum = _mm512_add_ps(sum, _mm512_mul_ps(x, _mm512_setzero_ps()));  // NaN where a value is not finite
+    }
+    const float top = _mm512_reduce_max_ps(largest);
+    const __m512 factor = _mm512_set1_ps(top > 0 && std::isfinite(top) ? LARGEST / top : 0.0f);
+    for (int64_t dim = 0; dim < head_dim; dim += LANES) {
+      const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(load_bf16(from + dim), factor));
+      const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(128)), 8);
+      const __m512i low = _mm512_sub_epi32(whole, _mm512_slli_epi32(high, 8));
+      const int64_t at = dim * TILE + query * 4;
+      alignas(16) int32_t sets[2][4];
+      _mm_store_si128(reinterpret_cast<__m128i*>(sets[0]), _mm512_cvtepi32_epi8(high));
+      _mm_store_si128(reinterpret_cast<__m128i*>(sets[1]), _mm512_cvtepi32_epi8(low));
+      for (int64_t set = 0; set < 4; ++set) {
+        std::memcpy(queries.data() + at + set * TILE_BYTES, &sets[0][set], 4);
+        std::memcpy(low_queries.data() + at + set * TILE_BYTES, &sets[1][set], 4);
+      }
+    }
+    return top / LARGEST + _mm512_reduce_add_ps(sum);
   }
 
   // 16 keys from `key` on, a multiple of 16; those that are not seen are masked later.
-  void score(int64_t key, const Context& context, float (*of_keys)[TILE]) {
-    const at::BFloat16* keys = gathered.data();
-    int64_t stride = head_dim;
+  void score(int64_t key, const Context<type>& context, float (*of_keys)[TILE]) {
+    const input* keys = gathered.data();
+    int64_t stride = head_dim * sizeof(input);
     if (context.block_size % TILE == 0) {
-      keys = context.keys + context.slot(key) * context.slot_size;
-      stride = context.slot_size;
+      keys = context.key(key);
+      stride = context.slot_stride * sizeof(input);
     } else {
       gather_keys(key, context);
     }
+    if constexpr (type == Type::int8) {
+      score_integers(keys, stride, key, of_keys);
+    } else {
+      _tile_zero(5);
+      for (int64_t dim = 0; dim < head_dim; dim += step) {
+        _tile_loadd(6, keys + dim, stride);
+        _tile_loadd(7, queries.data() + dim * TILE, TILE_BYTES);
+        _tile_dpbf16ps(5, 6, 7);
+      }
+      _tile_stored(5, of_keys, TILE_BYTES);
+    }
+  }
+
+  // Without the scales of the queries, which are those of all scores of each.
+  void score_integers(const input* keys, int64_t stride, int64_t key, float (*of_keys)[TILE]) {
+    alignas(64) int32_t high[TILE][TILE], low[TILE][TILE];
+    _tile_zero(4);
     _tile_zero(5);
     for (int64_t dim = 0; dim < head_dim; dim += step) {
-      _tile_loadd(6, keys + dim, stride * 2);
+      _tile_loadd(6, keys + dim, stride);
       _tile_loadd(7, queries.data() + dim * TILE, TILE_BYTES);
-      _tile_dpbf16ps(5, 6, 7);
+      _tile_dpbssd(4, 6, 7);
+      _tile_loadd(7, low_queries.data() + dim * TILE, TILE_BYTES);
+      _tile_dpbssd(5, 6, 7);
     }
-    _tile_stored(5, of_keys, TILE_BYTES);
+    _tile_stored(4, high, TILE_BYTES);
+    _tile_stored(5, low, TILE_BYTES);
+    for (int64_t i = 0; i < TILE; ++i) {
+      ask_for(next_keys, key + i);
+      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(high[i]), 8), _mm512_load_si512(low[i]));
+      _mm512_store_ps(of_keys[i], _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(key_scales[key + i])));
+    }
   }
 
   // From rows of keys to rows of queries.
@@ -609,16 +787,15 @@ struct QueryTile {
     }
   }
 
-  void gather_keys(int64_t key, const Context& context) {
+  void gather_keys(int64_t key, const Context<type>& context) {
     for (int64_t i = 0; i < TILE; ++i) {
-      const bool is_seen = context.sees(key + i);
-      const at::BFloat16* from = is_seen ? context.keys + context.slot(key + i) * context.slot_size : zeros.data();
-      std::memcpy(gathered.data() + i * head_dim, from, head_dim * 2);
+      const input* from = context.sees(key + i) ? context.key(key + i) : zeros.data();
+      std::memcpy(gathered.data() + i * head_dim, from, head_dim * sizeof(input));
     }
   }
 
   // Softmax of one query over the keys [first, last): weights as bfloat16, relative to the largest, zero elsewhere, and
-  // the sum of what they were rounded to.
+  // the sum of what they were rounded to. For int8 the scale of each value is in its weight, and not in the sum.
   void weigh(int64_t query, int64_t num_keys, int64_t first, int64_t last, float scale) {
     float* own = scores.data() + query * num_keys;
     at::BFloat16* w = weights.data() + query * num_keys;
@@ -628,12 +805,19 @@ struct QueryTile {
       const __m512 score = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, _mm512_loadu_ps(own + key));
       top = _mm512_max_ps(top, score);
     }
-    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(top)), factor = _mm512_set1_ps(scale);
+    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(top));
+    const __m512 factor = _mm512_set1_ps(scale * query_scales[query]);
     for (int64_t key = 0; key < last; key += LANES) {
       const __mmask16 seen = lanes(last - key) & ~lanes(first - key);
       const __m512 distance = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(own + key), largest), factor);
-      store_bf16(w + key, _mm512_maskz_mov_ps(seen, exp512(distance)));
-      total = _mm512_add_ps(total, load_bf16(w + key));
+      const __m512 weight = _mm512_maskz_mov_ps(seen, exp512(distance));
+      if constexpr (type == Type::int8) {
+        store_bf16(w + key, _mm512_maskz_mul_ps(seen, weight, _mm512_loadu_ps(value_scales.data() + key)));
+        total = _mm512_add_ps(total, weight);
+      } else {
+        store_bf16(w + key, weight);
+        total = _mm512_add_ps(total, load_bf16(w + key));
+      }
     }
     const int64_t written = (last + LANES - 1) / LANES * LANES;
     std::memset(w + written, 0, (num_keys - written) * 2);
@@ -678,15 +862,31 @@ struct QueryTile {
   // in their slots may be no number, and 0 times that is none either.
   void pack_values(int64_t key, int64_t dim, int64_t num_tiles) {
     for (int64_t pair = 0; pair < TILE; ++pair) {
-      const at::BFloat16 *low = values_of[key + 2 * pair] + dim, *high = values_of[key + 2 * pair + 1] + dim;
+      if constexpr (type == Type::int8) {
+        ask_for(next_values, key + 2 * pair);
+        ask_for(next_values, key + 2 * pair + 1);
+      }
+      const input *low = values_of[key + 2 * pair] + dim, *high = values_of[key + 2 * pair + 1] + dim;
       at::BFloat16* to = value_tiles.data() + pair * 2 * TILE;
       for (int64_t tile = 0; tile < num_tiles; ++tile, low += TILE, high += TILE, to += TILE * 2 * TILE) {
-        const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low));
-        const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high));
-        const __m512i both = _mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
-        _mm512_storeu_si512(to, _mm512_or_si512(both, _mm512_cvtepu16_epi32(l)));
+        _mm512_storeu_si512(to, interleaved(low, high));
       }
     }
+  }
+
+  // 16 pairs of bfloat16.
+  static __m512i interleaved(const at::BFloat16* low, const at::BFloat16* high) {
+    const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low));
+    const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high));
+    return _mm512_or_si512(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16), _mm512_cvtepu16_epi32(l));
+  }
+  // An integer of 8 bits is a float whose lower half is zero.
+  static __m512i interleaved(const int8_t* low, const int8_t* high) {
+    const __m128i l = _mm_loadu_si128(reinterpret_cast<const __m128i*>(low));
+    const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(high));
+    const __m512i first = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(l)));
+    const __m512i second = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(h)));
+    return _mm512_or_si512(_mm512_srli_epi32(first, 16), second);
   }
 };
 
@@ -712,18 +912,19 @@ void check_rows(int64_t num_rows, int64_t num_blocks, int64_t block_size, const 
 }
 
 // Each row against the keys in the blocks of its sequence, softmax in float32.
-// queries: (rows, num_heads, head_dim), rows may be strided; keys, values: (blocks, block_size, num_kv_heads, head_dim).
+// queries: (rows, num_heads, head_dim), rows may be strided.
 // block_tables: (sequences, n) of the blocks from position starts[sequence] on. sequence_of: (rows,), rows of one
 // sequence stand together; a row sees positions [begins[row], ends[row]).
-at::Tensor paged_attention(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
-                           const at::Tensor& block_tables, const at::Tensor& starts, const at::Tensor& sequence_of,
-                           const at::Tensor& begins, const at::Tensor& ends, double scale) {
+template <Type type>
+at::Tensor attend_rows(const at::Tensor& queries, const Cache& cache, const at::Tensor& block_tables,
+                       const at::Tensor& starts, const at::Tensor& sequence_of, const at::Tensor& begins,
+                       const at::Tensor& ends, double scale) {
   const int64_t num_rows = queries.size(0), num_heads = queries.size(1), head_dim = queries.size(2);
-  const int64_t block_size = keys.size(1), num_kv_heads = keys.size(2), group = num_heads / num_kv_heads;
+  const int64_t num_kv_heads = cache.num_kv_heads, group = num_heads / num_kv_heads;
   TORCH_CHECK(head_dim % LANES == 0 && head_dim <= 256 && queries.stride(2) == 1 && queries.stride(1) == head_dim);
   TORCH_CHECK(group <= TILE, "more than 16 heads share a key head");
-  check_cache(keys, values, num_kv_heads, head_dim);
-  check_rows(num_rows, keys.size(0), block_size, block_tables, starts, sequence_of, begins, ends);
+  TORCH_CHECK(cache.head_dim == head_dim, "a KV cache of another head_dim");
+  check_rows(num_rows, cache.num_blocks, cache.block_size, block_tables, starts, sequence_of, begins, ends);
   at::Tensor result = at::empty({num_rows, num_heads * head_dim}, queries.options());
   const int64_t *sequence = sequence_of.data_ptr<int64_t>(), *start = starts.data_ptr<int64_t>();
   const int64_t *begin = begins.data_ptr<int64_t>(), *end = ends.data_ptr<int64_t>();
@@ -733,33 +934,46 @@ at::Tensor paged_attention(const at::Tensor& queries, const at::Tensor& keys, co
     if (!is_next) first_rows.push_back(row);
   }
   first_rows.push_back(num_rows);
-  const int64_t num_items = (first_rows.size() - 1) * num_kv_heads;
+  const int64_t num_sets = first_rows.size() - 1, num_items = num_sets * num_kv_heads;
+  // Later rows see more keys: they take turns with the early ones, so that every thread has as much to do. The heads of
+  // a set come one after the other: what they read lies side by side.
+  auto set_of = [&](int64_t turn) {
+    const int64_t set_turn = turn / num_kv_heads;
+    return set_turn % 2 ? num_sets - 1 - set_turn / 2 : set_turn / 2;
+  };
+  auto context_of = [&](int64_t turn) {
+    const int64_t set = set_of(turn), row = first_rows[set], last_row = first_rows[set + 1], of = sequence[row];
+    const int64_t* blocks = block_tables.data_ptr<int64_t>() + of * block_tables.size(1);
+    const int64_t first_seen = *std::min_element(begin + row, begin + last_row);
+    const int64_t last_seen = *std::max_element(end + row, end + last_row);
+    return Context<type>(cache, turn % num_kv_heads, blocks, start[of], first_seen, last_seen);
+  };
   at::parallel_for(0, num_items, 1, [&](int64_t first, int64_t last) {
-    QueryTile tile(head_dim);
+    QueryTile<type> tile(head_dim);
     const Tiles tiles(tile.tiles());
     std::vector<Query> together;
     for (int64_t turn = first; turn < last; ++turn) {
-      // Later rows see more keys: they take turns with the early ones, so that every thread has as much to do.
-      const int64_t item = turn % 2 ? num_items - 1 - turn / 2 : turn / 2;
-      const int64_t first_row = first_rows[item / num_kv_heads], last_row = first_rows[item / num_kv_heads + 1];
-      const int64_t kv_head = item % num_kv_heads, of = sequence[first_row];
-      Context context{bf16(keys) + kv_head * head_dim, bf16(values) + kv_head * head_dim,
-                      block_tables.data_ptr<int64_t>() + of * block_tables.size(1), block_size,
-                      num_kv_heads * head_dim, start[of], begin[first_row], end[first_row]};
+      const int64_t set = set_of(turn), kv_head = turn % num_kv_heads;
       together.clear();
-      for (int64_t row = first_row; row < last_row; ++row) {
-        context.begin = std::min(context.begin, begin[row]);
-        context.end = std::max(context.end, end[row]);
+      for (int64_t row = first_rows[set]; row < first_rows[set + 1]; ++row) {
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
           const at::BFloat16* query = bf16(queries) + row * queries.stride(0) + head * head_dim;
           at::BFloat16* to = result.data_ptr<at::BFloat16>() + (row * num_heads + head) * head_dim;
           together.push_back({query, to, begin[row], end[row]});
         }
       }
-      tile.attend(together, context, static_cast<float>(scale));
+      tile.attend(together, context_of(turn), static_cast<float>(scale), context_of(std::min(turn + 1, last - 1)));
     }
   });
   return result;
+}
+
+at::Tensor paged_attention(const at::Tensor& queries, at::TensorList tensors, const at::Tensor& block_tables,
+                           const at::Tensor& starts, const at::Tensor& sequence_of, const at::Tensor& begins,
+                           const at::Tensor& ends, double scale) {
+  const Cache cache(tensors);
+  const auto attend = cache.is_int8 ? &attend_rows<Type::int8> : &attend_rows<Type::bf16>;
+  return attend(queries, cache, block_tables, starts, sequence_of, begins, ends, scale);
 }
 
 // ---------------------------------------------------------------- decoder layers
@@ -770,22 +984,25 @@ std::optional<at::Tensor> given(const at::Tensor& tensor) {
 
 // All layers of a decoder, one after the other, so that nothing between them is left to the caller.
 // weights of each: norm; qkv: tiles, scales, bias; output: tiles, scales, bias; norm; gate and up: tiles, scales;
-// down: tiles, scales. caches of each: keys, values. rows: as paged_attention takes them. eps: of the two norms.
+// down: tiles, scales. caches: as many tensors of each, see Cache. rows: as paged_attention takes them. eps: of the two
+// norms.
 template <Type type>
 at::Tensor decoder_layers(at::Tensor hidden, at::TensorList weights, at::TensorList caches, const at::Tensor& cos,
                           const at::Tensor& sin, const at::Tensor& slots, at::TensorList rows, int64_t num_heads,
                           int64_t inner_size, at::ArrayRef<double> eps) {
   constexpr size_t WEIGHTS = 12;
-  TORCH_CHECK(weights.size() % WEIGHTS == 0 && caches.size() * (WEIGHTS / 2) == weights.size() && rows.size() == 5 &&
-              eps.size() == 2);
-  for (size_t layer = 0; layer < weights.size() / WEIGHTS; ++layer) {
+  TORCH_CHECK(weights.size() % WEIGHTS == 0 && rows.size() == 5 && eps.size() == 2);
+  const size_t num_layers = weights.size() / WEIGHTS, of_a_cache = caches.size() / std::max<size_t>(num_layers, 1);
+  TORCH_CHECK(of_a_cache * num_layers == caches.size(), "layers and caches that do not belong together");
+  for (size_t layer = 0; layer < num_layers; ++layer) {
     const at::TensorList w = weights.slice(layer * WEIGHTS, WEIGHTS);
-    const at::Tensor &keys = caches[2 * layer], &values = caches[2 * layer + 1];
-    const int64_t num_kv_heads = keys.size(2), head_dim = keys.size(3), heads = num_heads + 2 * num_kv_heads;
+    const at::TensorList tensors = caches.slice(layer * of_a_cache, of_a_cache);
+    const Cache cache(tensors);
+    const int64_t head_dim = cache.head_dim, heads = num_heads + 2 * cache.num_kv_heads;
     at::Tensor qkv = linear<type>(rms_norm(hidden, w[0], eps[0]), w[1], w[2], heads * head_dim, given(w[3]), {});
     qkv = qkv.view({hidden.size(0), heads, head_dim});
-    rotate_and_store(qkv, cos, sin, keys, values, slots, num_heads, num_kv_heads);
-    const at::Tensor attended = paged_attention(qkv.narrow(1, 0, num_heads), keys, values, rows[0], rows[1], rows[2],
+    rotate_and_store(qkv, cos, sin, tensors, slots, num_heads);
+    const at::Tensor attended = paged_attention(qkv.narrow(1, 0, num_heads), tensors, rows[0], rows[1], rows[2],
                                                 rows[3], rows[4], 1 / std::sqrt(static_cast<double>(head_dim)));
     hidden = linear<type>(attended, w[4], w[5], hidden.size(1), given(w[6]), hidden);
     hidden = gated_mlp<type>(rms_norm(hidden, w[7], eps[1]), w[8], w[9], w[10], w[11], inner_size, hidden);
@@ -810,9 +1027,9 @@ TORCH_LIBRARY(enginebay, library) {
   library.def("gather_bf16(Tensor packed, Tensor scales, Tensor ids, int num_in) -> Tensor", &gather<Type::bf16>);
   library.def("gather_int8(Tensor packed, Tensor scales, Tensor ids, int num_in) -> Tensor", &gather<Type::int8>);
   library.def("rms_norm(Tensor hidden, Tensor weight, float eps) -> Tensor", &rms_norm);
-  library.def("rotate_and_store(Tensor(a!) qkv, Tensor cos, Tensor sin, Tensor(b!) keys, Tensor(c!) values, Tensor slots, int num_heads, int num_kv_heads) -> ()",
+  library.def("rotate_and_store(Tensor(a!) qkv, Tensor cos, Tensor sin, Tensor(b!)[] cache, Tensor slots, int num_heads) -> ()",
               &rotate_and_store);
-  library.def("paged_attention(Tensor queries, Tensor keys, Tensor values, Tensor block_tables, Tensor starts, Tensor sequence_of, Tensor begins, Tensor ends, float scale) -> Tensor",
+  library.def("paged_attention(Tensor queries, Tensor[] cache, Tensor block_tables, Tensor starts, Tensor sequence_of, Tensor begins, Tensor ends, float scale) -> Tensor",
               &paged_attention);
   library.def("decoder_layers_bf16(Tensor hidden, Tensor[] weights, Tensor(a!)[] caches, Tensor cos, Tensor sin, Tensor slots, Tensor[] rows, int num_heads, int inner_size, float[] eps) -> Tensor",
               &decoder_layers<Type::bf16>);

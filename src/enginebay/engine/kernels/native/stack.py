@@ -10,7 +10,7 @@ from torch import Tensor
 
 from enginebay.engine.attention import AttentionInput
 from enginebay.engine.kernels.native.parts import FusedMlp, NativeLinear, NativeRmsNorm
-from enginebay.engine.kv_cache import LayerCache
+from enginebay.engine.layer_cache import LayerCache
 
 if TYPE_CHECKING:
     from enginebay.engine.model import DecoderLayer
@@ -40,7 +40,7 @@ class NativeStack:
         return self._run(
             hidden,
             self._weights,
-            [tensor for cache in caches for tensor in (cache.keys, cache.values)],
+            [tensor for cache in caches for tensor in cache.tensors],
             *angles,
             step.slot_mapping,
             [rows.block_tables, rows.starts, rows.sequence_of, rows.begins, rows.ends],
