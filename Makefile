@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 TORCH_INDEX ?=
 OUT    ?= out
 
-HEAVY   = weights or install or browser or prometheus or engine or slow
+HEAVY   = weights or install or browser or prometheus or engine or slow or redis or postgres
 PLUGINS = $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 # Real foreign engines, each in an environment of its own: a few gigabytes, so a link to a kept folder is fine.
 ENGINES = .venvs

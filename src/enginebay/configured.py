@@ -33,6 +33,7 @@ from enginebay.plugins import (
 )
 
 __all__ = ["CheckedBackend", "check_backend", "config_problems", "configured_backend", "entry_names"]
+ONE_ENGINE = "1: only the models of `gateway` have several copies of an engine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,12 +129,23 @@ def _context(resolved: ResolvedBackend, spec: BackendSpec, *, clock: Clock) -> B
 def config_problems(config: Config) -> list[EngineBayError]:
     """Everything that is wrong with the names of a config; empty for a sound one."""
     problems: list[EngineBayError] = []
+    pooled = () if config.gateway is None else config.gateway.backend_names
     for name in entry_names(config):
         try:
-            problems += _dropped_settings(config, check_backend(config, name))
+            checked = check_backend(one_replica(config, name) if name in pooled else config, name)
+            problems += _dropped_settings(config, checked)
         except EngineBayError as error:
             problems += getattr(error, "problems", (error,))
     return problems
+
+
+def one_replica(config: Config, name: str) -> Config:
+    """The same config with one copy of this entry: a backend is one engine, and a pool makes several."""
+    entry = config.backends.get(name)
+    if entry is None:
+        return config
+    entries = {**config.backends, name: entry.model_copy(update={"replicas": 1})}
+    return config.model_copy(update={"backends": entries})
 
 
 def _known_kind(config: Config, resolved: ResolvedBackend, asked: str | None) -> str:
@@ -168,7 +180,7 @@ def _check_mode(config: Config, resolved: ResolvedBackend, spec: BackendSpec) ->
         expected = " or ".join(spec.modes)
         raise _error(config, resolved.path_of("mode"), f"{spec.kind!r} has no mode {mode!r}", expected=expected)
     if replicas > 1:
-        raise _error(config, resolved.path_of("replicas"), f"found {replicas}", expected="1: one backend is one engine")
+        raise _error(config, resolved.path_of("replicas"), f"found {replicas}", expected=ONE_ENGINE)
 
 
 def _checked_options(config: Config, resolved: ResolvedBackend, spec: BackendSpec) -> Any:

@@ -19,7 +19,11 @@ EngineBayError
 │   ├── UnknownModel
 │   ├── ContextTooLong
 │   ├── UnsupportedFeature       the backend cannot do what a field asks
-│   └── DeadlineExceeded
+│   ├── DeadlineExceeded
+│   ├── AuthenticationFailed     no key, or none that is known
+│   ├── PermissionDenied         a known client may not do this
+│   ├── RateLimited              too much in too short a time; `retry_after_s` says when there is room again
+│   └── BudgetExceeded           the money that this client may spend is spent
 ├── BackendError                 the backend is at fault (HTTP 5xx)
 │   ├── NotStarted               used before start or after close
 │   ├── StartFailed              carries the engine's last log lines and a likely cause
@@ -30,6 +34,7 @@ EngineBayError
 │   ├── EngineDied               the engine went away with requests in flight
 │   ├── EngineStepFailed         one step failed; the engine goes on
 │   └── UpstreamError            the engine answered with an error of its own
+├── StoreUnavailable             the gateway's database or Redis cannot be reached or used
 ├── StreamContractViolated       an adapter broke the stream rules: a bug in the adapter
 └── LoadTestError                a plan, workload or result file is unusable
     ├── NotComparable            two results that nothing can be concluded from
@@ -208,6 +213,24 @@ class DeadlineExceeded(RequestError):
     pass
 
 
+class AuthenticationFailed(RequestError):
+    """Never says what of a key was wrong."""
+
+
+class PermissionDenied(RequestError):
+    pass
+
+
+class RateLimited(RequestError):
+    def __init__(self, message: str, *, retry_after_s: float, field: str | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, field=field)
+
+
+class BudgetExceeded(RequestError):
+    pass
+
+
 # ---------------------------------------------------------------- backends
 
 
@@ -267,6 +290,10 @@ class UpstreamError(BackendError):
     def __init__(self, message: str, *, backend: str | None = None, status: int | None = None) -> None:
         self.status = status
         super().__init__(message, backend=backend)
+
+
+class StoreUnavailable(EngineBayError):
+    pass
 
 
 class StreamContractViolated(EngineBayError):

@@ -17,8 +17,9 @@ from structlog.typing import FilteringBoundLogger
 
 from enginebay.backend import Backend
 from enginebay.gateway.app import build_app
+from enginebay.gateway.bounds import Bounds
 from enginebay.gateway.capture import TrafficCapture
-from enginebay.gateway.limits import Limits
+from enginebay.gateway.http_protocol import bounded_protocol
 from enginebay.gateway.logs import make_logger
 from enginebay.guard import GuardedBackend
 
@@ -32,10 +33,10 @@ class RunningServer:
         self,
         make_backend: Callable[[], Backend],
         *,
-        limits: Limits | None = None,
+        bounds: Bounds | None = None,
         make_capture: Callable[[FilteringBoundLogger], TrafficCapture | None] = lambda log: None,
     ) -> None:
-        self._make_backend, self._limits, self._make_capture = make_backend, limits, make_capture
+        self._make_backend, self._bounds, self._make_capture = make_backend, bounds, make_capture
         self.log = io.StringIO()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
@@ -58,16 +59,21 @@ class RunningServer:
         self.backend: Any = self._make_backend()
         log = make_logger(self.log)
         capture = self._make_capture(log)
-        self.app = build_app(GuardedBackend(self.backend), limits=self._limits, log=log, capture=capture)
+        self.app = build_app(GuardedBackend(self.backend), bounds=self._bounds, log=log, capture=capture)
         config = uvicorn.Config(
-            self.app, http="httptools", ws="none", lifespan="on", log_level="warning", timeout_graceful_shutdown=2
+            self.app,
+            http=bounded_protocol(self._bounds or Bounds()),
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            timeout_graceful_shutdown=2,
         )
         self._server = _Server(config)
         self._server.is_listening = asyncio.Event()
         serving = asyncio.create_task(self._server.serve(sockets=[self.listener]))
         await self._server.is_listening.wait()
         if self.backend.may_start.is_set():
-            await self.app.served.life.wait_until_ready()
+            await self.app.served.models.wait_until_ready()
         self._is_up.set()
         await serving
 

@@ -172,7 +172,7 @@ def prompt_words(prompt: Prompt) -> list[str]:
     if isinstance(prompt, Text):
         return prompt.text.split() or [""]
     if isinstance(prompt, Chat):
-        return " ".join(str(message.content) for message in prompt.messages).split()
+        return " ".join(str(message.content) for message in prompt.messages).split() or [""]
     return [f"t{token_id}" for token_id in prompt.token_ids]
 
 

@@ -13,11 +13,12 @@ from scripted_backend import ALL_BUT_STRUCTURE, ScriptedBackend, prompt_words
 
 from enginebay.errors import BackendUnavailable, ConfigError
 from enginebay.gateway import capture as capture_module
+from enginebay.gateway.app import build_app
+from enginebay.gateway.call import Attempt, Call, Client, Outcome
 from enginebay.gateway.capture import TrafficCapture
 from enginebay.gateway.logs import make_logger
 from enginebay.loadtest.traces import mooncake, read_trace
-from enginebay.monitoring import instrument
-from enginebay.types import Feature, GenerationRequest, Prompt, SamplingParams, Text, TokenIds
+from enginebay.types import Feature, GenerationRequest, Prompt, SamplingParams, Text, TokenIds, Usage
 
 SECRET = "tell nobody about the merger of"
 
@@ -176,14 +177,30 @@ def test_a_file_that_exists_is_not_written_over(tmp_path) -> None:
     assert path.read_text() == "precious\n"
 
 
-class Clock:
-    instant = 100.0
+def call_of(prompt: Prompt, *, arrived_at: float) -> Call:
+    request = GenerationRequest(request_id="r", prompt=prompt, sampling=SamplingParams(max_tokens=2))
+    return Call(
+        request_id="r",
+        client=Client(address=""),
+        model="scripted",
+        requests=[request],
+        arrived_at=arrived_at,
+        body_bytes=0,
+        attempts=[Attempt("0", arrived_at)],
+    )
 
-    def now(self) -> float:
-        return self.instant
 
-    async def sleep_until(self, instant: float) -> None:
-        raise AssertionError("nobody sleeps here")
+def outcome_of(*usages: Usage) -> Outcome:
+    return Outcome(
+        kind="finished",
+        error_code=None,
+        num_prompt_tokens=3,
+        num_cached_tokens=None,
+        num_output_tokens=2,
+        num_unbilled_tokens=0,
+        usages=usages,
+        ended_at=110.0,
+    )
 
 
 def test_lines_lie_in_order_of_arrival_although_they_are_written_when_requests_end(tmp_path, monkeypatch) -> None:
@@ -198,19 +215,16 @@ def test_lines_lie_in_order_of_arrival_although_they_are_written_when_requests_e
     monkeypatch.setattr(capture_module, "sort_by_arrival", sort_by_arrival)
 
     async def main() -> None:
-        clock = Clock()
-        watched = instrument(WordTokens(), clock=clock, observer=capture)
-        capture.begin(watched)
-
-        def stream(prompt: Prompt):
-            sampling = SamplingParams(max_tokens=2)
-            return watched.generate(GenerationRequest(request_id="r", prompt=prompt, sampling=sampling))
-
-        slow = stream(Text("first of all"))
-        await anext(slow)
-        clock.instant += 1.25
-        assert [chunk async for chunk in stream(TokenIds((1, 2)))]
-        assert [chunk async for chunk in slow]
+        app = build_app(WordTokens(), log=make_logger())
+        capture.begin(app.served.models)
+        slow, quick = (
+            call_of(Text("first of all"), arrived_at=100.0),
+            call_of(TokenIds((1, 2)), arrived_at=101.25),
+        )
+        for call in (slow, quick):
+            capture.before_engine(call, call.attempts[0])
+        for call in (quick, slow):
+            capture.at_end(call, outcome_of(Usage(3, 2)))
         await capture.end()
 
     asyncio.run(main())

@@ -73,7 +73,7 @@ def test_the_server_answers_while_the_model_loads_and_serves_once_it_has() -> No
         assert (status, answer["error"]["code"]) == (503, "not_ready")
         assert "llm_requests_total" in server.exchange("GET", "/metrics")[2].decode()
         server.loop.call_soon_threadsafe(server.backend.may_start.set)
-        server.run(server.app.served.life.wait_until_ready())
+        server.run(server.app.served.models.wait_until_ready())
         assert server.post("/v1/completions", {"prompt": "a"})[0] == 200
     assert server.backend.num_closed == 1
 
@@ -87,7 +87,7 @@ def test_a_start_that_fails_is_told_without_the_engines_log() -> None:
     with RunningServer(failing) as server:
         server.loop.call_soon_threadsafe(server.backend.may_start.set)
         with pytest.raises(StartFailed):
-            server.run(server.app.served.life.wait_until_ready())
+            server.run(server.app.served.models.wait_until_ready())
         assert server.get("/health") == (503, {"status": "dead", "reason": "start failed: no memory"})
         status, answer = server.post("/v1/completions", {"prompt": "a"})
         assert (status, answer["error"]["code"]) == (503, "start_failed")

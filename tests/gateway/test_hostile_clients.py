@@ -8,7 +8,7 @@ import pytest
 from running_server import RunningServer, http_request, read_response
 from scripted_backend import ScriptedBackend
 
-from enginebay.gateway.limits import Limits
+from enginebay.gateway.bounds import Bounds
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def others_are_still_served(server: RunningServer) -> None:
     status, answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})
     assert (status, answer["choices"][0]["text"]) == (200, "w0 ")
     server.wait_until(lambda: server.backend.num_running == 0)
-    assert server.app.served.backend.metrics.num_in_flight == 0
+    assert server.app.served.models.backend.metrics.num_in_flight == 0
 
 
 def refused(server: RunningServer, body: bytes, path: str = "/v1/completions", **headers: str) -> tuple[int, dict]:
@@ -184,7 +184,7 @@ def test_a_client_that_vanishes_in_the_middle_frees_the_engine(server: RunningSe
             received += connection.recv(65536)
     server.wait_until(lambda: server.backend.num_running == 0)
     assert server.backend.num_cancelled == num_cancelled + n
-    assert server.app.served.backend.metrics.num_requests_by_outcome["cancelled"] >= n
+    assert server.app.served.models.backend.metrics.num_requests_by_outcome["cancelled"] >= n
 
 
 def test_a_client_that_vanishes_while_it_sends_its_body_leaves_nothing(server: RunningServer) -> None:
@@ -194,12 +194,12 @@ def test_a_client_that_vanishes_while_it_sends_its_body_leaves_nothing(server: R
         reset(connection)
     while "client gone" not in server.log.getvalue()[logged:]:
         assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
-    assert server.app.served.backend.metrics.num_in_flight == 0
+    assert server.app.served.models.backend.metrics.num_in_flight == 0
     assert server.backend.num_running == 0
 
 
 def test_a_slow_reader_holds_the_engine_back_and_is_cut_off() -> None:
-    with RunningServer(ScriptedBackend, limits=Limits(write_timeout_s=0.2)) as server:
+    with RunningServer(ScriptedBackend, bounds=Bounds(write_timeout_s=0.2)) as server:
         body = json.dumps({"prompt": "flood", "max_tokens": 60, "stream": True, "ignore_eos": True}).encode()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -214,12 +214,12 @@ def test_a_slow_reader_holds_the_engine_back_and_is_cut_off() -> None:
                 received += piece
             assert received.startswith(b"HTTP/1.1 200 OK")
             assert b"[DONE]" not in received
-        assert server.app.served.backend.metrics.num_in_flight == 0
+        assert server.app.served.models.backend.metrics.num_in_flight == 0
         assert "reads too slowly" in server.log.getvalue()
 
 
 def test_the_body_of_a_client_that_never_sends_it_times_out() -> None:
-    with RunningServer(ScriptedBackend, limits=Limits(read_timeout_s=0.1)) as server, server.connection() as connection:
+    with RunningServer(ScriptedBackend, bounds=Bounds(read_timeout_s=0.1)) as server, server.connection() as connection:
         connection.sendall(http_request("POST", "/v1/completions", b'{"prompt": "a"}')[:-3])
         status, _, body = read_response(connection)
         assert status == 408

@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 from loadtest_fakes import ScriptedBackend, VirtualClock
 
+from enginebay.gateway.app import build_app
+from enginebay.gateway.call import Call, Client
 from enginebay.gateway.capture import TrafficCapture
 from enginebay.gateway.logs import make_logger
+from enginebay.gateway.models.one_backend import OneBackend
+from enginebay.gateway.passage import Passage
+from enginebay.gateway.served import Served
 from enginebay.guard import GuardedBackend
 from enginebay.loadtest.estimated_tokenizer import EstimatedTokenizer
 from enginebay.loadtest.plan import Load, Plan, PlannedRequest
@@ -30,7 +35,6 @@ from enginebay.loadtest.workloads import (
     Workload,
     make_plan,
 )
-from enginebay.monitoring import InstrumentedBackend, instrument
 from enginebay.types import (
     BackendInfo,
     Chat,
@@ -65,15 +69,37 @@ class CountingBackend(ScriptedBackend):
 class OverTheWire:
     """Asks when the stream is read, as a client of a server does: the runner makes its streams before a run begins."""
 
-    backend: InstrumentedBackend
+    served: Served
+    model: OneBackend
 
     @property
     def info(self) -> BackendInfo:
-        return self.backend.info
+        return self.model.info
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
-        async for chunk in self.backend.generate(request):
-            yield chunk
+        call = Call(
+            request_id=request.request_id,
+            client=Client(address=""),
+            model=self.model.name,
+            requests=[request],
+            arrived_at=self.served.clock.now(),
+            body_bytes=0,
+        )
+        passage = Passage(
+            call,
+            self.model,
+            choices_per_prompt=1,
+            hooks=self.served.hooks,
+            clock=self.served.clock,
+            is_ending=lambda: False,
+        )
+        with passage:
+            [stream] = await passage.admit()
+            async for chunk in stream:
+                passage.received(0, chunk)
+                if chunk.finish_reason is not None:
+                    passage.finish()
+                yield chunk
 
 
 def planned_with(
@@ -91,12 +117,14 @@ def captured(path: Path, tokenizer: EstimatedTokenizer, requests: Sequence[Plann
     async def main() -> None:
         clock = VirtualClock()
         guarded = GuardedBackend(CountingBackend(clock=clock, tokenizer=tokenizer))
-        backend = instrument(guarded, clock=clock, observer=capture)
-        await backend.start()
-        capture.begin(backend)
-        await Runner(OverTheWire(backend), clock=clock, on_record=lambda record: None).run(requests, load)
+        served = build_app(guarded, clock=clock, log=make_logger(), capture=capture).served
+        assert isinstance(served.models, OneBackend)
+        await guarded.start()
+        capture.begin(served.models)
+        wire = OverTheWire(served, served.models)
+        await Runner(wire, clock=clock, on_record=lambda record: None).run(requests, load)
         await capture.end()
-        await backend.aclose()
+        await guarded.aclose()
 
     asyncio.run(main())
     assert capture.num_lost == 0

@@ -106,3 +106,10 @@ def test_retry_after_of_a_foreign_server_is_kept() -> None:
     error = error_from_response(429, b"", backend="there", headers={"retry-after": "7"})
     assert isinstance(error, errors.BackendOverloaded)
     assert error.retry_after_s == 7.0
+
+
+def test_a_store_that_is_away_behind_another_gateway_is_a_backend_that_is_away() -> None:
+    error = errors.StoreUnavailable("the database cannot be used")
+    assert wire_form(error).status == 503
+    back = error_from_response(503, error_body(error), backend="there")
+    assert type(back) is errors.BackendUnavailable

@@ -38,6 +38,7 @@ _COMMANDS = {
     "compare": ("compare:compare", COMPARE_HELP),
     "plan": ("plan:plan", "Show what each setting becomes for a backend, and the command that would start it."),
     "backends": ("backends:backends", "List the installed backends."),
+    "costs": ("costs:show_costs", "Show what calls through the gateway used and cost."),
     "simulate": ("simulate:simulate", "Play an engine without one: its protocol, metrics, flags and faults."),
     "doctor": ("doctor:doctor", "Look at this machine and say what is missing."),
 }
@@ -57,11 +58,21 @@ _GROUPS = {
             "schema": ("config_schema:schema", "Print the JSON Schema of configs, for editors."),
         },
     ),
+    "keys": (
+        "Make and end the API keys of a gateway.",
+        {
+            "create": ("keys:create", "Make a key, and print it once."),
+            "list": ("keys:list_keys", "List the keys, without their secrets."),
+            "revoke": ("keys:revoke", "End a key for good."),
+            "rotate": ("keys:rotate", "Give a key a new secret; the old one ends after an overlap."),
+        },
+    ),
 }
 _EXTRAS = {
-    "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "matplotlib": "picture",
-    "openai": "openai", "plotly": "report", "safetensors": "models", "structlog": "gateway", "tokenizers": "models",
-    "torch": "engine", "uvicorn": "gateway",
+    "alembic": "ledger", "gguf": "models", "huggingface_hub": "models", "jinja2": "engine", "matplotlib": "picture",
+    "openai": "openai", "plotly": "report", "psycopg": "postgres", "safetensors": "models", "sqlalchemy": "ledger",
+    "structlog": "gateway", "tokenizers": "models", "torch": "engine", "uvicorn": "gateway",
+    "watchfiles": "gateway", "limits": "limits", "redis": "limits",
 }  # fmt: skip
 
 

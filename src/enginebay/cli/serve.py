@@ -26,6 +26,7 @@ from enginebay.errors import ConfigError, EngineDied
 from enginebay.gateway.app import Gateway
 from enginebay.gateway.capture import BLOCK_TOKENS, SALT_VARIABLE, TrafficCapture
 from enginebay.gateway.from_config import app_from_config
+from enginebay.gateway.http_protocol import bounded_protocol
 from enginebay.gateway.logs import make_logger
 
 BACKLOG = 2048
@@ -96,7 +97,7 @@ class Serving:
         """0 after a signal; raises what made the backend's start fail, and EngineDied when it is dead for good."""
         config = uvicorn.Config(
             self.gateway,
-            http="httptools",
+            http=bounded_protocol(self.gateway.served.bounds),
             loop="none",
             ws="none",
             lifespan="on",
@@ -125,11 +126,11 @@ class Serving:
 
     async def _announce(self, server: _Server) -> None:
         """Print the one line that scripts wait for, then watch. Raises StartFailed and its like, later EngineDied."""
-        life = self.gateway.served.life
+        models = self.gateway.served.models
         await server.is_listening.wait()
-        await life.wait_until_ready()
-        print(f"ready: {_url(self.listener)} serves {self.gateway.served.model_name}", flush=True)
-        reason = await life.wait_until_dead()
+        await models.wait_until_ready()
+        print(f"ready: {_url(self.listener)} serves {', '.join(models.names())}", flush=True)
+        reason = await models.wait_until_dead()
         raise EngineDied(f"the backend is dead, so the server ends: {reason}; start it again")
 
 

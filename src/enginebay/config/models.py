@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from enginebay.config.bench import BenchConfig
+from enginebay.config.gateway import GatewayConfig
 from enginebay.config.secret import FreeMap, ReadOnlyMap, Text, TextMap
 from enginebay.config.server import ServerConfig
 from enginebay.config.settings import EngineSettings
@@ -70,6 +71,9 @@ class Config(BaseModel):
     )
     bench: BenchConfig = Field(default_factory=BenchConfig, description="The load that backends are measured under.")
     server: ServerConfig = Field(default_factory=ServerConfig, description="Where `enginebay serve` listens.")
+    gateway: GatewayConfig | None = Field(
+        default=None, description="Serve many models, each by a pool of replicas, with keys, limits and a ledger."
+    )
 
     _source: Source = PrivateAttr(default_factory=lambda: Source(None))
 

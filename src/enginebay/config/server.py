@@ -21,6 +21,12 @@ class ServerConfig(BaseModel):
     max_body_bytes: Annotated[int, Field(ge=1)] = Field(
         default=2**20, description="Longer request bodies are refused (413)."
     )
+    max_head_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=2**16, description="Longer request lines with their headers are refused (431)."
+    )
+    max_open_requests: Annotated[int, Field(ge=1)] = Field(
+        default=4096, description="More requests at the same time are refused (503); `/health` and `/metrics` never."
+    )
     write_timeout_s: PositiveFloat = Field(
         default=30.0, description="A client that reads nothing is cut off after this to twice this."
     )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from secrets import token_hex
+from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from enginebay.backend import Backend
 from enginebay.clock import Clock, MonotonicClock
-from enginebay.errors import ShuttingDown
+from enginebay.errors import BackendOverloaded, ShuttingDown
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send
 from enginebay.gateway.body import ClientGone
-from enginebay.gateway.capture import TrafficCapture
+from enginebay.gateway.bounds import Bounds
+from enginebay.gateway.capture import CaptureLife, TrafficCapture
+from enginebay.gateway.doorkeeper import INFERENCE, METRICS, OpenDoor
 from enginebay.gateway.exchange import Exchange
 from enginebay.gateway.failures import (
     ErrorForm,
@@ -25,12 +28,14 @@ from enginebay.gateway.failures import (
     respond_error,
     respond_shutdown,
 )
+from enginebay.gateway.hooks import GatewayHook, Hooks
 from enginebay.gateway.lifecycle import BackendLife
-from enginebay.gateway.limits import Limits
 from enginebay.gateway.logs import make_logger
+from enginebay.gateway.models.one_backend import OneBackend
 from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.routes.chat import create_chat_completion
 from enginebay.gateway.routes.completions import create_completion
+from enginebay.gateway.routes.documents import docs, openapi
 from enginebay.gateway.routes.generate import generate
 from enginebay.gateway.routes.health import health, live
 from enginebay.gateway.routes.metrics import metrics
@@ -48,58 +53,85 @@ class Route:
     methods: tuple[str, ...]
     handler: Handler
     error_form: ErrorForm = openai_form
+    scope: str | None = INFERENCE
+    """What a client must be allowed to; None is open to everyone, also without a key."""
 
 
+READING = ("GET", "HEAD")
 ROUTES: Mapping[str, Route] = {
     "/v1/completions": Route(("POST",), create_completion),
     "/v1/chat/completions": Route(("POST",), create_chat_completion),
-    "/v1/models": Route(("GET", "HEAD"), list_models),
+    "/v1/models": Route(READING, list_models),
     "/tokenize": Route(("POST",), tokenize),
     "/generate": Route(("POST", "GET"), generate, detail_form),
-    "/health": Route(("GET", "HEAD"), health, detail_form),
-    "/health/ready": Route(("GET", "HEAD"), health, detail_form),
-    "/health/live": Route(("GET", "HEAD"), live, detail_form),
-    "/metrics": Route(("GET", "HEAD"), metrics, detail_form),
+    "/health": Route(READING, health, detail_form, scope=None),
+    "/health/ready": Route(READING, health, detail_form, scope=None),
+    "/health/live": Route(READING, live, detail_form, scope=None),
+    "/metrics": Route(READING, metrics, detail_form, scope=METRICS),
+    "/openapi.json": Route(READING, openapi, scope=None),
+    "/docs": Route(READING, docs, scope=None),
 }
-ONE_MODEL = Route(("GET", "HEAD"), retrieve_model)
+ONE_MODEL = Route(READING, retrieve_model)
 
 
 def build_app(
     backend: Backend,
     *,
     served_name: str | None = None,
-    limits: Limits | None = None,
+    bounds: Bounds | None = None,
     clock: Clock | None = None,
     log: FilteringBoundLogger | None = None,
     replica: str = "0",
     capture: TrafficCapture | None = None,
+    hooks: Sequence[GatewayHook] = (),
 ) -> Gateway:
     """Serve one backend, not started yet: the application starts it in the background and closes it at the end.
 
     served_name: the name that clients use, else the backend's model. A guarded backend (`get_backend`) is expected.
     capture: where the traffic is written without its texts.
     """
-    log = log or make_logger()
-    served = Served(
-        backend=instrument(backend, clock=clock, replica=replica, observer=capture),
-        life=BackendLife(backend, log, clock=clock),
-        model_name=served_name or backend.info.model,
-        limits=limits or Limits(),
-        log=log,
-        clock=clock or MonotonicClock(),
+    log, clock = log or make_logger(), clock or MonotonicClock()
+    joined_hooks = Hooks(hooks if capture is None else [*hooks, capture], log)
+    model = OneBackend(
+        instrument(backend, clock=clock, replica=replica),
+        BackendLife(backend, log, clock=clock),
+        name=served_name or backend.info.model,
+        replica=replica,
+        hooks=joined_hooks,
+        clock=clock,
     )
-    return Gateway(served, capture)
+    open_requests = OpenRequests()
+    served = Served(
+        models=model,
+        door=OpenDoor(),
+        hooks=joined_hooks,
+        bounds=bounds or Bounds(),
+        log=log,
+        clock=clock,
+        is_ending=lambda: open_requests.has_ended,
+    )
+    parts = () if capture is None else (CaptureLife(capture, model),)
+    return Gateway(served, open_requests, parts)
+
+
+class Part(Protocol):
+    """What lives as long as the server does: the models begin first and end last."""
+
+    async def begin(self) -> None: ...
+
+    async def end(self) -> None: ...
 
 
 class Gateway:
     """The ASGI callable."""
 
-    def __init__(self, served: Served, capture: TrafficCapture | None = None) -> None:
+    def __init__(self, served: Served, open_requests: OpenRequests, parts: Sequence[Part] = ()) -> None:
+        """parts: in the order in which they begin; they end the other way round."""
         self.served = served
-        self._capture = capture
+        self._parts = parts
         self._id_prefix = token_hex(8)
         self._serials = count()
-        self._open_requests = OpenRequests()
+        self._open_requests = open_requests
 
     def end_open_requests(self) -> None:
         """Answer what is in flight with ShuttingDown: streams as an event, others with 503. For a server that ends."""
@@ -118,7 +150,7 @@ class Gateway:
             scope,
             receive,
             send,
-            limits=self.served.limits,
+            bounds=self.served.bounds,
             fallback_id=f"{self._id_prefix}{next(self._serials):x}",
             base_headers=self._base_headers(),
             arrived_at=self.served.clock.now(),
@@ -132,6 +164,9 @@ class Gateway:
             return
         try:
             with self._open_requests:
+                self._demand_room(route)
+                if route.scope is not None:
+                    exchange.client = await self.served.door.let_in(exchange, route.scope)
                 await route.handler(self.served, exchange)
         except ShuttingDown as error:
             await respond_shutdown(exchange, error, form=route.error_form, log=self.served.log)
@@ -140,21 +175,27 @@ class Gateway:
         except Exception as error:  # noqa: BLE001 - the boundary: logged and answered
             await respond_error(exchange, error, form=route.error_form, log=self.served.log)
 
+    def _demand_room(self, route: Route) -> None:
+        """A burst of requests does not keep anyone from /health and /metrics."""
+        max_open = self.served.bounds.max_open_requests
+        if route.scope == INFERENCE and self._open_requests.num_open > max_open:
+            raise BackendOverloaded(f"the server answers {max_open} requests already: try again later")
+
     def _route(self, path: str) -> Route | None:
         return ROUTES.get(path) or (ONE_MODEL if path.startswith("/v1/models/") else None)
 
     def _base_headers(self) -> Headers:
-        return [(SIMULATED_HEADER.encode(), b"1")] if self.served.backend.info.simulated else []
+        return [(SIMULATED_HEADER.encode(), b"1")] if self.served.models.is_simulated else []
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """The backend starts beside the server: it answers /health from the first moment."""
+        """The backends start beside the server: it answers /health from the first moment."""
         await receive()
-        self.served.life.begin()
-        if self._capture is not None:
-            self._capture.begin(self.served.backend)
+        self.served.models.begin()
+        for part in self._parts:
+            await part.begin()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        if self._capture is not None:
-            await self._capture.end()  # before the backend, which tells the tokens of what is not written yet
-        await self.served.life.end()
+        for part in reversed(self._parts):
+            await part.end()
+        await self.served.models.end()
         await send({"type": "lifespan.shutdown.complete"})

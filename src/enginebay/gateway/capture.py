@@ -17,10 +17,12 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from enginebay.errors import ConfigError, EngineBayError, LoadTestError
+from enginebay.gateway.call import Attempt, Call, Outcome
+from enginebay.gateway.hooks import GatewayHook
+from enginebay.gateway.models.served_model import ModelCatalog, ServedModel, can_count_tokens
 from enginebay.loadtest.traces.mooncake import MooncakeLine, encode_line, sort_by_arrival
 from enginebay.loadtest.traces.prefix_hashes import prefix_hashes
-from enginebay.monitoring import InstrumentedBackend
-from enginebay.types import Feature, GenerationRequest, TokenIds
+from enginebay.types import GenerationRequest, TokenIds, Usage
 
 BLOCK_TOKENS = 64
 """Small enough to see a system prompt; the traces that Mooncake published have 512."""
@@ -32,15 +34,17 @@ MAX_WAITING = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ended:
+    """One choice of a call."""
+
+    model: str
     request: GenerationRequest
     at: float
-    """Seconds from the first request on."""
-    num_prompt_tokens: int | None
-    num_output_tokens: int
+    """Seconds from the first call on."""
+    usage: Usage
 
 
-class TrafficCapture:
-    """Sees the requests of one server; `begin` and `end` frame its life. `end` leaves a file in order of arrival."""
+class TrafficCapture(GatewayHook):
+    """Sees the calls of one server; `begin` and `end` frame its life. `end` leaves a file in order of arrival."""
 
     def __init__(
         self, path: Path, *, block_tokens: int = BLOCK_TOKENS, salt: bytes | None = None, log: FilteringBoundLogger
@@ -59,29 +63,24 @@ class TrafficCapture:
         except OSError as error:
             raise ConfigError(f"--capture {path}: cannot be written: {error.strerror}") from error
 
-    def begin(self, backend: InstrumentedBackend) -> None:
-        """backend: tells token ids, where it can."""
-        self._writing = asyncio.create_task(self._write_all(backend))
+    def begin(self, models: ModelCatalog) -> None:
+        """models: tell token ids, where they can."""
+        self._writing = asyncio.create_task(self._write_all(models))
 
-    def arrived(self, at: float) -> None:
+    def before_engine(self, call: Call, attempt: Attempt) -> None:
         if self._zero is None:
-            self._zero = at
+            self._zero = call.arrived_at
 
-    def ended(
-        self, request: GenerationRequest, *, arrived_at: float, num_prompt_tokens: int | None, num_output_tokens: int
-    ) -> None:
-        """Also cancelled ones, with what they produced."""
-        if self._waiting.qsize() >= MAX_WAITING:
-            self._lose("they come faster than their prompts can be tokenised")
+    def at_end(self, call: Call, outcome: Outcome) -> None:
+        """A line for each choice, also of calls that were cancelled or failed, with what they produced."""
+        if outcome.kind == "refused" or not call.attempts:
             return
-        self._waiting.put_nowait(
-            _Ended(
-                request=request,
-                at=arrived_at - (self._zero or 0.0),
-                num_prompt_tokens=num_prompt_tokens,
-                num_output_tokens=num_output_tokens,
-            )
-        )
+        at = max(0.0, call.arrived_at - (self._zero or 0.0))
+        for request, usage in zip(call.requests, outcome.usages, strict=True):
+            if self._waiting.qsize() >= MAX_WAITING:
+                self._lose("they come faster than their prompts can be tokenised")
+            else:
+                self._waiting.put_nowait(_Ended(model=call.model, request=request, at=at, usage=usage))
 
     async def end(self) -> None:
         """Write what waits, bring the file in order, close it."""
@@ -93,10 +92,10 @@ class TrafficCapture:
             await asyncio.to_thread(sort_by_arrival, self._path)
         self._log.info("traffic captured", file=str(self._path), num_lost=self.num_lost)
 
-    async def _write_all(self, backend: InstrumentedBackend) -> None:
+    async def _write_all(self, models: ModelCatalog) -> None:
         while (ended := await self._waiting.get()) is not None:
-            token_ids = await self._token_ids(ended.request, backend)
-            if not token_ids and not ended.num_prompt_tokens:  # a line without a length could not be replayed
+            token_ids = await self._token_ids(ended.request, models.find(ended.model))
+            if not token_ids and not ended.usage.num_prompt_tokens:  # a line without a length could not be replayed
                 self._lose("the backend tells neither the tokens of its prompt nor their number")
                 continue
             try:
@@ -108,20 +107,20 @@ class TrafficCapture:
         """Hash and write, in a thread."""
         line = MooncakeLine(
             timestamp=round(ended.at * 1000),
-            input_length=len(token_ids) or ended.num_prompt_tokens or 0,
-            output_length=ended.num_output_tokens,
+            input_length=len(token_ids) or ended.usage.num_prompt_tokens,
+            output_length=ended.usage.num_output_tokens,
             hash_ids=prefix_hashes(token_ids, block_tokens=self._block_tokens, salt=self._salt),
         )
         self._file.write(encode_line(line))
 
-    async def _token_ids(self, request: GenerationRequest, backend: InstrumentedBackend) -> tuple[int, ...] | None:
-        """As the engine saw them; None where the backend does not tell."""
+    async def _token_ids(self, request: GenerationRequest, model: ServedModel | None) -> tuple[int, ...] | None:
+        """As the engine saw them; None where the backend does not tell. model: None where a reload has removed it."""
         token_ids: tuple[int, ...] | None = None
         if isinstance(request.prompt, TokenIds):
             token_ids = request.prompt.token_ids
-        elif Feature.COUNT_TOKENS in backend.info.capabilities:
+        elif model is not None and can_count_tokens(model.info):
             with suppress(EngineBayError):  # it may be closing, or dead: its usage may still tell the number
-                token_ids = await backend.count_tokens(request.prompt)
+                token_ids = await model.count_tokens(request.prompt)
         if token_ids is None or request.truncate_prompt_tokens is None:
             return token_ids
         return token_ids[-request.truncate_prompt_tokens :]
@@ -130,3 +129,17 @@ class TrafficCapture:
         self.num_lost += 1
         if self.num_lost == 1:
             self._log.warning("a request is missing from the capture, perhaps more will be", why=why)
+
+
+class CaptureLife:
+    """A capture's begin and end with those of its server."""
+
+    def __init__(self, capture: TrafficCapture, models: ModelCatalog) -> None:
+        self._capture, self._models = capture, models
+
+    async def begin(self) -> None:
+        self._capture.begin(self._models)
+
+    async def end(self) -> None:
+        """Before the models end, which tell the tokens of what is not written yet."""
+        await self._capture.end()

@@ -8,7 +8,8 @@ from types import TracebackType
 
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send, abort_connection
 from enginebay.gateway.body import ClientGone, read_body
-from enginebay.gateway.limits import Limits
+from enginebay.gateway.bounds import Bounds
+from enginebay.gateway.call import Client
 
 JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 EVENT_STREAM_HEADERS: Headers = [
@@ -23,18 +24,21 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Exchange:
     """request_id: the client's `x-request-id` where it is sound, else ours; it goes back in every answer.
 
-    arrived_at: of the backend's clock, before anything was read of the body.
+    arrived_at: of the backend's clock, before anything was read of the body. client: who asks; until the door has let
+    it in, only its address.
     """
 
     __slots__ = (
         "_base_headers",
-        "_limits",
+        "_bounds",
         "_receive",
         "_send",
         "arrived_at",
+        "client",
         "has_begun",
         "has_ended",
         "is_writing",
+        "num_body_bytes",
         "num_writes",
         "request_id",
         "scope",
@@ -47,13 +51,13 @@ class Exchange:
         receive: Receive,
         send: Send,
         *,
-        limits: Limits,
+        bounds: Bounds,
         fallback_id: str,
         base_headers: Headers,
         arrived_at: float,
     ) -> None:
         self.scope, self.arrived_at = scope, arrived_at
-        self._receive, self._send, self._limits = receive, send, limits
+        self._receive, self._send, self._bounds = receive, send, bounds
         given_id = (self.header(b"x-request-id") or b"").decode("latin-1")
         self.request_id = given_id if REQUEST_ID.fullmatch(given_id) else fallback_id
         self._base_headers = [*base_headers, (b"x-request-id", self.request_id.encode())]
@@ -62,6 +66,9 @@ class Exchange:
         self.why_gone = "disconnected"
         self.is_writing = False
         self.num_writes = 0
+        self.num_body_bytes = 0
+        peer = scope.get("client")
+        self.client = Client(address=peer[0] if peer else "")
 
     @property
     def path(self) -> str:
@@ -80,15 +87,17 @@ class Exchange:
 
     async def body(self) -> bytes:
         """Raises BodyTooLarge, DeadlineExceeded, InvalidRequest, or ClientGone."""
-        limits = self._limits
-        return await read_body(
-            self.header, self._receive, max_bytes=limits.max_body_bytes, timeout_s=limits.read_timeout_s
+        bounds = self._bounds
+        data = await read_body(
+            self.header, self._receive, max_bytes=bounds.max_body_bytes, timeout_s=bounds.read_timeout_s
         )
+        self.num_body_bytes = len(data)
+        return data
 
     async def respond(self, status: int, body: bytes, headers: Headers) -> None:
         """A whole answer at once. Raises ClientGone."""
         try:
-            async with asyncio.timeout(self._limits.write_timeout_s):
+            async with asyncio.timeout(self._bounds.write_timeout_s):
                 await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
                 await self.write(body, is_last=True)
         except TimeoutError:  # only where earlier answers on this connection still wait to be read
@@ -113,7 +122,7 @@ class Exchange:
 
     def while_client_listens(self) -> CancelWhenClientLeaves:
         """For the time after the body was read: a client that leaves, or reads nothing, cancels what runs inside."""
-        return CancelWhenClientLeaves(self, self._receive, self._send, write_timeout_s=self._limits.write_timeout_s)
+        return CancelWhenClientLeaves(self, self._receive, self._send, write_timeout_s=self._bounds.write_timeout_s)
 
 
 class CancelWhenClientLeaves:

@@ -15,6 +15,14 @@ class OpenRequests:
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_ended = False
 
+    @property
+    def num_open(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._has_ended
+
     def end_all(self) -> None:
         """Also of those that begin later."""
         self._has_ended = True

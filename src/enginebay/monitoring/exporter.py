@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -38,10 +38,12 @@ class Exporter:
 
     async def text(self) -> bytes:
         """Answers within STATS_TIMEOUT_S, also while the engine is loading, stuck or dead."""
+        return await text_of_all([self])
+
+    async def snapshot(self) -> Collector:
+        """The values of this moment; within STATS_TIMEOUT_S."""
         stats = await self._engine_stats()
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Snapshot(self._backend.info, self._replica, _values(self._metrics, stats)))
-        return generate_latest(registry)
+        return _Snapshot(self._backend.info, self._replica, _values(self._metrics, stats))
 
     async def _engine_stats(self) -> EngineStats | None:
         try:
@@ -49,6 +51,28 @@ class Exporter:
                 return await self._backend.stats()
         except (EngineBayError, TimeoutError):
             return None  # told by enginebay_engine_stats_up 0
+
+
+async def text_of_all(exporters: Sequence[Exporter], others: Sequence[Collector] = ()) -> bytes:
+    """Several replicas in one text, each metric once with the samples of all of them. others: further metrics."""
+    snapshots = await asyncio.gather(*(exporter.snapshot() for exporter in exporters))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Together([*snapshots, *others]))
+    return generate_latest(registry)
+
+
+class _Together(Collector):
+    def __init__(self, collectors: Sequence[Collector]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for collector in self._collectors:
+            for family in collector.collect():
+                known = families.setdefault(family.name, family)
+                if known is not family and family.name != quantities.SIMULATED_METRIC:
+                    known.samples += family.samples
+        yield from families.values()
 
 
 def _values(metrics: RequestMetrics, stats: EngineStats | None) -> dict[str, Value | None]:

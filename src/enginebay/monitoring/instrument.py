@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import Protocol
 
 from enginebay.backend import Backend, CountsTokens, ResetsPrefixCache
 from enginebay.clock import Clock, MonotonicClock
@@ -15,34 +14,19 @@ from enginebay.monitoring.request_metrics import CANCELLED, ERROR, REFUSED, Requ
 from enginebay.types import BackendInfo, EngineStats, Feature, GenerationChunk, GenerationRequest, Health, Prompt
 
 
-class RequestObserver(Protocol):
-    """Sees requests come and go. Called on the event loop, in the midst of answering: return at once."""
-
-    def arrived(self, at: float) -> None: ...
-
-    def ended(
-        self, request: GenerationRequest, *, arrived_at: float, num_prompt_tokens: int | None, num_output_tokens: int
-    ) -> None:
-        """However it ended, also cancelled or failed; not of requests that were refused."""
-        ...
-
-
-def instrument(
-    backend: Backend, *, clock: Clock | None = None, replica: str = "0", observer: RequestObserver | None = None
-) -> InstrumentedBackend:
+def instrument(backend: Backend, *, clock: Clock | None = None, replica: str = "0") -> InstrumentedBackend:
     """Wrap a backend so that it records the `llm_*` metrics; `await wrapped.metrics_text()` gives Prometheus text.
 
     backend: best what `get_backend` returned, since its guard is what bounds a stream's life.
     """
-    return InstrumentedBackend(backend, clock=clock or MonotonicClock(), replica=replica, observer=observer)
+    return InstrumentedBackend(backend, clock=clock or MonotonicClock(), replica=replica)
 
 
 class InstrumentedBackend:
     """A `Backend` that hands everything on and counts what passes."""
 
-    def __init__(self, inner: Backend, *, clock: Clock, replica: str, observer: RequestObserver | None = None) -> None:
+    def __init__(self, inner: Backend, *, clock: Clock, replica: str) -> None:
         self._inner = inner
-        self._observer = observer
         self._clock = clock
         self.metrics = RequestMetrics(clock)
         self.exporter = Exporter(inner, self.metrics, replica=replica)
@@ -61,15 +45,14 @@ class InstrumentedBackend:
         except EngineBayError as error:
             self.metrics.num_requests_by_outcome[REFUSED if isinstance(error, RequestError) else ERROR] += 1
             raise
-        if self._observer is not None:
-            self._observer.arrived(arrived_at)
-        return self._recorded(stream, request, arrived_at)
+        times_tokens = request.delivery == "stream"
+        return self._recorded(stream, arrived_at, times_tokens=times_tokens)
 
     async def _recorded(
-        self, stream: AsyncGenerator[GenerationChunk, None], request: GenerationRequest, arrived_at: float
+        self, stream: AsyncGenerator[GenerationChunk, None], arrived_at: float, *, times_tokens: bool
     ) -> AsyncGenerator[GenerationChunk, None]:
         """In flight from the first `__anext__`, before anything is awaited; a stream never begun counts nothing."""
-        recorder = RequestRecorder(self.metrics, arrived_at, times_tokens=request.delivery == "stream")
+        recorder = RequestRecorder(self.metrics, arrived_at, times_tokens=times_tokens)
         outcome = CANCELLED  # also what a consumer that stops early leaves behind
         try:
             async for chunk in stream:
@@ -87,13 +70,6 @@ class InstrumentedBackend:
             raise
         finally:
             recorder.end(outcome, self._clock.now())
-            if self._observer is not None and outcome != REFUSED:
-                self._observer.ended(
-                    request,
-                    arrived_at=arrived_at,
-                    num_prompt_tokens=recorder.num_prompt_tokens,
-                    num_output_tokens=recorder.num_output_tokens,
-                )
             await stream.aclose()  # never waits: clean-up of a stream is synchronous
 
     async def metrics_text(self) -> bytes:

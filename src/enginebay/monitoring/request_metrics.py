@@ -107,15 +107,6 @@ class RequestRecorder:
         self._metrics.count_tokens(num_uncounted)
         self._num_tokens += num_uncounted
 
-    @property
-    def num_output_tokens(self) -> int:
-        return self._num_tokens
-
-    @property
-    def num_prompt_tokens(self) -> int | None:
-        """None while the backend has not told."""
-        return self._num_prompt_tokens or None
-
     def end(self, outcome: str, ended_at: float) -> None:
         self._metrics.num_in_flight -= 1
         self._metrics.num_requests_by_outcome[outcome] += 1

@@ -37,6 +37,10 @@ TABLE: Mapping[type[errors.EngineBayError], WireForm] = {
     errors.ContextTooLong: WireForm(400, INVALID, "context_length_exceeded"),
     errors.UnsupportedFeature: WireForm(400, INVALID, "unsupported_feature"),
     errors.DeadlineExceeded: WireForm(408, "timeout_error", "deadline_exceeded"),
+    errors.AuthenticationFailed: WireForm(401, "authentication_error", "invalid_api_key"),
+    errors.PermissionDenied: WireForm(403, "permission_error", "permission_denied"),
+    errors.RateLimited: WireForm(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.BudgetExceeded: WireForm(429, "insufficient_quota", "insufficient_quota"),
     errors.BackendError: WireForm(500, SERVER, "backend_error"),
     errors.NotStarted: WireForm(503, "service_unavailable_error", "not_ready"),
     errors.StartFailed: WireForm(503, "service_unavailable_error", "start_failed"),
@@ -47,9 +51,17 @@ TABLE: Mapping[type[errors.EngineBayError], WireForm] = {
     errors.EngineDied: WireForm(502, SERVER, "engine_died"),
     errors.EngineStepFailed: WireForm(500, SERVER, "engine_step_failed"),
     errors.UpstreamError: WireForm(502, SERVER, "upstream_error"),
+    errors.StoreUnavailable: WireForm(503, "service_unavailable_error", "store_unavailable"),
     errors.EngineBayError: WireForm(500, SERVER, "internal_error"),
 }
-CLASS_OF_CODE = {form.code: cls for cls, form in TABLE.items()}
+_ABOUT_OUR_CLIENTS = (
+    errors.AuthenticationFailed,
+    errors.PermissionDenied,
+    errors.RateLimited,
+    errors.BudgetExceeded,
+)
+"""Said of a client of ours. From a server behind us the same codes speak of our own key, which is no client's fault."""
+CLASS_OF_CODE = {form.code: cls for cls, form in TABLE.items() if cls not in _ABOUT_OUR_CLIENTS}
 DEFAULT_RETRY_AFTER_S = 1.0
 
 
@@ -96,8 +108,10 @@ def public_message(error: BaseException) -> str:
 
 
 def error_headers(error: BaseException) -> list[tuple[bytes, bytes]]:
-    """`retry-after` in whole seconds, rounded up, for overload."""
-    if not isinstance(error, errors.BackendOverloaded):
+    """`retry-after` in whole seconds, rounded up, for overload and rate limits; how to authenticate for a 401."""
+    if isinstance(error, errors.AuthenticationFailed):
+        return [(b"www-authenticate", b"Bearer")]
+    if not isinstance(error, errors.BackendOverloaded | errors.RateLimited):
         return []
     seconds = error.retry_after_s if error.retry_after_s is not None else DEFAULT_RETRY_AFTER_S
     return [(b"retry-after", b"%d" % max(1, math.ceil(seconds)))]
@@ -180,7 +194,7 @@ def _build(
         return errors.BackendOverloaded(message, backend=backend, retry_after_s=_retry_after_s(headers))
     if cls is errors.UpstreamError or cls is errors.BackendError or cls is errors.EngineBayError:
         return errors.UpstreamError(f"{message} (HTTP {status})", backend=backend, status=status)
-    if cls is errors.NotStarted or cls is errors.StartFailed:
+    if cls in (errors.NotStarted, errors.StartFailed, errors.StoreUnavailable):
         return errors.BackendUnavailable(message, backend=backend)
     if issubclass(cls, errors.BackendError):
         return cls(message, backend=backend)

@@ -160,6 +160,8 @@ class TokenizeBody(_Body, kw_only=True):
 class GenerateBody(_Body, kw_only=True):
     """POST /generate."""
 
+    model: str | None = None
+    """The lesson has none; it is needed where more than one is served."""
     prompt: str
     max_tokens: int = 200
     temperature: float = 0.8

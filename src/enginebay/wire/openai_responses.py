@@ -103,6 +103,9 @@ def has_content(chunk: GenerationChunk) -> bool:
     )
 
 
+_Settings = dict[str, object]  # inside the class `object` is a field
+
+
 class ModelEntry(msgspec.Struct, kw_only=True):
     id: str
     created: int
@@ -116,7 +119,7 @@ class ModelEntry(msgspec.Struct, kw_only=True):
     kind: str | None = None
     """Of the backend that serves."""
     engine_version: str | None = None
-    effective_settings: dict[str, object] | None = None
+    effective_settings: _Settings | None = None
     """What the engine says it runs with."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from enginebay.types import GenerationChunk, Usage
@@ -42,6 +40,9 @@ class UsageTally:
     def of_choice(self, index: int) -> Usage:
         return self._usages[index]
 
+    def of_choices(self) -> tuple[Usage, ...]:
+        return tuple(self._usages)
+
     def total(self) -> Usage:
         prompts = self._usages[:: self._choices_per_prompt]
         cached = [usage.num_cached_tokens for usage in prompts if usage.num_cached_tokens is not None]
@@ -73,13 +74,3 @@ def usage_json(usage: Usage) -> bytes:
         prompt + output,
         details,
     )
-
-
-def total_usage(answers: Sequence[GenerationChunk], *, choices_per_prompt: int) -> Usage:
-    """Of complete answers, in the order of the choices."""
-    if len(answers) == 1 and answers[0].usage is not None:
-        return answers[0].usage
-    tally = UsageTally(num_choices=len(answers), choices_per_prompt=choices_per_prompt)
-    for index, answer in enumerate(answers):
-        tally.add(index, answer)
-    return tally.total()

@@ -24,27 +24,31 @@ _decoder = msgspec.json.Decoder(CompletionBody)
 async def create_completion(served: Served, exchange: Exchange) -> None:
     demand_json(exchange.header(b"content-type"))
     body = parse(await exchange.body(), _decoder)
-    served.life.demand_ready()
-    served.demand_model(body.model)
+    model = served.model(body.model, exchange.client)
+    model.demand_ready()
+    info = model.info
     answer_id = response_id("cmpl", exchange, body.request_id)
-    requests = completion_requests(body, served.target, request_id=served.engine_request_id(answer_id))
-    requests = with_deadline(requests, exchange, served)
-    options = _options(body, served, answer_id, num_choices=len(requests))
+    if body.max_tokens is None:
+        body.max_tokens = model.default_max_tokens
+    requests = completion_requests(body, served.target(info), request_id=served.engine_request_id(answer_id))
+    requests = with_deadline(requests, exchange, info)
+    options = _options(body, model.name, answer_id, num_choices=len(requests))
     echoed = [_known_text(request) for request in requests] if body.echo else ()
-    encoder = CompletionEncoder(options, echoed=echoed, backend=served.backend.info.name)
-    if body.stream:
-        interval = body.stream_interval or 1
-        await answer_streaming(exchange, served, requests, encoder, options, stream_interval=interval)
-    else:
-        await answer_whole(exchange, served, requests, encoder, options)
+    encoder = CompletionEncoder(options, echoed=echoed, backend=info.name)
+    with served.passage(exchange, model, requests, choices_per_prompt=options.choices_per_prompt) as passage:
+        if body.stream:
+            interval = body.stream_interval or 1
+            await answer_streaming(exchange, passage, encoder, options, stream_interval=interval, log=served.log)
+        else:
+            await answer_whole(exchange, passage, encoder)
 
 
-def _options(body: CompletionBody, served: Served, answer_id: str, *, num_choices: int) -> ResponseOptions:
+def _options(body: CompletionBody, model_name: str, answer_id: str, *, num_choices: int) -> ResponseOptions:
     stream_options = body.stream_options
     return ResponseOptions(
         response_id=answer_id,
         created=int(time.time()),
-        model=served.model_name,
+        model=model_name,
         num_choices=num_choices,
         choices_per_prompt=body.n or 1,
         include_usage=stream_options is not None and bool(stream_options.include_usage),

@@ -23,11 +23,13 @@ _decoder = msgspec.json.Decoder(GenerateBody)
 
 async def generate(served: Served, exchange: Exchange) -> None:
     body = await _read(exchange)
-    served.life.demand_ready()
+    model = served.model(body.model, exchange.client)
+    model.demand_ready()
     request_id = served.engine_request_id(response_id("gen", exchange, None))
-    requests = with_deadline([generate_request(body, request_id=request_id)], exchange, served)
-    [answer] = await generate_whole(exchange, served, requests)
-    await exchange.respond(200, encode({"text": answer.text}), JSON_HEADERS)
+    requests = with_deadline([generate_request(body, request_id=request_id)], exchange, model.info)
+    with served.passage(exchange, model, requests) as passage:
+        [answer] = await generate_whole(exchange, passage)
+        await exchange.respond(200, encode({"text": answer.text}), JSON_HEADERS)
 
 
 async def _read(exchange: Exchange) -> GenerateBody:

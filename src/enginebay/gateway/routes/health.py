@@ -10,7 +10,7 @@ from enginebay.wire.openai_responses import encode
 
 async def health(served: Served, exchange: Exchange) -> None:
     """200 while requests can be served as they should, else 503 with the reason."""
-    health = await served.life.health()
+    health = await served.models.health()
     if health.state is HealthState.READY:
         await exchange.respond(200, b'{"status":"healthy"}', JSON_HEADERS)
         return

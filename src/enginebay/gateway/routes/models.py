@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from enginebay.gateway.exchange import JSON_HEADERS, Exchange
+from enginebay.gateway.models.served_model import ServedModel
 from enginebay.gateway.served import Served
 from enginebay.wire.openai_responses import ModelEntry, ModelList, encode
 
 
 async def list_models(served: Served, exchange: Exchange) -> None:
-    await exchange.respond(200, encode(ModelList(data=[_entry(served)])), JSON_HEADERS)
+    models = [served.model(name, exchange.client) for name in served.names_for(exchange.client)]
+    await exchange.respond(200, encode(ModelList(data=[_entry(model) for model in models])), JSON_HEADERS)
 
 
 async def retrieve_model(served: Served, exchange: Exchange) -> None:
-    served.demand_model(exchange.path.removeprefix("/v1/models/"))
-    await exchange.respond(200, encode(_entry(served)), JSON_HEADERS)
+    model = served.model(exchange.path.removeprefix("/v1/models/"), exchange.client)
+    await exchange.respond(200, encode(_entry(model)), JSON_HEADERS)
 
 
-def _entry(served: Served) -> ModelEntry:
-    info = served.backend.info
+def _entry(model: ServedModel) -> ModelEntry:
+    info = model.info
     return ModelEntry(
-        id=served.model_name,
-        created=served.started_at_unix,
+        id=model.name,
+        created=model.created_at_unix,
         root=info.model,
         max_model_len=info.max_model_len,
         features=sorted(feature.value for feature in info.capabilities.features),

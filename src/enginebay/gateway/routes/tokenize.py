@@ -7,6 +7,7 @@ import msgspec
 from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.gateway.body import demand_json
 from enginebay.gateway.exchange import JSON_HEADERS, Exchange
+from enginebay.gateway.models.served_model import can_count_tokens
 from enginebay.gateway.served import Served
 from enginebay.types import Prompt, Text
 from enginebay.wire.openai_messages import tokenize_chat
@@ -19,17 +20,18 @@ _decoder = msgspec.json.Decoder(TokenizeBody)
 async def tokenize(served: Served, exchange: Exchange) -> None:
     demand_json(exchange.header(b"content-type"))
     body = parse(await exchange.body(), _decoder)
-    served.life.demand_ready()
-    served.demand_model(body.model)
-    if not served.counts_tokens:
-        raise UnsupportedFeature(field="tokenize", backend=served.backend.info.name, detail="it does not tell tokens")
+    model = served.model(body.model, exchange.client)
+    model.demand_ready()
+    info = model.info
+    if not can_count_tokens(info):
+        raise UnsupportedFeature(field="tokenize", backend=info.name, detail="it does not tell tokens")
     if body.return_token_strs:
-        raise UnsupportedFeature(field="return_token_strs", backend=served.backend.info.name)
+        raise UnsupportedFeature(field="return_token_strs", backend=info.name)
     async with exchange.while_client_listens():
-        token_ids = await served.backend.count_tokens(_prompt(body, served.backend.info.name))
+        token_ids = await model.count_tokens(_prompt(body, info.name))
     answer = {
         "count": len(token_ids),
-        "max_model_len": served.backend.info.max_model_len,
+        "max_model_len": info.max_model_len,
         "tokens": token_ids,
         "token_strs": None,
     }

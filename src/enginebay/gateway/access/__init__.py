@@ -1,0 +1,1 @@
+"""Who may come in: API keys, scopes, and the rule for a gateway without keys."""

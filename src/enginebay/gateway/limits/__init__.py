@@ -1,0 +1,1 @@
+"""How much each client may have: requests, tokens, concurrency and money."""

@@ -1,0 +1,1 @@
+"""What clients call a model, and what serves it."""

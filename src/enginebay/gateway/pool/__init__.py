@@ -1,0 +1,1 @@
+"""Several replicas that serve one version of a model as if they were one."""

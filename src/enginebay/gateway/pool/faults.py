@@ -1,0 +1,34 @@
+"""What an error of an attempt says: of the replica, and of whether another may do better."""
+
+from __future__ import annotations
+
+from enginebay.errors import (
+    BackendError,
+    BackendOverloaded,
+    EngineBayError,
+    RequestError,
+    ShuttingDown,
+    StreamContractViolated,
+    UpstreamError,
+)
+
+FIRST_SERVER_ERROR = 500
+
+
+def is_fault_of_replica(error: EngineBayError) -> bool:
+    """Faults of transport and engine alone: what trips a breaker.
+
+    A request that was refused is its client's fault, an overload is none, and a replica that shuts down does so on
+    purpose. An upstream status of 400 to 499 speaks of the request, however little of it we understand.
+    """
+    if isinstance(error, BackendOverloaded | ShuttingDown):
+        return False
+    if isinstance(error, UpstreamError):
+        return error.status is None or error.status >= FIRST_SERVER_ERROR
+    return isinstance(error, BackendError | StreamContractViolated)
+
+
+def may_work_elsewhere(error: EngineBayError) -> bool:
+    if isinstance(error, RequestError):
+        return False
+    return is_fault_of_replica(error) or isinstance(error, BackendOverloaded | ShuttingDown)
