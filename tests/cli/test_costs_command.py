@@ -117,7 +117,10 @@ def test_a_config_says_where_the_database_is(tmp_path, url, capsys) -> None:
     ("tokens", "problem"),
     [
         ([], "which database"),
-        (["--database", "sqlite:///nowhere/to/be/found.db"], "there is no database nowhere/to/be/found.db"),
+        (
+            ["--database", "sqlite:///nowhere/to/be/found.db"],
+            "nowhere/to/be/found.db; expected the database of a gateway",
+        ),
         (["--database", "mysql://host/name"], "'mysql'"),
         (["--by", "colour"], "some of key, model"),
         (["--since", "yesterday"], "--since 'yesterday' is no date"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def test_a_rotated_key_keeps_its_id_and_both_secrets_for_the_overlap(keys: Keys)
     ],
 )
 def test_what_is_not_known_is_refused_by_name(keys: Keys, tokens: list[str], problem: str) -> None:
+    keys.run("create", "somebody else")
     code, out, err = keys.run(*tokens)
     assert (code, out) == (2, "")
     assert problem in err
@@ -118,3 +120,29 @@ def test_a_gateway_that_asks_for_no_keys_gets_none(keys: Keys) -> None:
     assert code == 2
     assert "gateway.access" in err
     assert not (keys.folder / "gateway.db").exists()
+
+
+@pytest.mark.parametrize("tokens", [["list"], ["list", "--json"], ["rotate", "0123456789abcdef"], ["revoke", "abc"]])
+def test_a_database_that_is_not_there_is_told_with_its_whole_path_and_not_made(keys: Keys, tokens: list[str]) -> None:
+    code, out, err = keys.run(*tokens)
+    assert (code, out) == (2, "")
+    assert f"there is no database {keys.folder}/gateway.db" in err
+    assert "enginebay keys create" in err
+    assert not (keys.folder / "gateway.db").exists()
+
+
+def test_a_file_that_is_no_database_of_a_gateway_stays_as_it_is(keys: Keys) -> None:
+    (keys.folder / "gateway.db").touch()
+    code, _, err = keys.run("list")
+    assert code == 2
+    assert "there is no database" in err
+    with closing(sqlite3.connect(keys.folder / "gateway.db")) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+
+
+def test_a_gateway_without_keys_yet_says_so(keys: Keys) -> None:
+    open_database(f"sqlite:///{keys.folder}/gateway.db").close()
+    code, out, err = keys.run("list")
+    assert (code, out) == (0, "")
+    assert "there are no keys yet" in err
+    assert keys.run("list", "--json")[1].strip() == "[]"

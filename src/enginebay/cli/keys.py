@@ -64,17 +64,19 @@ def list_keys(
     as_json: Annotated[bool, Parameter(name="--json", help="Print JSON instead of a table.", negative="")] = False,
 ) -> None:
     """List the keys, without their secrets."""
-    with _store(_gateway(config)) as store:
+    with _store(_gateway(config), must_exist=True) as store:
         records = store.all()
     if as_json:
         print(msgspec.json.encode([_plain(record) for record in records]).decode())
-    else:
+    elif records:
         Console(markup=False, highlight=False).print(_table(records))
+    else:
+        print("there are no keys yet: `enginebay keys create` makes one", file=sys.stderr)
 
 
 def revoke(config: ConfigPath, key: KeyId, /) -> None:
     """End a key for good; a running gateway refuses it within a second."""
-    with _store(_gateway(config)) as store:
+    with _store(_gateway(config), must_exist=True) as store:
         record = store.revoke(key_id_of(key) or key)
     print(f"revoked: {record.key_id} of {record.name!r}")
 
@@ -89,7 +91,7 @@ def rotate(
     """Give a key a new secret. Its id, limits, budget and costs go on; the old secret ends after an overlap."""
     if not overlap_s >= 0:
         raise ConfigError(f"--overlap-s is {overlap_s:g}", expected="a number of at least 0")
-    with _store(_gateway(config)) as store:
+    with _store(_gateway(config), must_exist=True) as store:
         made = store.rotate(key_id_of(key) or key, overlap_s=overlap_s)
     _show_once(made, f"the new secret of {made.record.key_id}; the old one is good for {overlap_s:g} s more")
 
@@ -102,8 +104,8 @@ def _gateway(config: Path) -> GatewayConfig:
 
 
 @contextmanager
-def _store(gateway: GatewayConfig) -> Generator[KeyStore, None, None]:
-    database = open_database(str(gateway.database))
+def _store(gateway: GatewayConfig, *, must_exist: bool = False) -> Generator[KeyStore, None, None]:
+    database = open_database(str(gateway.database), must_exist=must_exist)
     try:
         yield KeyStore(database)
     finally:

@@ -39,16 +39,18 @@ def open_database(url: str, *, must_exist: bool = False) -> Database:
     """Connect, and bring the tables to this version. Blocks: on an event loop, call it in a thread.
 
     url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user:password@host/name`.
-    must_exist: make no new file. Raises ConfigError for a URL that cannot be used, StoreUnavailable for a database that
-    cannot be reached.
+    must_exist: make neither a file nor tables. Raises ConfigError for a URL that cannot be used or a database that no
+    gateway has used yet, StoreUnavailable for one that cannot be reached.
     """
     parsed = _parse(url)
     if parsed.drivername == "sqlite":
         if must_exist and not Path(parsed.database or "").is_file():
-            raise ConfigError(f"there is no database {parsed.database}", expected="the database of a gateway")
+            raise _no_database(str(Path(parsed.database or "").absolute()))
         _make_private(parsed)
     database = Database(_engine(parsed), parsed.render_as_string(hide_password=True))
     try:
+        if must_exist:
+            _demand_tables(database)
         _migrate(database)
     except BaseException:
         database.close()
@@ -60,7 +62,8 @@ class Database:
     """Connections for threads: nothing here belongs on an event loop."""
 
     def __init__(self, engine: sa.Engine, name: str) -> None:
-        self._engine, self._name = engine, name
+        """name: its URL without a password."""
+        self._engine, self.name = engine, name
 
     @property
     def dialect(self) -> str:
@@ -88,7 +91,21 @@ class Database:
             yield
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
-            raise StoreUnavailable(f"the database {self._name} cannot be used: {cause}") from error
+            raise StoreUnavailable(f"the database {self.name} cannot be used: {cause}") from error
+
+
+def _no_database(name: str) -> ConfigError:
+    return ConfigError(
+        f"there is no database {name}",
+        expected="the database of a gateway, which `enginebay keys create` or `serve` makes",
+    )
+
+
+def _demand_tables(database: Database) -> None:
+    with database.reading() as connection:
+        has_tables = sa.inspect(connection).has_table("alembic_version")
+    if not has_tables:
+        raise _no_database(database.name)
 
 
 def _parse(url: str) -> URL:
