@@ -132,6 +132,8 @@ class Gateway:
         self._id_prefix = token_hex(8)
         self._serials = count()
         self._open_requests = open_requests
+        self.start_failure: Exception | None = None
+        """Why the application could not begin; everything that had begun has ended then."""
 
     def end_open_requests(self) -> None:
         """Answer what is in flight with ShuttingDown: streams as an event, others with 503. For a server that ends."""
@@ -190,12 +192,23 @@ class Gateway:
     async def _live(self, receive: Receive, send: Send) -> None:
         """The backends start beside the server: it answers /health from the first moment."""
         await receive()
-        self.served.models.begin()
-        for part in self._parts:
-            await part.begin()
+        begun: list[Part] = []
+        try:
+            self.served.models.begin()
+            for part in self._parts:
+                await part.begin()
+                begun.append(part)
+        except Exception as error:  # noqa: BLE001 - kept for whoever runs the server, and told
+            self.start_failure = error
+            await self._end(begun)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        for part in reversed(self._parts):
+        await self._end(begun)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _end(self, parts: Sequence[Part]) -> None:
+        for part in reversed(parts):
             await part.end()
         await self.served.models.end()
-        await send({"type": "lifespan.shutdown.complete"})

@@ -133,6 +133,7 @@ class _Builder:
             watch=parts.watch,
             log=parts.log,
             rng=Random(parts.rng.random()),
+            must_start=is_ours,
             weight=weight,
             breaker=BreakerBounds(**self._pools.breaker.model_dump()),
             health=_health(self._pools, is_ours=is_ours),

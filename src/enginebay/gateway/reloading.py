@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import FrameType
 
 from structlog.typing import FilteringBoundLogger
 from watchfiles import awatch
@@ -14,6 +15,7 @@ from watchfiles import awatch
 from enginebay.config.models import Config
 from enginebay.errors import EngineBayError
 
+SignalHandler = Callable[[int, FrameType | None], object] | int | None
 WATCH_STEP_MS = 100
 WATCH_DEBOUNCE_MS = 400
 """Editors write a file in several steps; a change is told when it has been quiet for a step, at most this late."""
@@ -36,6 +38,7 @@ class Reloader:
         self._watches_file = watches_file
         self._asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._handler_before: SignalHandler = signal.SIG_DFL
         self.num_reloads = 0
         self.num_refused = 0
 
@@ -47,11 +50,13 @@ class Reloader:
         if self._watches_file:
             self._tasks.append(asyncio.create_task(self._watch(), name="watch config"))
         if threading.current_thread() is threading.main_thread():
+            self._handler_before = signal.getsignal(signal.SIGHUP)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.ask)
 
     async def end(self) -> None:
         if threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, self._handler_before or signal.SIG_DFL)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

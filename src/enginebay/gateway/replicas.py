@@ -84,12 +84,14 @@ class OwnedReplica:
         log: FilteringBoundLogger,
         rng: Random,
         identity: object = None,
+        must_start: bool = False,
         weight: float = 1.0,
         breaker: BreakerBounds | None = None,
         health: HealthBounds | None = None,
         restarts: RestartBounds | None = None,
     ) -> None:
-        """identity: equal for two that are configured alike."""
+        """identity: equal for two that are configured alike. must_start: the first start of an engine that we start
+        ourselves fails for good, since its config or this machine is at fault; a server elsewhere may come up yet."""
         self._current = CurrentBackend(make)
         self.backend: InstrumentedBackend = instrument(self._current, clock=clock, replica=name)
         self.replica = Replica(name, self.backend, clock=clock, breaker=Breaker(clock, breaker), weight=weight)
@@ -97,6 +99,7 @@ class OwnedReplica:
             self.replica, self._current, clock=clock, watch=watch, log=log, on_dead=self._died, bounds=health
         )
         self._clock, self._log, self._rng, self.identity = clock, log, rng, identity
+        self.must_start = must_start
         self.pools: WeakSet[ModelPool] = WeakSet()
         """That it serves in, also those of a config before this one."""
         self._restarts = restarts or RestartBounds()
@@ -109,9 +112,13 @@ class OwnedReplica:
     def begin(self) -> None:
         self._task = asyncio.create_task(self._live(), name=f"replica {self.replica.name}")
 
-    async def wait_until_ready(self) -> None:
-        """For the first time. A start that fails is tried again: see `failure`."""
-        await self._was_ready.wait()
+    def is_awaited(self) -> bool:
+        """Whether it must start and has not yet, for the first time. Raises what that start failed with."""
+        if not self.must_start or self._was_ready.is_set():
+            return False
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
+        return True
 
     async def end(self) -> None:
         """What runs there is cut off: let it drain before."""

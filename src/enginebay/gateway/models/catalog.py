@@ -110,13 +110,14 @@ class Catalog:
     async def exchange(self, content: CatalogContent, *, ready_within_s: float) -> None:
         """Start what is new, wait until each alias can be served, then exchange, then let go of what is left over.
 
-        Raises BackendTimeout where that is not so in time, with what was new ended and the old content kept.
+        Raises BackendTimeout where that is not so in time, and what the start of an engine of ours failed with; what
+        was new is ended then, and the old content kept.
         """
         new = [owned for name, owned in content.replicas.items() if self.content.replicas.get(name) is not owned]
         for owned in new:
             owned.begin()
         try:
-            await self._wait_for(content, self._clock.now() + ready_within_s)
+            await self._wait_for(content, new, until=self._clock.now() + ready_within_s)
         except BaseException:
             await asyncio.gather(*(owned.end() for owned in new))
             raise
@@ -138,8 +139,11 @@ class Catalog:
             owned.begin()
 
     async def wait_until_ready(self) -> None:
-        """Until each alias has a replica. Starts that fail are tried again, for as long as it takes: see the log."""
-        await self._wait_for(self.content, None)
+        """Until each alias has a replica, and every engine of ours has started. Raises what such a start failed with.
+
+        A server elsewhere is tried again for as long as it takes: see the log.
+        """
+        await self._wait_for(self.content, [*self.content.replicas.values()], until=None)
 
     async def health(self) -> Health:
         """Of the worst alias; of what is known, so it is told at once."""
@@ -158,10 +162,14 @@ class Catalog:
         await asyncio.gather(*(owned.end() for owned in self.content.replicas.values()))
         self._watch.close()
 
-    async def _wait_for(self, content: CatalogContent, until: float | None) -> None:
-        while missing := [alias for alias in content.aliases.values() if not _is_ready(alias)]:
+    async def _wait_for(self, content: CatalogContent, new: Sequence[OwnedReplica], *, until: float | None) -> None:
+        while True:
+            num_awaited = sum(owned.is_awaited() for owned in new)
+            missing = [alias for alias in content.aliases.values() if not _is_ready(alias)]
+            if not missing and not num_awaited:
+                return
             if until is not None and self._clock.now() >= until:
-                reasons = "; ".join(alias.versions[alias.current].health().reason for alias in missing)
+                reasons = "; ".join(_why_not_ready(missing, new))
                 raise BackendTimeout(f"not ready in time, so everything stays as it was: {reasons}")
             await self._clock.sleep_until(self._clock.now() + LOOK_EVERY_S)
 
@@ -185,3 +193,8 @@ _BAD = (HealthState.READY, HealthState.DEGRADED, HealthState.LOADING, HealthStat
 
 def _is_ready(alias: Alias) -> bool:
     return any(replica.state is ReplicaState.READY for replica in alias.versions[alias.current].pool.replicas)
+
+
+def _why_not_ready(missing: Iterable[Alias], new: Iterable[OwnedReplica]) -> list[str]:
+    aliases = [alias.versions[alias.current].health().reason for alias in missing]
+    return aliases or [owned.replica.why_not() for owned in new if not owned.replica.is_available()]
