@@ -7,11 +7,12 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import uvicorn
@@ -19,6 +20,7 @@ from cyclopts import Parameter
 from structlog.typing import FilteringBoundLogger
 
 from enginebay.cli.event_loop import new_event_loop
+from enginebay.cli.hangups import Hangups
 from enginebay.cli.parent import die_with_parent as _die_with_parent
 from enginebay.config.loader import load_config
 from enginebay.config.overriding import overridden
@@ -26,12 +28,15 @@ from enginebay.errors import ConfigError, EngineDied
 from enginebay.gateway.app import Gateway
 from enginebay.gateway.capture import BLOCK_TOKENS, SALT_VARIABLE, TrafficCapture
 from enginebay.gateway.from_config import app_from_config
+from enginebay.gateway.garbage import rarely_collected
 from enginebay.gateway.http_protocol import bounded_protocol
 from enginebay.gateway.logs import make_logger
 
 BACKLOG = 2048
 LAST_WORDS_S = 1
 """After the grace, for the error that ends what is still running to be written."""
+HURRY_S = 2.0
+"""After a second signal, for the last words and for the engines to end."""
 
 
 def serve(
@@ -52,14 +57,17 @@ def serve(
     """Serve a backend through the OpenAI API until SIGTERM or Ctrl-C; running requests may end first."""
     if die_with_parent:
         _die_with_parent()
+    hangups = Hangups()
     loaded = load_config(config)
+    if loaded.gateway is None or backend is not None:
+        hangups.give_up()
     given = {"host": host, "port": port}
     server = overridden(loaded.server, {key: value for key, value in given.items() if value is not None}, path="server")
     listener = _listener(server.host, server.port, fd)
     log = make_logger()
     traffic = None if capture is None else _capture(capture, capture_block_tokens, log)
     gateway = app_from_config(loaded, backend, log=log, capture=traffic)
-    return Serving(gateway, listener, shutdown_grace_s=loaded.server.shutdown_grace_s).run()
+    return Serving(gateway, listener, shutdown_grace_s=loaded.server.shutdown_grace_s, hangups=hangups).run()
 
 
 def _capture(path: Path, block_tokens: int, log: FilteringBoundLogger) -> TrafficCapture:
@@ -92,6 +100,7 @@ class Serving:
     gateway: Gateway
     listener: socket.socket
     shutdown_grace_s: float
+    hangups: Hangups
 
     def run(self) -> int:
         """0 after a signal; raises what made the backend's start fail, and EngineDied when it is dead for good."""
@@ -108,7 +117,7 @@ class Serving:
             timeout_graceful_shutdown=math.ceil(self.shutdown_grace_s) + LAST_WORDS_S,
         )
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            server = _Server(config, end_requests=self.gateway.end_open_requests, grace_s=self.shutdown_grace_s)
+            server = _Server(config, self.gateway, grace_s=self.shutdown_grace_s)
             runner.run(self._serve(server))
         return 0
 
@@ -128,7 +137,9 @@ class Serving:
         """Print the one line that scripts wait for, then watch. Raises StartFailed and its like, later EngineDied."""
         models = self.gateway.served.models
         await server.is_listening.wait()
+        self.hangups.hand_over()
         await models.wait_until_ready()
+        rarely_collected()
         print(f"ready: {_url(self.listener)} serves {', '.join(models.names())}", flush=True)
         reason = await models.wait_until_dead()
         raise EngineDied(f"the backend is dead, so the server ends: {reason}; start it again")
@@ -137,24 +148,51 @@ class Serving:
 class _Server(uvicorn.Server):
     """uvicorn raises the caught signal again after a clean end; here that end is exit code 0.
 
-    Where uvicorn would cut off what is still running after the grace, that is ended with an error of its own before.
+    Where uvicorn would cut off what is still running after the grace, that is ended with an error of its own before;
+    a second signal ends it so at once.
     """
 
-    def __init__(self, config: uvicorn.Config, *, end_requests: Callable[[], None], grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, *, grace_s: float) -> None:
         super().__init__(config)
-        self._end_requests, self._grace_s = end_requests, grace_s
+        self._gateway, self._grace_s = gateway, grace_s
         self.is_listening = asyncio.Event()
+        self._is_urgent = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self._is_urgent.set()
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Raises what kept the application from beginning, of which uvicorn keeps only the message."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            if self._gateway.start_failure is None:
+                raise
+            raise self._gateway.start_failure from None
         self.is_listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        timer = asyncio.get_running_loop().call_later(self._grace_s, self._end_requests)
+        timer = asyncio.get_running_loop().call_later(self._grace_s, self._gateway.end_open_requests)
+        ending = asyncio.create_task(super().shutdown(sockets))
+        urgent = asyncio.create_task(self._is_urgent.wait())
         try:
-            await super().shutdown(sockets)
+            await asyncio.wait({ending, urgent}, return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                await self._hurry(ending)
+            if not ending.cancelled():
+                await ending
         finally:
             timer.cancel()
+            urgent.cancel()
+
+    async def _hurry(self, ending: asyncio.Task[None]) -> None:
+        """What has not ended then ends with this process: no engine of ours outlives it."""
+        self._gateway.end_open_requests()
+        await asyncio.wait({ending}, timeout=HURRY_S)
+        ending.cancel()
+        await asyncio.wait({ending})
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import attrgetter
 
-import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from enginebay.gateway.database import Database, metadata
+from enginebay.gateway.ledger.entry import Entry
 from enginebay.gateway.ledger.segments import PlacedEntry
+
+DAY_S = 86_400
 
 ledger = sa.Table(
     "ledger",
@@ -44,24 +47,36 @@ ledger = sa.Table(
 
 NUM_ROWS_AT_ONCE = 25
 """Rows that are made ready without a break: well below a millisecond, in which the event loop may stand still."""
+_FIELDS = Entry.__struct_fields__
+_fields_of = attrgetter(*_FIELDS)
+_PLACEHOLDERS = {"sqlite": "?", "postgresql": "%s"}
+"""Of the drivers, which get plain tuples: in half the time of a construct of SQLAlchemy with a dict for each row."""
 
 
 def store(database: Database, entries: Sequence[PlacedEntry]) -> None:
     """In one transaction; those that are there already are left as they are. Raises StoreUnavailable."""
-    insert = _insert(database.dialect)
+    statement = _insert_statement(_PLACEHOLDERS[database.dialect])
     with database.writing() as connection:
         for start in range(0, len(entries), NUM_ROWS_AT_ONCE):
-            connection.execute(insert, [_row(placed) for placed in entries[start : start + NUM_ROWS_AT_ONCE]])
+            rows = [_row(placed) for placed in entries[start : start + NUM_ROWS_AT_ONCE]]
+            connection.exec_driver_sql(statement, rows)
             time.sleep(0)  # gives the interpreter's lock away: the event loop may be waiting for it
 
 
-def _insert(dialect: str) -> sa.Insert:
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    return insert(ledger).on_conflict_do_nothing(index_elements=["segment", "position"])
+def _insert_statement(placeholder: str) -> str:
+    names = ("segment", "position", "day", *_FIELDS)
+    return (
+        f"INSERT INTO {ledger.name} ({', '.join(names)}) VALUES ({', '.join([placeholder] * len(names))}) "
+        "ON CONFLICT (segment, position) DO NOTHING"
+    )
 
 
-def _row(placed: PlacedEntry) -> dict[str, object]:
+def _row(placed: PlacedEntry) -> tuple[object, ...]:
     entry = placed.entry
-    row: dict[str, object] = msgspec.structs.asdict(entry)
-    day = datetime.fromtimestamp(entry.arrived_at_unix, UTC).date()
-    return {**row, "segment": placed.segment, "position": placed.position, "day": day}
+    return (placed.segment, placed.position, _iso_day(entry.arrived_at_unix // DAY_S), *_fields_of(entry))
+
+
+@lru_cache(maxsize=32)
+def _iso_day(num_days: float) -> str:
+    """num_days: since the first of January 1970, in UTC."""
+    return datetime.fromtimestamp(num_days * DAY_S, UTC).date().isoformat()
