@@ -9,7 +9,7 @@ from pool_of_fakes import going_on, settled, tasks_but_this
 from enginebay.errors import NotStarted, StartFailed
 from enginebay.gateway.logs import make_logger
 from enginebay.gateway.pool.replica import ReplicaState
-from enginebay.gateway.replicas import OwnedReplica, RestartBounds
+from enginebay.gateway.replicas import OwnedReplica, ReplicaSettings, RestartBounds
 from enginebay.guard import GuardedBackend
 from enginebay.testing import FakeBackend, FakeClock
 from enginebay.types import Health, HealthState
@@ -34,8 +34,8 @@ class Engines:
 
 def owned(clock, engines):
     watch = clock.watch
-    restarts = RestartBounds(min_pause_s=1.0, max_pause_s=8.0)
-    return OwnedReplica("r0", engines, clock=clock, watch=watch, log=make_logger(), rng=Random(3), restarts=restarts)
+    settings = ReplicaSettings(restarts=RestartBounds(min_pause_s=1.0, max_pause_s=8.0))
+    return OwnedReplica("r0", engines, clock=clock, watch=watch, log=make_logger(), rng=Random(3), settings=settings)
 
 
 def run(main):

@@ -26,7 +26,7 @@ from enginebay.gateway.pool.breaker import BreakerBounds
 from enginebay.gateway.pool.pool import ModelPool, PoolBounds
 from enginebay.gateway.pool.timeouts import Timeouts
 from enginebay.gateway.pool.watch import HealthBounds
-from enginebay.gateway.replicas import OwnedReplica, RestartBounds
+from enginebay.gateway.replicas import OwnedReplica, ReplicaSettings, RestartBounds
 from enginebay.gateway.routing.registry import make_policy
 from enginebay.guard import GuardedBackend
 from enginebay.testing import FakeBackend, FakeClock, Pause, Stall
@@ -110,9 +110,11 @@ class Chaos:
             watch=self.watch,
             log=self.log,
             rng=self.rng,
-            breaker=BreakerBounds(open_s=4 * TICK_S, max_open_s=8 * TICK_S),
-            health=HealthBounds(period_s=10 * TICK_S, canary_period_s=20 * TICK_S, canary_timeout_s=10 * TICK_S),
-            restarts=RestartBounds(min_pause_s=TICK_S, max_pause_s=4 * TICK_S),
+            settings=ReplicaSettings(
+                breaker=BreakerBounds(open_s=4 * TICK_S, max_open_s=8 * TICK_S),
+                health=HealthBounds(period_s=10 * TICK_S, canary_period_s=20 * TICK_S, canary_timeout_s=10 * TICK_S),
+                restarts=RestartBounds(min_pause_s=TICK_S, max_pause_s=4 * TICK_S),
+            ),
         )
         self.replicas.append(owned.replica)
         return owned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 
 from enginebay.errors import ShuttingDown
@@ -22,6 +23,11 @@ class OpenRequests:
     @property
     def has_ended(self) -> bool:
         return self._has_ended
+
+    def those_of_now(self) -> Callable[[], bool]:
+        """Says, whenever it is asked, whether one of those that are open at this moment still is."""
+        tasks = frozenset(self._tasks)
+        return lambda: not self._tasks.isdisjoint(tasks)
 
     def end_all(self) -> None:
         """Also of those that begin later."""

@@ -13,7 +13,7 @@ from enginebay.clock import Clock
 from enginebay.config.gateway_models import ModelConfig
 from enginebay.config.gateway_pool import PoolConfig
 from enginebay.config.models import Config
-from enginebay.config.resolution import resolve_backend
+from enginebay.config.resolution import ResolvedBackend, resolve_backend
 from enginebay.configured import check_backend, configured_backend, one_replica
 from enginebay.errors import ConfigError
 from enginebay.gateway.hooks import Hooks
@@ -23,7 +23,7 @@ from enginebay.gateway.pool.breaker import BreakerBounds
 from enginebay.gateway.pool.pool import ModelPool, PoolBounds
 from enginebay.gateway.pool.timeouts import Timeouts
 from enginebay.gateway.pool.watch import HealthBounds
-from enginebay.gateway.replicas import OwnedReplica, RestartBounds
+from enginebay.gateway.replicas import OwnedReplica, ReplicaSettings, RestartBounds
 from enginebay.gateway.routing.registry import make_policy
 from enginebay.guard import GuardedBackend
 from enginebay.plugins import context_mode
@@ -57,13 +57,14 @@ def catalog_content(
     aliases: dict[str, Alias] = {}
     for name, model in models.items():
         aliases[name] = builder.alias(name, model, lambda model=model: _pools_of(model.fallbacks, aliases))
-    return CatalogContent(aliases=aliases, replicas=builder.replicas)
+    return CatalogContent(aliases=aliases, replicas=builder.replicas, settings=builder.settings)
 
 
 class _Builder:
     def __init__(self, config: Config, pools: PoolConfig, parts: PoolParts, before: Mapping[str, OwnedReplica]) -> None:
         self._config, self._pools, self._parts, self._before = config, pools, parts, before
         self.replicas: dict[str, OwnedReplica] = {}
+        self.settings: dict[str, ReplicaSettings] = {}
 
     def alias(self, name: str, model: ModelConfig, fallbacks: Callable[[], Sequence[ModelPool]]) -> Alias:
         created_at_unix = int(time.time())
@@ -104,28 +105,30 @@ class _Builder:
         return [self._replica(name, backend, single, weight) for name in names]
 
     def _replica(self, name: str, backend: str, config: Config, weight: float) -> OwnedReplica:
-        pools = self._pools
-        identity = (resolve_backend(config, backend), weight, pools.breaker, pools.health, pools.restarts)
-        known = self.replicas.get(name) or self._before.get(name)
-        if known is not None and known.identity == identity:
-            self.replicas[name] = known
-            return known
-        if name in self.replicas:
+        checked = check_backend(config, backend)
+        is_ours = context_mode(checked.spec, checked.context) != "external"
+        settings = _settings(self._pools, weight, is_ours=is_ours)
+        if self.settings.setdefault(name, settings) != settings:
             raise ConfigError(
                 f"backend {backend!r} has different weights in two versions: its replicas are shared, so give it one",
                 path="gateway.models",
             )
-        return self._new_replica(name, backend, config, weight, identity)
+        identity = resolve_backend(config, backend)
+        known = self.replicas.get(name) or self._before.get(name)
+        if known is None or known.identity != identity:
+            known = self._new_replica(name, backend, config, identity, must_start=is_ours)
+        self.replicas[name] = known
+        return known
 
-    def _new_replica(self, name: str, backend: str, config: Config, weight: float, identity: object) -> OwnedReplica:
-        checked = check_backend(config, backend)
-        is_ours = context_mode(checked.spec, checked.context) != "external"
+    def _new_replica(
+        self, name: str, backend: str, config: Config, identity: ResolvedBackend, *, must_start: bool
+    ) -> OwnedReplica:
         parts, clock = self._parts, self._parts.clock
 
         def make() -> GuardedBackend:
             return configured_backend(config, backend, clock=clock)
 
-        owned = self.replicas[name] = OwnedReplica(
+        return OwnedReplica(
             name,
             make,
             identity=identity,
@@ -133,13 +136,9 @@ class _Builder:
             watch=parts.watch,
             log=parts.log,
             rng=Random(parts.rng.random()),
-            must_start=is_ours,
-            weight=weight,
-            breaker=BreakerBounds(**self._pools.breaker.model_dump()),
-            health=_health(self._pools, is_ours=is_ours),
-            restarts=RestartBounds(**self._pools.restarts.model_dump()),
+            must_start=must_start,
+            settings=self.settings[name],
         )
-        return owned
 
 
 def _bounds(pools: PoolConfig) -> PoolBounds:
@@ -151,6 +150,15 @@ def _bounds(pools: PoolConfig) -> PoolBounds:
         min_retries_per_s=pools.retries.min_per_s,
         timeouts=Timeouts(**pools.timeouts.model_dump()),
         admission=AdmissionBounds(max_queued=admission.max_queued, max_wait_s=admission.max_wait_s),
+    )
+
+
+def _settings(pools: PoolConfig, weight: float, *, is_ours: bool) -> ReplicaSettings:
+    return ReplicaSettings(
+        weight=weight,
+        breaker=BreakerBounds(**pools.breaker.model_dump()),
+        health=_health(pools, is_ours=is_ours),
+        restarts=RestartBounds(**pools.restarts.model_dump()),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from weakref import WeakSet
 
@@ -28,6 +28,16 @@ class RestartBounds:
 
     min_pause_s: float = 1.0
     max_pause_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSettings:
+    """How a replica is treated; its engine knows nothing of them, so they change while it runs."""
+
+    weight: float = 1.0
+    breaker: BreakerBounds = field(default_factory=BreakerBounds)
+    health: HealthBounds = field(default_factory=HealthBounds)
+    restarts: RestartBounds = field(default_factory=RestartBounds)
 
 
 class CurrentBackend:
@@ -85,29 +95,33 @@ class OwnedReplica:
         rng: Random,
         identity: object = None,
         must_start: bool = False,
-        weight: float = 1.0,
-        breaker: BreakerBounds | None = None,
-        health: HealthBounds | None = None,
-        restarts: RestartBounds | None = None,
+        settings: ReplicaSettings | None = None,
     ) -> None:
-        """identity: equal for two that are configured alike. must_start: the first start of an engine that we start
-        ourselves fails for good, since its config or this machine is at fault; a server elsewhere may come up yet."""
+        """identity: equal for two whose engines are configured alike. must_start: the first start of an engine that we
+        start ourselves fails for good, since its config or this machine is at fault; a server elsewhere may come up
+        yet."""
+        settings = settings or ReplicaSettings()
         self._current = CurrentBackend(make)
         self.backend: InstrumentedBackend = instrument(self._current, clock=clock, replica=name)
-        self.replica = Replica(name, self.backend, clock=clock, breaker=Breaker(clock, breaker), weight=weight)
-        self._watch = ReplicaWatch(
-            self.replica, self._current, clock=clock, watch=watch, log=log, on_dead=self._died, bounds=health
-        )
+        self.replica = Replica(name, self.backend, clock=clock, breaker=Breaker(clock, settings.breaker))
+        self._watch = ReplicaWatch(self.replica, self._current, clock=clock, watch=watch, log=log, on_dead=self._died)
         self._clock, self._log, self._rng, self.identity = clock, log, rng, identity
         self.must_start = must_start
         self.pools: WeakSet[ModelPool] = WeakSet()
         """That it serves in, also those of a config before this one."""
-        self._restarts = restarts or RestartBounds()
         self._task: asyncio.Task[None] | None = None
         self._was_ready = asyncio.Event()
         self.failure: EngineBayError | None = None
         """Of the last start; None once one succeeded."""
         self.num_starts = 0
+        self.adopt(settings)
+
+    def adopt(self, settings: ReplicaSettings) -> None:
+        """From now on; the engine goes on as it is."""
+        self.replica.weight = settings.weight
+        self.replica.breaker.adopt(settings.breaker)
+        self._watch.bounds = settings.health
+        self._restarts = settings.restarts
 
     def begin(self) -> None:
         self._task = asyncio.create_task(self._live(), name=f"replica {self.replica.name}")

@@ -44,10 +44,16 @@ class Assembly:
         self._config, self._log, self._clock, self._extra_hooks = config, log, clock, extra_hooks
         self._hooks = Hooks((), log)
         self._pool_parts = PoolParts(hooks=self._hooks, clock=clock, watch=DeadlineWatch(clock), log=log, rng=Random())
-        self._catalog = Catalog(self._content(config, None), clock=clock, watch=self._pool_parts.watch, log=log)
+        self.open_requests = OpenRequests()
+        self._catalog = Catalog(
+            self._content(config, None),
+            clock=clock,
+            watch=self._pool_parts.watch,
+            log=log,
+            calls_of_now=self.open_requests.those_of_now,
+        )
         self._add_stores(gateway)
         self._hooks.become(self._made_hooks(gateway))
-        self.open_requests = OpenRequests()
         self.served = Served(
             models=self._catalog,
             door=self._door(gateway),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from structlog.typing import FilteringBoundLogger
 
@@ -12,8 +12,8 @@ from enginebay.clock import Clock
 from enginebay.errors import BackendTimeout, UnknownModel
 from enginebay.gateway.call import Call
 from enginebay.gateway.pool.pool import ModelPool
-from enginebay.gateway.pool.replica import ReplicaState
-from enginebay.gateway.replicas import OwnedReplica
+from enginebay.gateway.pool.replica import Replica, ReplicaState
+from enginebay.gateway.replicas import OwnedReplica, ReplicaSettings
 from enginebay.monitoring import Exporter
 from enginebay.types import BackendInfo, GenerationChunk, GenerationRequest, Health, HealthState, Prompt
 from enginebay.wire.deadlines import DeadlineWatch
@@ -74,16 +74,26 @@ class CatalogContent:
     aliases: dict[str, Alias]
     """Replaced one by one when they are moved."""
     replicas: Mapping[str, OwnedReplica]
-    """By name; those of the content before are the same objects where their config is the same."""
+    """By name; those of the content before are the same objects where their engine's config is the same."""
+    settings: Mapping[str, ReplicaSettings] = field(default_factory=dict[str, ReplicaSettings])
+    """By the name of the replica; taken when the content is."""
 
 
 class Catalog:
     """A `ModelCatalog` whose content is exchanged whole: a call sees the old one or the new one, never a mixture."""
 
     def __init__(
-        self, content: CatalogContent, *, clock: Clock, watch: DeadlineWatch, log: FilteringBoundLogger
+        self,
+        content: CatalogContent,
+        *,
+        clock: Clock,
+        watch: DeadlineWatch,
+        log: FilteringBoundLogger,
+        calls_of_now: Callable[[], Callable[[], bool]] = lambda: _none,
     ) -> None:
-        self.content = content
+        """calls_of_now: asked when the content is exchanged; what it gives says later whether a call from before it
+        is still open. Such a call may have taken its model and not yet come to a replica."""
+        self.content, self._calls_of_now = content, calls_of_now
         self._clock, self._watch, self._log = clock, watch, log
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -108,7 +118,8 @@ class Catalog:
         self._log.info("model moved", model=name, before=alias.current, now=version)
 
     async def exchange(self, content: CatalogContent, *, ready_within_s: float) -> None:
-        """Start what is new, wait until each alias can be served, then exchange, then let go of what is left over.
+        """Start what is new, wait until each alias that has changed can be served, then exchange, then let go of what
+        is left over. An alias whose replicas are what they were has nothing to wait for, broken or not.
 
         Raises BackendTimeout where that is not so in time, and what the start of an engine of ours failed with; what
         was new is ended then, and the old content kept.
@@ -117,15 +128,19 @@ class Catalog:
         for owned in new:
             owned.begin()
         try:
-            await self._wait_for(content, new, until=self._clock.now() + ready_within_s)
+            changed = [alias for alias in content.aliases.values() if not self._is_as_before(alias)]
+            await self._wait_for(changed, new, until=self._clock.now() + ready_within_s)
         except BaseException:
             await asyncio.gather(*(owned.end() for owned in new))
             raise
         old, self.content = self.content, content
+        for name, settings in content.settings.items():
+            content.replicas[name].adopt(settings)
+        is_any_open = self._calls_of_now()
         kept = set(map(id, content.replicas.values()))
         for owned in old.replicas.values():
             if id(owned) not in kept:
-                self._retire(owned)
+                self._retire(owned, is_any_open)
 
     def exporters(self) -> Iterable[Exporter]:
         return [owned.backend.exporter for owned in self.content.replicas.values()]
@@ -143,7 +158,8 @@ class Catalog:
 
         A server elsewhere is tried again for as long as it takes: see the log.
         """
-        await self._wait_for(self.content, [*self.content.replicas.values()], until=None)
+        content = self.content
+        await self._wait_for([*content.aliases.values()], [*content.replicas.values()], until=None)
 
     async def health(self) -> Health:
         """Of the worst alias; of what is known, so it is told at once."""
@@ -162,10 +178,14 @@ class Catalog:
         await asyncio.gather(*(owned.end() for owned in self.content.replicas.values()))
         self._watch.close()
 
-    async def _wait_for(self, content: CatalogContent, new: Sequence[OwnedReplica], *, until: float | None) -> None:
+    def _is_as_before(self, alias: Alias) -> bool:
+        before = self.content.aliases.get(alias.name)
+        return before is not None and set(_replicas(before)) == set(_replicas(alias))
+
+    async def _wait_for(self, aliases: Sequence[Alias], new: Sequence[OwnedReplica], *, until: float | None) -> None:
         while True:
             num_awaited = sum(owned.is_awaited() for owned in new)
-            missing = [alias for alias in content.aliases.values() if not _is_ready(alias)]
+            missing = [alias for alias in aliases if not _is_ready(alias)]
             if not missing and not num_awaited:
                 return
             if until is not None and self._clock.now() >= until:
@@ -173,16 +193,16 @@ class Catalog:
                 raise BackendTimeout(f"not ready in time, so everything stays as it was: {reasons}")
             await self._clock.sleep_until(self._clock.now() + LOOK_EVERY_S)
 
-    def _retire(self, owned: OwnedReplica) -> None:
-        task = asyncio.create_task(self._drain(owned), name=f"retire {owned.replica.name}")
+    def _retire(self, owned: OwnedReplica, is_any_open: Callable[[], bool]) -> None:
+        task = asyncio.create_task(self._drain(owned, is_any_open), name=f"retire {owned.replica.name}")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _drain(self, owned: OwnedReplica) -> None:
-        """Calls that began before the exchange end in their own time."""
+    async def _drain(self, owned: OwnedReplica, is_any_open: Callable[[], bool]) -> None:
+        """Calls that began before the exchange end in their own time, wherever they are on their way."""
         try:
             until = self._clock.now() + DRAIN_S
-            while owned.replica.num_in_flight and self._clock.now() < until:
+            while (owned.replica.num_in_flight or is_any_open()) and self._clock.now() < until:
                 await self._clock.sleep_until(self._clock.now() + LOOK_EVERY_S)
         finally:
             await owned.end()
@@ -192,7 +212,15 @@ _BAD = (HealthState.READY, HealthState.DEGRADED, HealthState.LOADING, HealthStat
 
 
 def _is_ready(alias: Alias) -> bool:
-    return any(replica.state is ReplicaState.READY for replica in alias.versions[alias.current].pool.replicas)
+    return any(replica.state is ReplicaState.READY for replica in _replicas(alias))
+
+
+def _replicas(alias: Alias) -> Sequence[Replica]:
+    return alias.versions[alias.current].pool.replicas
+
+
+def _none() -> bool:
+    return False
 
 
 def _why_not_ready(missing: Iterable[Alias], new: Iterable[OwnedReplica]) -> list[str]:

@@ -37,6 +37,12 @@ class Breaker:
         """None while it is closed."""
         self._trial: object | None = None
 
+    def adopt(self, bounds: BreakerBounds) -> None:
+        """Other bounds from now on, over what it has seen so far."""
+        self._bounds = bounds
+        self._has_failed = deque(self._has_failed, maxlen=bounds.num_outcomes)
+        self._opens_s = bounds.open_s if self.open_until is None else min(self._opens_s, bounds.max_open_s)
+
     @property
     def state(self) -> str:
         if self.open_until is None:

@@ -65,7 +65,9 @@ class ReplicaWatch:
         bounds: HealthBounds | None = None,
     ) -> None:
         """backend: the replica's own, without the wrapper that counts clients' requests. on_dead: with the reason."""
-        self._replica, self._backend, self._bounds = replica, backend, bounds or HealthBounds()
+        self._replica, self._backend = replica, backend
+        self.bounds = bounds or HealthBounds()
+        """May be exchanged while it runs: the next check knows the new ones."""
         self._clock, self._watch, self._log, self._on_dead = clock, watch, log, on_dead
         self._serials = count()
         self._num_failed_checks = 0
@@ -88,17 +90,18 @@ class ReplicaWatch:
             is_bad = health.state in (HealthState.DEAD, HealthState.LOADING)
             self._num_failed_checks = self._num_failed_checks + 1 if is_bad else 0
             self._judge(health.reason)
-            await self._clock.sleep_until(self._clock.now() + self._bounds.period_s)
+            await self._clock.sleep_until(self._clock.now() + self.bounds.period_s)
 
     async def _health(self) -> Health:
         try:
-            return await self._within(self._backend.health(), self._bounds.timeout_s)
+            return await self._within(self._backend.health(), self.bounds.timeout_s)
         except EngineBayError as error:
             return Health(HealthState.DEAD, str(error).splitlines()[0])
 
     async def _send_canaries(self) -> None:
-        bounds, replica = self._bounds, self._replica
+        replica = self._replica
         while True:
+            bounds = self.bounds
             await self._clock.sleep_until(replica.last_token_at + bounds.canary_period_s)
             if self._clock.now() < replica.last_token_at + bounds.canary_period_s:
                 continue
@@ -112,7 +115,7 @@ class ReplicaWatch:
         """None where a token came, or the engine is too busy to make one, which it says."""
         began_at = self._clock.now()
         try:
-            await self._within(self._one_token(), self._bounds.canary_timeout_s)
+            await self._within(self._one_token(), self.bounds.canary_timeout_s)
         except BackendOverloaded:
             return None
         except EngineBayError as error:
@@ -128,11 +131,11 @@ class ReplicaWatch:
                 self._replica.last_token_at = self._clock.now()
 
     def _is_given_up(self) -> bool:
-        most = self._bounds.num_canaries_before_restart
+        most = self.bounds.num_canaries_before_restart
         return most is not None and self._num_failed_canaries >= most
 
     def _judge(self, reason: str) -> None:
-        replica, most = self._replica, self._bounds.num_failures
+        replica, most = self._replica, self.bounds.num_failures
         is_stuck = self._num_failed_canaries >= most
         is_bad = is_stuck or self._num_failed_checks >= most
         if is_bad and replica.state is ReplicaState.READY:
