@@ -162,9 +162,20 @@ class Catalog:
         await self._wait_for([*content.aliases.values()], [*content.replicas.values()], until=None)
 
     async def health(self) -> Health:
-        """Of the worst alias; of what is known, so it is told at once."""
+        """Of what is known, so it is told at once. Ready while any alias is served, with what is lost as its reason.
+
+        One that has never been served yet is worth waiting for; one that was lost takes nothing from the others.
+        """
         found = [alias.versions[alias.current].health() for alias in self.content.aliases.values()]
-        return max(found, key=lambda health: _BAD.index(health.state))
+        worst = max(found, key=lambda health: _BAD.index(health.state))
+        if not any(map(_is_served, found)) or any(map(self._is_new, self.content.aliases.values())):
+            return worst
+        return Health(HealthState.READY, "; ".join(health.reason for health in found if health.reason))
+
+    def _is_new(self, alias: Alias) -> bool:
+        """Whether its first start is still on its way."""
+        owned = [self.content.replicas[replica.name] for replica in _replicas(alias)]
+        return all(each.num_starts <= 1 and each.replica.state is ReplicaState.LOADING for each in owned)
 
     async def wait_until_dead(self) -> str:
         """Never: what dies here is started again."""
@@ -209,6 +220,10 @@ class Catalog:
 
 
 _BAD = (HealthState.READY, HealthState.DEGRADED, HealthState.LOADING, HealthState.DEAD)
+
+
+def _is_served(health: Health) -> bool:
+    return health.state in (HealthState.READY, HealthState.DEGRADED)
 
 
 def _is_ready(alias: Alias) -> bool:

@@ -78,7 +78,8 @@ class ModelCatalog(Protocol):
         ...
 
     async def health(self) -> Health:
-        """Of the worst model; never through the data path, and within two seconds."""
+        """Of all models together; never through the data path, and within two seconds. Ready with a reason: what of
+        them is lost."""
         ...
 
     async def wait_until_dead(self) -> str:

@@ -9,10 +9,12 @@ from enginebay.wire.openai_responses import encode
 
 
 async def health(served: Served, exchange: Exchange) -> None:
-    """200 while requests can be served as they should, else 503 with the reason."""
+    """200 while requests can be served, `degraded` where not all that should serve them does; else 503 with why."""
     health = await served.models.health()
     if health.state is HealthState.READY:
-        await exchange.respond(200, b'{"status":"healthy"}', JSON_HEADERS)
+        lost = health.reason
+        body = encode({"status": "degraded", "reason": lost}) if lost else b'{"status":"healthy"}'
+        await exchange.respond(200, body, JSON_HEADERS)
         return
     body = encode({"status": health.state.value, "reason": health.reason})
     await exchange.respond(503, body, JSON_HEADERS)
