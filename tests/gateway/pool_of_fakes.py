@@ -13,7 +13,7 @@ from enginebay.gateway.call import Call, Client
 from enginebay.gateway.hooks import GatewayHook, Hooks
 from enginebay.gateway.logs import make_logger
 from enginebay.gateway.pool.breaker import Breaker, BreakerBounds
-from enginebay.gateway.pool.pool import ModelPool, PoolBounds
+from enginebay.gateway.pool.pool import Fallbacks, ModelPool, PoolBounds, no_fallbacks
 from enginebay.gateway.pool.replica import Replica, ReplicaState
 from enginebay.gateway.routing.policy import RoutingPolicy
 from enginebay.gateway.routing.registry import make_policy
@@ -98,7 +98,7 @@ async def a_pool(
     bounds: PoolBounds | None = None,
     breaker: BreakerBounds | None = None,
     hooks: Sequence[GatewayHook] = (),
-    fallbacks: Callable[[], Sequence[ModelPool]] = tuple,
+    fallbacks: Fallbacks = no_fallbacks,
     settings: Sequence[dict[str, object]] = (),
     **fake_options,
 ) -> FakePool:

@@ -311,7 +311,7 @@ def test_a_client_that_leaves_in_the_tick_of_the_time_out_is_a_client_that_left(
 def test_another_model_answers_where_no_replica_of_this_one_can():
     async def main():
         other = await a_pool(going_on)
-        fake = await a_pool(going_on, fallbacks=lambda: [other.pool])
+        fake = await a_pool(going_on, fallbacks=lambda client: [other.pool])
         fake.replicas[0].became(ReplicaState.DEAD, "gone")
         call = a_call(a_request())
         fake.pool.demand_ready()
@@ -329,7 +329,9 @@ def test_a_fallback_is_not_asked_for_what_the_client_is_to_blame_for_nor_in_the_
         other = await a_pool(going_on)
         scripts = iter([broken_after(0, InvalidRequest("no")), broken_after(2, EngineDied("died"))])
         fake = await a_pool(
-            lambda request: next(scripts)(request), fallbacks=lambda: [other.pool], bounds=PoolBounds(max_attempts=1)
+            lambda request: next(scripts)(request),
+            fallbacks=lambda client: [other.pool],
+            bounds=PoolBounds(max_attempts=1),
         )
         for error in (InvalidRequest, EngineDied):
             with pytest.raises(error):
@@ -343,7 +345,9 @@ def test_a_fallback_that_refuses_the_request_does_not_hide_why_it_was_asked():
     async def main():
         other = await a_pool(broken_after(0, InvalidRequest("cannot do that here")))
         fake = await a_pool(
-            broken_after(0, EngineDied("died")), fallbacks=lambda: [other.pool], bounds=PoolBounds(max_attempts=1)
+            broken_after(0, EngineDied("died")),
+            fallbacks=lambda client: [other.pool],
+            bounds=PoolBounds(max_attempts=1),
         )
         with pytest.raises(EngineDied, match="died"):
             await fake.ask(a_request())

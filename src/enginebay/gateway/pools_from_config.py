@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -16,11 +16,12 @@ from enginebay.config.models import Config
 from enginebay.config.resolution import ResolvedBackend, resolve_backend
 from enginebay.configured import check_backend, configured_backend, one_replica
 from enginebay.errors import ConfigError
+from enginebay.gateway.call import Client
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.models.catalog import Alias, CatalogContent, ModelVersion
 from enginebay.gateway.pool.admission import AdmissionBounds
 from enginebay.gateway.pool.breaker import BreakerBounds
-from enginebay.gateway.pool.pool import ModelPool, PoolBounds
+from enginebay.gateway.pool.pool import Fallbacks, ModelPool, PoolBounds
 from enginebay.gateway.pool.timeouts import Timeouts
 from enginebay.gateway.pool.watch import HealthBounds
 from enginebay.gateway.replicas import OwnedReplica, ReplicaSettings, RestartBounds
@@ -56,7 +57,7 @@ def catalog_content(
     builder = _Builder(config, pools, parts, {} if before is None else before.replicas)
     aliases: dict[str, Alias] = {}
     for name, model in models.items():
-        aliases[name] = builder.alias(name, model, lambda model=model: _pools_of(model.fallbacks, aliases))
+        aliases[name] = builder.alias(name, model, _fallbacks_of(model, aliases))
     return CatalogContent(aliases=aliases, replicas=builder.replicas, settings=builder.settings)
 
 
@@ -66,7 +67,7 @@ class _Builder:
         self.replicas: dict[str, OwnedReplica] = {}
         self.settings: dict[str, ReplicaSettings] = {}
 
-    def alias(self, name: str, model: ModelConfig, fallbacks: Callable[[], Sequence[ModelPool]]) -> Alias:
+    def alias(self, name: str, model: ModelConfig, fallbacks: Fallbacks) -> Alias:
         created_at_unix = int(time.time())
         versions = {
             version: ModelVersion(
@@ -80,7 +81,7 @@ class _Builder:
         }
         return Alias(name=name, versions=versions, current=model.current_version)
 
-    def _pool(self, entries: Sequence[tuple[str, float]], fallbacks: Callable[[], Sequence[ModelPool]]) -> ModelPool:
+    def _pool(self, entries: Sequence[tuple[str, float]], fallbacks: Fallbacks) -> ModelPool:
         owned = [replica for backend, weight in entries for replica in self._replicas_of(backend, weight)]
         parts, routing = self._parts, self._pools.routing
         pool = ModelPool(
@@ -168,7 +169,13 @@ def _health(pools: PoolConfig, *, is_ours: bool) -> HealthBounds:
     return bounds if is_ours else replace(bounds, num_canaries_before_restart=None)
 
 
-def _pools_of(names: Sequence[str], aliases: Mapping[str, Alias]) -> list[ModelPool]:
-    """Of the versions that these aliases have in this content."""
-    found = [aliases[str(name)] for name in names]
-    return [alias.versions[alias.current].pool for alias in found]
+def _fallbacks_of(model: ModelConfig, aliases: Mapping[str, Alias]) -> Fallbacks:
+    """Of the versions that these aliases have in this content; none that the client could not ask for itself."""
+    names = [str(name) for name in model.fallbacks]
+
+    def fallbacks(client: Client | None) -> Sequence[ModelPool]:
+        allowed = None if client is None else client.models
+        found = [aliases[name] for name in names if allowed is None or name in allowed]
+        return [alias.versions[alias.current].pool for alias in found]
+
+    return fallbacks

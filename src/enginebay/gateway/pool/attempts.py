@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 
 from enginebay.clock import Clock
-from enginebay.errors import BackendOverloaded, BackendUnavailable, EngineBayError, NotStarted
+from enginebay.errors import BackendOverloaded, BackendTimeout, BackendUnavailable, EngineBayError, NotStarted
 from enginebay.gateway.call import Attempt, Call
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.pool.failover import Progress, exactness
@@ -108,14 +108,16 @@ class Attempts:
                 yield chunk
             use.worked()
         except EngineBayError as error:
-            use.failed(error)
+            is_out_of_time = stream is not None and isinstance(error, BackendTimeout) and stream.has_run_out()
+            if not is_out_of_time:
+                use.failed(error)
             raise
         finally:
             use.end()
             if stream is not None:
                 replica.ended(stream)
-                self._policy.released(replica)
                 await stream.aclose()  # never waits
+                self._policy.released(replica)
 
     def _begin(self, call: Call, replica: Replica, failed: Sequence[Replica], progress: Progress) -> Attempt:
         attempt = Attempt(replica.name, self._clock.now())

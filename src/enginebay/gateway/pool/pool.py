@@ -9,8 +9,8 @@ from operator import is_
 from random import Random
 
 from enginebay.clock import Clock
-from enginebay.errors import BackendError, EngineBayError, RequestError
-from enginebay.gateway.call import Call
+from enginebay.errors import BackendError, EngineBayError, RequestError, StreamContractViolated
+from enginebay.gateway.call import Call, Client
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.pool.admission import Admission, AdmissionBounds
 from enginebay.gateway.pool.attempts import Attempts, none_available
@@ -25,6 +25,12 @@ COUNT_TIMEOUT_S = 5.0
 """For the tokens of one prompt; beside generation, it needs none of the engine's slots."""
 
 ChunkStream = AsyncGenerator[GenerationChunk, None]
+Fallbacks = Callable[[Client | None], Sequence["ModelPool"]]
+"""The pools to try, in order, that this client may use; of None, all."""
+
+
+def no_fallbacks(client: Client | None) -> Sequence[ModelPool]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +47,7 @@ class PoolBounds:
 
 
 class ModelPool:
-    """fallbacks: asked at each call that no replica here could begin to answer; the pools to try then, in order."""
+    """fallbacks: asked at each call, which goes there where no replica here can begin to answer it."""
 
     def __init__(
         self,
@@ -53,7 +59,7 @@ class ModelPool:
         watch: DeadlineWatch,
         rng: Random,
         bounds: PoolBounds | None = None,
-        fallbacks: Callable[[], Sequence[ModelPool]] = tuple,
+        fallbacks: Fallbacks = no_fallbacks,
     ) -> None:
         bounds = bounds or PoolBounds()
         self.replicas = tuple(replicas)
@@ -96,7 +102,7 @@ class ModelPool:
 
     def demand_ready(self) -> None:
         """Raises NotStarted or BackendUnavailable where no replica would take a request now."""
-        if not any(replica.is_available() for replica in self.replicas) and not self._fallbacks():
+        if not any(replica.is_available() for replica in self.replicas) and not self._fallbacks(None):
             raise none_available(self.replicas)
 
     def stream(self, call: Call, request: GenerationRequest) -> ChunkStream:
@@ -104,7 +110,8 @@ class ModelPool:
 
         No work begins before the first `__anext__`; one task consumes it; to end it early, cancel that task.
         """
-        return self._with_fallbacks(call, request) if self._fallbacks() else self._here(call, request)
+        fallbacks = self._fallbacks(call.client)
+        return self._with_fallbacks(call, request, fallbacks) if fallbacks else self._here(call, request)
 
     async def count_tokens(self, prompt: Prompt) -> tuple[int, ...]:
         """By the first replica that answers in time. Raises the error of the last one that did not."""
@@ -129,11 +136,13 @@ class ModelPool:
         finally:
             self.admission.leave(took_s=self._clock.now() - entered_at)
 
-    async def _with_fallbacks(self, call: Call, request: GenerationRequest) -> ChunkStream:
+    async def _with_fallbacks(
+        self, call: Call, request: GenerationRequest, fallbacks: Sequence[ModelPool]
+    ) -> ChunkStream:
         """What a fallback refuses, because it can't do what its forerunner can, is told as the forerunner's failure."""
         has_begun = False
         failure: EngineBayError | None = None
-        for pool in (self, *self._fallbacks()):
+        for pool in (self, *fallbacks):
             try:
                 async with aclosing(pool._here(call, request)) as chunks:
                     async for chunk in chunks:
@@ -143,7 +152,7 @@ class ModelPool:
             except RequestError:
                 if failure is None:
                     raise
-            except BackendError as error:
+            except (BackendError, StreamContractViolated) as error:
                 if has_begun:
                     raise
                 failure = failure or error

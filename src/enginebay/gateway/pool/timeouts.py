@@ -125,6 +125,11 @@ class TimedStream:
         self._is_started = self._is_started or bool(chunk.num_tokens or chunk.token_ids or chunk.text)
         return chunk
 
+    def has_run_out(self) -> bool:
+        """Whether the time of the whole request is over: it was long, or its reader slow, which is no fault of a
+        replica that kept to the time between two tokens. One that is dead fails its canaries."""
+        return self._clock.now() >= self._total_at
+
     def abandon(self, error: EngineBayError) -> None:
         """From elsewhere: what is waited for will not come."""
         self._expiry.abandon(error)
@@ -149,7 +154,7 @@ class TimedStream:
 
     def _what(self) -> str:
         limits = self._limits
-        if self._clock.now() >= self._total_at:
+        if self.has_run_out():
             return f"was not through within {limits.total_s:g} s"
         if self._is_started:
             return f"sent nothing for {limits.between_tokens_s:g} s"
