@@ -11,7 +11,7 @@ from enginebay.gateway.pool.pool import PoolBounds
 from enginebay.gateway.pool.replica import ReplicaState
 from enginebay.gateway.pool.watch import HealthBounds, ReplicaWatch, canary_request
 from enginebay.testing import FakeBackend, FakeClock, Stall
-from enginebay.types import Capabilities, Chat, Feature, Health, HealthState, Text, TokenIds
+from enginebay.types import Capabilities, Chat, EngineStats, Feature, Health, HealthState, Text, TokenIds
 
 BOUNDS = HealthBounds(
     period_s=1.0,
@@ -137,6 +137,27 @@ def test_an_engine_that_is_dead_behind_a_healthy_front_end_is_found_and_its_requ
         await settled()
         assert task.done()
         fake.demand_nothing_left()
+
+    run(main)
+
+
+@pytest.mark.parametrize(("makes_tokens", "state"), [(True, "ready"), (False, "unhealthy")])
+def test_an_engine_full_of_answers_in_one_piece_is_alive_while_it_counts_tokens(makes_tokens, state):
+    """Nothing of them is seen before their end, and a canary waits behind them."""
+
+    class Busy(FakeBackend):
+        async def stats(self):
+            return EngineStats(generation_tokens_total=100.0 + (self._clock.now() if makes_tokens else 0.0))
+
+    async def main(clock):
+        fake = await a_pool(going_on, clock=clock)
+        fake.fakes = [Busy(script=lambda request: [Stall()], clock=clock)]
+        await fake.fakes[0].start()
+        task, _ = await watched(fake, clock=clock)
+        await clock.run_for(21.0)
+        assert any(is_canary(request) for request in fake.fakes[0].requests)
+        assert fake.replicas[0].state == state
+        await ended(task)
 
     run(main)
 

@@ -106,6 +106,14 @@ def test_a_session_stays_where_it_is_and_only_those_of_a_lost_replica_move():
     assert {key for key in before if before[key] != after[key]} == {key for key in before if before[key] == "r3"}
 
 
+def test_only_the_sessions_of_a_lost_replica_move_also_where_it_was_the_lightest():
+    chooser = policy("consistent_hash")
+    candidates = places(0, 0, 0, weights=[1.0, 2.0, 3.0])
+    before = {request.session_key: chooser.choose(NONE, request, candidates).name for request in sessions(2000)}
+    after = {request.session_key: chooser.choose(NONE, request, candidates[1:]).name for request in sessions(2000)}
+    assert {key for key in before if before[key] != after[key]} == {key for key in before if before[key] == "r0"}
+
+
 def test_two_gateways_send_a_session_to_the_same_replica():
     one, other = policy("consistent_hash"), make_policy("consistent_hash", {}, Random(99))
     for request in sessions(100):
@@ -188,6 +196,17 @@ def test_salts_and_adapters_share_no_beginning():
     first.num_in_flight = 1
     assert chooser.choose(NONE, a_request(long_prompt("law"), cache_salt="a"), [first, second]) is first
     assert chooser.choose(NONE, a_request(long_prompt("law"), cache_salt="b"), [first, second]) is second
+
+
+def test_nobody_outside_can_make_blocks_of_token_ids_that_count_as_the_same():
+    """In Python -1 and -2 have one hash, and so have tuples of them: a hash without a key can be met on purpose."""
+    chooser = policy("prefix_aware", block_characters=16)
+    for token in (-1, -2):
+        request = GenerationRequest(
+            request_id="r", prompt=TokenIds((token,) * 4), sampling=SamplingParams(max_tokens=1)
+        )
+        chooser.choose(NONE, request, places(0, 0))
+    assert chooser.num_blocks == 2
 
 
 def test_conversations_and_token_ids_have_beginnings_too():

@@ -7,26 +7,29 @@ from random import Random
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from pool_of_fakes import a_call, a_pool, a_request, going_on
+from pool_of_fakes import a_call, a_pool, a_request, going_on, text_of
 
 import enginebay
 from enginebay.errors import ConfigError, PluginError
+from enginebay.gateway.routing.checked import CheckedPolicy
 from enginebay.gateway.routing.options import PolicyOptions
 from enginebay.gateway.routing.policy import RoutingPolicy, RoutingPolicySpec
 from enginebay.gateway.routing.registry import BUILT_IN, find_policy, make_policy, policy_names
+
+released: list[str] = []
 
 
 class Last(RoutingPolicy):
     """The last candidate, always."""
 
     def __init__(self, options, rng):
-        self.released_names = []
+        released.clear()
 
     def choose(self, call, request, candidates):
         return candidates[-1]
 
     def released(self, replica):
-        self.released_names.append(replica.name)
+        released.append(replica.name)
 
 
 class LastOptions(PolicyOptions):
@@ -73,7 +76,7 @@ def test_a_policy_of_a_third_party_is_found_by_its_entry_point_and_routes(monkey
         fake.demand_nothing_left()
 
     asyncio.run(main())
-    assert chooser.released_names == ["r2"] * 5
+    assert released == ["r2"] * 5
 
 
 def test_each_built_in_policy_is_offered_by_the_same_hook():
@@ -120,3 +123,45 @@ def test_two_that_claim_one_name_are_both_named(monkeypatch):
         find_policy("last")
     with pytest.raises(PluginError, match="'round_robin' is built in, and third claims its name"):
         find_policy("round_robin")
+
+
+class Broken(RoutingPolicy):
+    """choose: what it does; released: always wrong."""
+
+    def __init__(self, choose):
+        self._choose = choose
+
+    def choose(self, call, request, candidates):
+        return self._choose(candidates)
+
+    def released(self, replica):
+        raise KeyError(replica.name)
+
+
+@pytest.mark.parametrize(
+    ("choose", "problem"),
+    [
+        (lambda candidates: 1 / 0, "routing policy 'broken' failed: ZeroDivisionError"),
+        (lambda candidates: None, "chose None, which is none of r0, r1"),
+        (lambda candidates: "r0", "chose 'r0', which is none of r0, r1"),
+    ],
+)
+def test_a_policy_that_fails_or_chooses_nonsense_is_named_and_leaves_nothing(choose, problem):
+    async def main():
+        fake = await a_pool(going_on, going_on, policy=CheckedPolicy(Broken(choose), "broken"))
+        with pytest.raises(PluginError, match=problem):
+            await fake.ask(a_request())
+        fake.demand_nothing_left()
+
+    asyncio.run(main())
+
+
+def test_a_policy_that_fails_when_a_request_has_ended_takes_no_answer_and_no_slot(caplog):
+    async def main():
+        policy = CheckedPolicy(Broken(lambda candidates: candidates[0]), "broken")
+        fake = await a_pool(going_on, going_on, policy=policy)
+        assert text_of(await fake.ask(a_request())) == " t0 t1 t2 t3"
+        fake.demand_nothing_left()
+
+    asyncio.run(main())
+    assert "routing policy 'broken' failed when r0 was released" in caplog.text

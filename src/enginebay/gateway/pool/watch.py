@@ -112,17 +112,32 @@ class ReplicaWatch:
             await self._clock.sleep_until(self._clock.now() + pause_s)
 
     async def _canary_problem(self) -> str | None:
-        """None where a token came, or the engine is too busy to make one, which it says."""
-        began_at = self._clock.now()
+        """None where a token came, or the engine is too busy to make this one: it says so, or makes others.
+
+        Others are seen as they come, or by the engine's own count: answers in one piece show nothing until their end.
+        """
+        began_at, num_before = self._clock.now(), await self._num_made()
         try:
             await self._within(self._one_token(), self.bounds.canary_timeout_s)
         except BackendOverloaded:
             return None
         except EngineBayError as error:
-            if self._replica.last_token_at > began_at:
-                return None  # it made tokens for others meanwhile
+            if self._replica.last_token_at > began_at or await self._has_made_more(num_before):
+                return None
             return f"no token came out: {str(error).splitlines()[0]}"
         return None
+
+    async def _has_made_more(self, num_before: float | None) -> bool:
+        num_now = await self._num_made()
+        return num_before is not None and num_now is not None and num_now > num_before
+
+    async def _num_made(self) -> float | None:
+        """Tokens that the engine has made so far, as it says; None where it does not, or cannot be asked."""
+        try:
+            stats = await self._within(self._backend.stats(), self.bounds.timeout_s)
+        except EngineBayError:
+            return None
+        return stats.generation_tokens_total
 
     async def _one_token(self) -> None:
         request = canary_request(f"canary-{self._replica.name}-{next(self._serials)}", self._backend)

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
+from math import inf
 from random import Random
 from typing import Annotated
 
@@ -43,6 +44,8 @@ class ConsistentHash(RoutingPolicy):
     def __init__(self, options: ConsistentHashOptions, rng: Random) -> None:
         self._max_load_ratio, self._rng = options.max_load_ratio, rng
         self._rings: OrderedDict[tuple[tuple[str, float], ...], Ring] = OrderedDict()
+        self._lightest = inf
+        """Of all that were seen: the points of a replica must not change because another one went away."""
 
     def choose(self, call: Call, request: GenerationRequest, candidates: Sequence[CandidateT]) -> CandidateT:
         if request.session_key is None:
@@ -60,16 +63,23 @@ class ConsistentHash(RoutingPolicy):
         key = tuple((candidate.name, candidate.weight) for candidate in candidates)
         ring = self._rings.get(key)
         if ring is None:
-            ring = self._rings[key] = _new_ring(key)
+            ring = self._rings[key] = _new_ring(key, self._weight_of_fewest_points(key))
             if len(self._rings) > NUM_RINGS:
                 self._rings.popitem(last=False)
         else:
             self._rings.move_to_end(key)
         return ring
 
+    def _weight_of_fewest_points(self, replicas: Sequence[tuple[str, float]]) -> float:
+        lightest = min(weight for _, weight in replicas)
+        if lightest < self._lightest:
+            self._lightest = lightest
+            for known in [known for known in self._rings if known != replicas]:
+                del self._rings[known]
+        return self._lightest
 
-def _new_ring(replicas: Sequence[tuple[str, float]]) -> Ring:
-    lightest = min(weight for _, weight in replicas)
+
+def _new_ring(replicas: Sequence[tuple[str, float]], lightest: float) -> Ring:
     points = sorted(
         (_hash(f"{name}#{index}"), owner)
         for owner, (name, weight) in enumerate(replicas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from random import Random
@@ -89,10 +90,11 @@ class PrefixAware(RoutingPolicy):
             self._replica_of.popitem(last=False)
 
 
-def _comparable(prompt: Prompt, block_characters: int) -> tuple[str | tuple[int, ...], int]:
-    """What to cut into blocks, and how long these are."""
+def _comparable(prompt: Prompt, block_characters: int) -> tuple[str | bytes, int]:
+    """What to cut into blocks, and how long these are. Token ids as bytes: the hash of numbers has no key."""
     if isinstance(prompt, TokenIds):
-        return prompt.token_ids, max(1, block_characters // CHARACTERS_OF_TOKEN)
+        tokens = array("q", prompt.token_ids)
+        return tokens.tobytes(), max(1, block_characters // CHARACTERS_OF_TOKEN) * tokens.itemsize
     if isinstance(prompt, Text):
         return prompt.text, block_characters
     return _chat_text(prompt), block_characters

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from enginebay.config.diagnostics import as_one_error, describe
 from enginebay.config.source import Source
 from enginebay.errors import ConfigError, PluginError
+from enginebay.gateway.routing.checked import CheckedPolicy
 from enginebay.gateway.routing.policy import ENTRY_POINT_GROUP, RoutingHooks, RoutingPolicy, RoutingPolicySpec
 from enginebay.hookspecs import PROJECT
 
@@ -26,7 +27,13 @@ def make_policy(name: str, options: Mapping[str, object], rng: Random) -> Routin
     """Raises ConfigError for a name that is unknown and for options that the policy does not take, PluginError for a
     plugin that is broken."""
     spec = find_policy(name)
-    return spec.create(_validated(spec, options), rng)
+    validated = _validated(spec, options)
+    if spec.name in BUILT_IN:
+        return spec.create(validated, rng)
+    try:
+        return CheckedPolicy(spec.create(validated, rng), spec.name)
+    except Exception as error:
+        raise PluginError(f"routing policy {spec.name!r} cannot be made: {error!r}") from error
 
 
 def find_policy(name: str) -> RoutingPolicySpec:
