@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import socket
 from collections.abc import Iterator
@@ -83,8 +84,7 @@ def test_a_compressed_body_is_refused_unread(server: RunningServer) -> None:
 def test_a_burst_is_bounded_and_leaves_health_and_metrics_alone() -> None:
     async def main() -> None:
         backend = FakeBackend(script=lambda request: [Stall()])
-        log = make_logger(level="critical")
-        app = build_app(GuardedBackend(backend), bounds=Bounds(max_open_requests=3), log=log)
+        app = build_app(GuardedBackend(backend), bounds=Bounds(max_open_requests=3), log=make_logger(written))
         async with living(app):
             held = [post(app, "/v1/completions", {"prompt": "a"}) for _ in range(3)]
             await settle()
@@ -105,4 +105,7 @@ def test_a_burst_is_bounded_and_leaves_health_and_metrics_alone() -> None:
             after.leave()
             await after.task
 
+    written = io.StringIO()
     asyncio.run(main())
+    [refused] = [line for line in written.getvalue().splitlines() if "request refused" in line]
+    assert "Traceback" not in refused, "a trace for each request that is one too many would be load of its own"

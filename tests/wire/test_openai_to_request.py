@@ -1,6 +1,7 @@
 """Bodies as clients write them become requests with every field explicit."""
 
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -148,3 +149,13 @@ def test_only_the_documented_fields_have_no_effect() -> None:
 def test_the_lessons_endpoint_has_the_lessons_defaults() -> None:
     request = generate_request(parse_query({"prompt": "a"}, GenerateBody), request_id="r")
     assert request.sampling == SamplingParams(max_tokens=200, temperature=0.8, top_p=0.95)
+
+
+def test_more_alternatives_than_the_backend_gives_are_refused_by_the_name_that_the_client_used() -> None:
+    capabilities = Capabilities(features=frozenset(Feature), max_logprobs=20)
+    target = Target(info=replace(EVERYTHING, capabilities=capabilities), max_choices=8)
+    data = b'{"messages": [{"role": "user", "content": "a"}], "logprobs": true, "top_logprobs": 21}'
+    body = parse(data, msgspec.json.Decoder(ChatBody))
+    with pytest.raises(InvalidRequest, match=r"top_logprobs is 21, the most .* is 20") as caught:
+        chat_requests(body, chat_prompt(body, backend="any"), target, request_id="r", max_tokens=9)
+    assert caught.value.field == "top_logprobs"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from enginebay.errors import ShuttingDown
+from enginebay.errors import BackendOverloaded, ShuttingDown
 from enginebay.gateway.body import ClientGone
 from enginebay.gateway.exchange import JSON_HEADERS, Exchange
 from enginebay.wire.openai_errors import (
@@ -34,7 +34,7 @@ def detail_form(error: BaseException) -> bytes:
 async def respond_error(exchange: Exchange, error: Exception, *, form: ErrorForm, log: FilteringBoundLogger) -> None:
     """Log and answer. On routes without OpenAI's codes a fault of ours is a plain 500, unless the model is absent."""
     status, code = wire_form(error).status, wire_form(error).code
-    if status >= 500:
+    if status >= 500 and not isinstance(error, BackendOverloaded):  # a trace for each would be load of its own
         log.error("request failed", request_id=exchange.request_id, path=exchange.path, code=code, exc_info=error)
     else:
         log.info("request refused", request_id=exchange.request_id, path=exchange.path, code=code)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 
 from enginebay.clock import Clock
-from enginebay.errors import BackendOverloaded, RequestError, ShuttingDown
+from enginebay.errors import BackendError, BackendOverloaded, RequestError, ShuttingDown
 from enginebay.gateway.body import ClientGone
 from enginebay.gateway.call import Call, Outcome, OutcomeKind
 from enginebay.gateway.hooks import Hooks
@@ -52,13 +52,16 @@ class Passage:
         return [self._model.stream(self.call, request) for request in self.call.requests]
 
     async def _count_prompts(self) -> int | None:
-        """None where the model cannot tell."""
+        """None where the model cannot tell, or not now: then another may still be there to answer."""
         if not all(isinstance(prompt, TokenIds) for prompt in self._prompts) and not can_count_tokens(self._model.info):
             return None
         num_tokens = 0
-        for prompt in self._prompts:
-            is_counted = isinstance(prompt, TokenIds)
-            num_tokens += len(prompt.token_ids if is_counted else await self._model.count_tokens(prompt))
+        try:
+            for prompt in self._prompts:
+                is_counted = isinstance(prompt, TokenIds)
+                num_tokens += len(prompt.token_ids if is_counted else await self._model.count_tokens(prompt))
+        except BackendError:
+            return None
         return num_tokens
 
     def received(self, index: int, chunk: GenerationChunk) -> None:

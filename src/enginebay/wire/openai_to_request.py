@@ -82,6 +82,12 @@ def chat_requests(body: ChatBody, prompt: Chat, target: Target, *, request_id: s
     _refuse_unserved_chat_fields(body, target)
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", field="top_logprobs")
+    most = target.info.capabilities.max_logprobs
+    if most is not None and (body.top_logprobs or 0) > most:
+        raise InvalidRequest(
+            f"top_logprobs is {body.top_logprobs}, the most that backend {target.info.name!r} gives is {most}",
+            field="top_logprobs",
+        )
     if max_tokens == 0:
         raise InvalidRequest("max_tokens must be at least 1 for a chat", field="max_tokens")
     shared = _shared_request(

@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from enginebay.errors import ContextTooLong
+from enginebay.errors import BackendError, ContextTooLong
 from enginebay.gateway.answers import answer_streaming, answer_whole
 from enginebay.gateway.body import demand_json
 from enginebay.gateway.deadlines import with_deadline
@@ -56,9 +56,13 @@ async def _max_tokens(
 ) -> tuple[int, int | None]:
     """The model's default, at most the rest of the context, and the prompt's tokens where they could be counted."""
     default, limit = model.default_max_tokens, model.info.max_model_len
+    uncounted = served.bounds.default_max_tokens if default is None else default, None
     if limit is None or not can_count_tokens(model.info):
-        return served.bounds.default_max_tokens if default is None else default, None
-    num_tokens = len(await model.count_tokens(prompt))
+        return uncounted
+    try:
+        num_tokens = len(await model.count_tokens(prompt))
+    except BackendError:
+        return uncounted  # whether anybody can answer is known when they are asked
     if truncate_prompt_tokens is not None and truncate_prompt_tokens > 0:
         num_tokens = min(num_tokens, truncate_prompt_tokens)
     if num_tokens >= limit:
