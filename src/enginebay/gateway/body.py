@@ -14,13 +14,18 @@ class ClientGone(Exception):
 
 
 async def read_body(
-    header: Callable[[bytes], bytes | None], receive: Receive, *, max_bytes: int, timeout_s: float
+    header: Callable[[bytes], bytes | None], receive: Receive, *, max_bytes: int, timeout_s: float | None
 ) -> bytes:
-    """Never holds more than max_bytes and one piece. What is left unread the server discards as it comes."""
+    """Never holds more than max_bytes and one piece. What is left unread the server discards as it comes.
+
+    timeout_s: None for a body that is there already.
+    """
     if int(header(b"content-length") or 0) > max_bytes:  # the server has checked that it is a number
         raise BodyTooLarge(limit_bytes=max_bytes)
     if (header(b"content-encoding") or b"identity") != b"identity":
         raise InvalidRequest("a compressed body is not read: send it plain")
+    if timeout_s is None:
+        return await _collect(receive, max_bytes)
     try:
         async with asyncio.timeout(timeout_s):
             return await _collect(receive, max_bytes)

@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from typing import Any, cast
+from urllib.parse import unquote
 
+import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from enginebay.gateway.bounds import Bounds
+from enginebay.gateway.http_cycle import HttpCycle
 from enginebay.wire.openai_errors import INVALID, ErrorBody, ErrorDetail
 from enginebay.wire.openai_responses import encode
 
@@ -40,6 +44,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
+        if isinstance(self.cycle, HttpCycle):
+            self.cycle.connection_lost()
 
     def data_received(self, data: bytes) -> None:
         self._num_head_bytes += len(data)
@@ -53,8 +59,40 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        """As uvicorn's own, with a cycle of ours; no web sockets, no prefix of paths, no limit of connections."""
         self._is_in_head = False
-        super().on_headers_complete()
+        parser, app = self.parser, cast("ASGI3Application", self.app)
+        assert parser is not None
+        version = parser.get_http_version()
+        self._complete_scope(version, parser.get_method())
+        previous = self.cycle
+        self.cycle = HttpCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, app))
+
+    def _complete_scope(self, version: str, method: bytes) -> None:
+        parsed = httptools.parse_url(self.url)
+        path = parsed.path.decode("ascii")
+        self.scope["method"] = method.decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = parsed.path
+        self.scope["query_string"] = parsed.query or b""
 
     def on_body(self, body: bytes) -> None:
         self._num_head_bytes -= len(body)
