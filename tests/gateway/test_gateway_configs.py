@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from fake_kind import FakeKind, install_fake_kind
 
 from enginebay.config.loader import load_config
 from enginebay.config.models import Config
+from enginebay.configured import config_problems
 from enginebay.gateway.access.store import KeyStore
 from enginebay.gateway.database import open_database
 from enginebay.gateway.from_config import app_from_config
@@ -80,11 +85,54 @@ def test_there_are_configs_from_the_smallest_to_the_full() -> None:
     assert max(sizes, key=lambda name: sizes[name]) == "full"
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_config_is_sound_to_the_real_kinds_of_backends(path: Path) -> None:
+    """As `enginebay config validate` says it: no setting stands where an engine could not honour it."""
+    assert config_problems(load_config(path, environment={})) == []
+
+
 @pytest.mark.parametrize("path", IN_MEMORY, ids=lambda path: path.stem)
 def test_the_config_serves(path: Path, kind: FakeKind) -> None:
     config = load_config(path, environment={})
     asyncio.run(serve_and_ask(config))
     demand_rows(config)
+
+
+@pytest.mark.weights
+def test_our_own_engines_and_servers_that_run_already_serve_in_one_gateway() -> None:
+    path = next(path for path in CONFIGS if path.stem == "pools")
+    asked = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            urls = [await stack.enter_async_context(running_simulator("smollm2-135m")) for _ in range(2)]
+            config = load_config(path, environment=dict(zip(("LEFT_URL", "RIGHT_URL"), urls, strict=True)))
+            app = await stack.enter_async_context(living(app_from_config(config, log=make_logger(level="critical"))))
+            for model, kind in (("assistant", "reference"), ("assistant@v2", "openai_http"), ("spare", "openai_http")):
+                shown = get(app, f"/v1/models/{model}")
+                await shown.task
+                assert shown.json()["kind"] == kind
+                answer = post(app, "/v1/chat/completions", {**asked, "model": model})
+                await answer.task
+                assert (answer.status, answer.json()["usage"]["completion_tokens"]) == (200, 3), answer.body
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def running_simulator(model: str) -> AsyncIterator[str]:
+    """The URL of a simulated vLLM in a process of its own."""
+    command = [sys.executable, "-m", "enginebay.cli", "simulate", "vllm", "--port", "0", "--load-time-s", "0"]
+    process = await asyncio.create_subprocess_exec(*command, "--", "--model", model, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        line = (await process.stdout.readline()).decode()
+        found = re.search(r"http://\S+", line)
+        assert found is not None, line
+        yield found.group()
+    finally:
+        process.terminate()
+        await process.communicate()
 
 
 @pytest.mark.redis
