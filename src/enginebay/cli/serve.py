@@ -137,10 +137,11 @@ class Serving:
         """Print the one line that scripts wait for, then watch. Raises StartFailed and its like, later EngineDied."""
         models = self.gateway.served.models
         await server.is_listening.wait()
+        url = _url(self.listener)  # a signal may close it meanwhile
         self.hangups.hand_over()
         await models.wait_until_ready()
         rarely_collected()
-        print(f"ready: {_url(self.listener)} serves {', '.join(models.names())}", flush=True)
+        print(f"ready: {url} serves {', '.join(models.names())}", flush=True)
         reason = await models.wait_until_dead()
         raise EngineDied(f"the backend is dead, so the server ends: {reason}; start it again")
 
