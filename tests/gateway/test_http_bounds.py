@@ -55,7 +55,8 @@ def test_a_head_that_never_ends_is_refused() -> None:
 def test_trailers_and_the_framing_of_chunks_count_as_head() -> None:
     with connected(Bounds(max_head_bytes=4096)) as (server, connection):
         body = b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
-        connection.sendall(HEAD + body + b"x-trailer: " + b"a" * 5000)
+        status, _, _ = answer_to(connection, HEAD + body + b"x-trailer: " + b"a" * 5000)
+        assert status == 431
         assert is_closed(connection)
         assert server.backend.requests == []
 
@@ -66,6 +67,39 @@ def test_a_large_body_and_many_requests_on_one_connection_are_no_head() -> None:
         for body in (padded, BODY, padded, BODY):
             head = HEAD + b"content-length: %d\r\n\r\n" % len(body)
             assert answer_to(connection, head, body)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"FETCH /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
+        HEAD + b"content-length: -5\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\nno number\r\n",
+        HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-request-id: a\x00b\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused_in_the_form_of_every_other_error(sent: bytes) -> None:
+    with connected(Bounds()) as (_, connection):
+        status, headers, body = answer_to(connection, sent)
+        assert (status, headers["content-type"]) == (400, "application/json")
+        error = json.loads(body)["error"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", "malformed_http")
+        assert is_closed(connection)
+
+
+def test_nonsense_behind_a_request_is_not_answered_inside_of_its_answer() -> None:
+    with connected(Bounds()) as (server, connection):
+        body = json.dumps({"prompt": "stall", "max_tokens": 8, "stream": True}).encode()
+        connection.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+        received = connection.recv(65536)
+        assert b"200 OK" in received
+        connection.sendall(b"nonsense\r\n\r\n")
+        while piece := connection.recv(65536):
+            received += piece
+        assert b"HTTP/1.1 400" not in received
+        server.wait_until(lambda: server.backend.num_running == 0)
 
 
 @pytest.mark.parametrize("sent", [b"", HEAD])

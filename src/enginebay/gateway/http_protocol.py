@@ -19,8 +19,6 @@ from enginebay.gateway.http_cycle import HttpCycle
 from enginebay.wire.openai_errors import INVALID, ErrorBody, ErrorDetail
 from enginebay.wire.openai_responses import encode
 
-_STATUS = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-
 
 def bounded_protocol(bounds: Bounds) -> type[asyncio.Protocol]:
     """For `uvicorn.Config(http=...)`, which only calls it."""
@@ -102,13 +100,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_head_bytes = 0
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls it for what its parser cannot read; its message says no more than that."""
+        message = "this cannot be read as HTTP/1.1: check the request line, the headers and the framing of the body"
+        self._refuse(b"400 Bad Request", message, code="malformed_http")
+
     def _refuse_head(self) -> None:
-        """In words where nothing else is being answered on this connection."""
-        if self.cycle is None or self.cycle.response_complete:
-            message = f"the head of the request is larger than {self._max_head_bytes} bytes: send less"
-            body = encode(ErrorBody(ErrorDetail(message=message, type=INVALID, code="head_too_large")))
+        message = f"the head of the request is larger than {self._max_head_bytes} bytes: send less"
+        self._refuse(b"431 Request Header Fields Too Large", message, code="head_too_large")
+
+    def _refuse(self, status: bytes, message: str, *, code: str) -> None:
+        """In words where nothing else is being answered on this connection, else they would stand in that answer."""
+        cycle = self.cycle
+        is_about_body = cycle is not None and cycle.more_body and not cycle.response_started and not self.pipeline
+        if cycle is None or cycle.response_complete or is_about_body:
+            body = encode(ErrorBody(ErrorDetail(message=message, type=INVALID, code=code)))
             fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self.transport.write(_STATUS + fields + body)
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\n" + fields + body)
         self.transport.close()
 
     def _look_later(self) -> None:
