@@ -228,7 +228,11 @@ class RateLimited(RequestError):
 
 
 class BudgetExceeded(RequestError):
-    pass
+    """retry_after_s: when a new period begins; None where that changes nothing."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 # ---------------------------------------------------------------- backends

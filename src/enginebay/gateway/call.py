@@ -62,6 +62,8 @@ class Call:
     """Output tokens of all choices that reached the gateway."""
     num_prompt_tokens: int | None = None
     """Once known: counted before, or told by the engine. Of each prompt once, however many choices it has."""
+    answer_headers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    """Of its answer, or of its refusal: `before_routing` may add to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,7 @@ class Served:
             body_bytes=exchange.num_body_bytes,
             version=model.version,
             num_prompt_tokens=num_prompt_tokens,
+            answer_headers=exchange.answer_headers,
         )
         return Passage(
             call,

@@ -108,13 +108,23 @@ def public_message(error: BaseException) -> str:
 
 
 def error_headers(error: BaseException) -> list[tuple[bytes, bytes]]:
-    """`retry-after` in whole seconds, rounded up, for overload and rate limits; how to authenticate for a 401."""
+    """`retry-after` in whole seconds, rounded up, for overload and limits; how to authenticate for a 401.
+
+    For a spent budget also `x-should-retry: false`, which OpenAI's clients heed: seconds later it is spent still.
+    """
     if isinstance(error, errors.AuthenticationFailed):
         return [(b"www-authenticate", b"Bearer")]
+    if isinstance(error, errors.BudgetExceeded):
+        when = [] if error.retry_after_s is None else [_retry_after(error.retry_after_s)]
+        return [(b"x-should-retry", b"false"), *when]
     if not isinstance(error, errors.BackendOverloaded | errors.RateLimited):
         return []
     seconds = error.retry_after_s if error.retry_after_s is not None else DEFAULT_RETRY_AFTER_S
-    return [(b"retry-after", b"%d" % max(1, math.ceil(seconds)))]
+    return [_retry_after(seconds)]
+
+
+def _retry_after(seconds: float) -> tuple[bytes, bytes]:
+    return b"retry-after", b"%d" % max(1, math.ceil(seconds))
 
 
 # ---------------------------------------------------------------- from a response back to a class

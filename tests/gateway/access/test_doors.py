@@ -24,6 +24,7 @@ class Request:
 
     def __init__(self, address: str, text: str | None) -> None:
         self.client = Client(address=address)
+        self.answer_headers: list[tuple[bytes, bytes]] = []
         self._headers = {} if text is None else {b"authorization": f"Bearer {text}".encode()}
 
     def header(self, name: bytes) -> bytes | None:

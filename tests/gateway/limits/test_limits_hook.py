@@ -1,6 +1,7 @@
 import asyncio
 import io
 import random
+from datetime import UTC, datetime
 
 import pytest
 from redis.asyncio import Redis
@@ -10,7 +11,7 @@ from enginebay.errors import BudgetExceeded, EngineBayError, InvalidRequest, Rat
 from enginebay.gateway.call import Call, Client, Outcome, OutcomeKind
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.ledger.prices import Price, Prices
-from enginebay.gateway.limits.budgets import Budgets, period_begin
+from enginebay.gateway.limits.budgets import Budgets, Period, period_begin, period_end
 from enginebay.gateway.limits.demands import CallDemands, most_tokens, used_tokens
 from enginebay.gateway.limits.hook import LimitsHook
 from enginebay.gateway.limits.in_memory import MemoryReservations
@@ -18,6 +19,7 @@ from enginebay.gateway.limits.in_redis import RedisReservations
 from enginebay.gateway.logs import make_logger
 from enginebay.testing.fake_clock import FakeClock
 from enginebay.types import GenerationRequest, SamplingParams, Text
+from enginebay.wire.openai_errors import error_headers
 
 NANO = 10**9
 NOON_UNIX = 1_795_262_400.0  # 2026-11-21 12:00 UTC
@@ -40,7 +42,9 @@ class Limited:
     def __init__(self, config: LimitsConfig, *, spent: Spent | None = None) -> None:
         self.clock, self.now_unix, self.spent = FakeClock(), NOON_UNIX, spent or Spent()
         self.reservations = MemoryReservations(clock=self.clock)
-        budgets = Budgets(config, PRICES, self.spent, self.reservations, unix_time=lambda: self.now_unix)
+        budgets = Budgets(
+            config, PRICES, self.spent, self.reservations, clock=self.clock, unix_time=lambda: self.now_unix
+        )
         self.hook = LimitsHook(CallDemands(config), self.reservations, budgets=budgets)
         self.hooks = Hooks([self.hook], make_logger(io.StringIO()))
 
@@ -206,7 +210,7 @@ def test_a_redis_that_lost_everything_is_told_again_what_was_spent(redis_url: st
     async def main() -> None:
         redis, spent = Redis.from_url(redis_url), Spent(a=1)
         reservations = RedisReservations(redis, log=make_logger(io.StringIO()), prefix="budgets")
-        budgets = Budgets(config, PRICES, spent, reservations, unix_time=lambda: NOON_UNIX)
+        budgets = Budgets(config, PRICES, spent, reservations, clock=FakeClock(), unix_time=lambda: NOON_UNIX)
         hook = LimitsHook(CallDemands(config), reservations, budgets=budgets)
         first = a_call()
         await hook.before_routing(first)
@@ -268,3 +272,62 @@ def test_whatever_ends_a_call_nothing_stays_reserved() -> None:
     assert set(ends) == {"finished", "failed", "cancelled", "refused"}
     limited.clock.advance(100)
     assert limited.begin(a_call(max_tokens=190)) is None
+
+
+def told(call: Call) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in call.answer_headers}
+
+
+def test_answers_and_refusals_tell_of_the_tokens_that_are_left() -> None:
+    limited = Limited(LimitsConfig(key=KeyLimitSet(tokens_per_minute=50, tokens_per_day=1000)))
+    first, second = a_call(), a_call()
+    assert limited.begin(first) is None
+    assert isinstance(limited.begin(second), RateLimited)
+    for call in (first, second):
+        assert told(call) == {
+            "x-ratelimit-limit-tokens": "50",
+            "x-ratelimit-remaining-tokens": "20",
+            "x-ratelimit-reset-tokens": "1m0s",
+        }
+
+
+def test_without_a_limit_of_tokens_nothing_is_told_of_them() -> None:
+    limited = Limited(LimitsConfig(key=KeyLimitSet(concurrent_requests=1)))
+    first, second = a_call(), a_call()
+    limited.begin(first)
+    assert isinstance(limited.begin(second), RateLimited)
+    assert told(first) == told(second) == {}
+
+
+def test_a_spent_budget_tells_when_its_next_period_begins_and_not_to_come_back_at_once() -> None:
+    limited = Limited(LimitsConfig(key=KeyLimitSet(budget=BudgetConfig(amount=0.05, per="day"))))
+    assert limited.begin(a_call()) is None
+    error = limited.begin(a_call())
+    assert isinstance(error, BudgetExceeded)
+    assert error_headers(error) == [(b"x-should-retry", b"false"), (b"retry-after", b"43200")]
+    never = limited.begin(a_call(max_tokens=1000))
+    assert isinstance(never, BudgetExceeded)
+    assert error_headers(never) == [(b"x-should-retry", b"false")]
+
+
+@pytest.mark.parametrize(
+    ("begin", "period", "end"),
+    [
+        ("2026-11-21", "day", "2026-11-22"),
+        ("2026-12-31", "day", "2027-01-01"),
+        ("2026-02-01", "month", "2026-03-01"),
+        ("2026-12-01", "month", "2027-01-01"),
+    ],
+)
+def test_periods_end_where_the_next_begins(begin: str, period: Period, end: str) -> None:
+    began = datetime.fromisoformat(begin).replace(tzinfo=UTC)
+    assert period_end(began, period).date().isoformat() == end
+    assert period_begin(period_end(began, period).timestamp() - 1, period) == began
+
+
+def test_a_call_is_charged_to_the_period_of_its_arrival_as_in_the_ledger() -> None:
+    limited = Limited(LimitsConfig(key=KeyLimitSet(budget=BudgetConfig(amount=5, per="day"))))
+    limited.clock.advance(30)  # so long its body took
+    limited.now_unix = NOON_UNIX + 43_200 + 10
+    assert limited.begin(a_call()) is None
+    assert limited.spent.asked == [("a", NOON_UNIX - 43_200)]

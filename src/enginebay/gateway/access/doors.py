@@ -11,13 +11,14 @@ from enginebay.gateway.access.scopes import demand_scope
 from enginebay.gateway.call import Client
 from enginebay.gateway.doorkeeper import Doorkeeper
 from enginebay.gateway.exchange import Exchange
+from enginebay.gateway.limits.rate_headers import Headers, Left, headers_of_least
 
 
 class RequestCounts(Protocol):
-    """Limits of requests; each raises RateLimited."""
+    """Limits of requests; each raises RateLimited. headers: of the answer, told of the limit that refuses."""
 
-    async def demand_for_address(self, address: str) -> None: ...
-    async def demand_for_key(self, client: Client) -> None: ...
+    async def demand_for_address(self, address: str, headers: Headers) -> Left | None: ...
+    async def demand_for_key(self, client: Client, headers: Headers) -> Left | None: ...
     async def demand_few_failures(self, address: str) -> None: ...
     async def count_failure(self, address: str) -> None: ...
 
@@ -29,16 +30,17 @@ class KeyDoor:
         self._authentication, self._counts = authentication, counts
 
     async def let_in(self, exchange: Exchange, scope: str) -> Client:
-        address = exchange.client.address
+        address, headers = exchange.client.address, exchange.answer_headers
         await self._counts.demand_few_failures(address)
-        await self._counts.demand_for_address(address)
+        of_address = await self._counts.demand_for_address(address, headers)
         try:
             client = await self._authentication.client(exchange.header(b"authorization"), address)
         except AuthenticationFailed:
             await self._counts.count_failure(address)
             raise
         demand_scope(client, scope)
-        await self._counts.demand_for_key(client)
+        of_key = await self._counts.demand_for_key(client, headers)
+        headers += headers_of_least(of_key, of_address)
         return client
 
     async def aclose(self) -> None:
@@ -65,7 +67,9 @@ class CountedDoor:
         self._inner, self._counts = inner, counts
 
     async def let_in(self, exchange: Exchange, scope: str) -> Client:
-        await self._counts.demand_for_address(exchange.client.address)
+        headers = exchange.answer_headers
+        of_address = await self._counts.demand_for_address(exchange.client.address, headers)
+        headers += headers_of_least(of_address)
         return await self._inner.let_in(exchange, scope)
 
 

@@ -24,7 +24,7 @@ class Accounts:
         self, config: LimitsConfig, database: Database | None, *, log: FilteringBoundLogger, clock: Clock
     ) -> None:
         """database: with the ledger, for budgets."""
-        self._database = database
+        self._database, self._clock = database, clock
         self._reservations: Reservations
         if config.redis is None:
             self._reservations = MemoryReservations(clock=clock)
@@ -44,4 +44,4 @@ class Accounts:
         assert config.ledger is not None
         assert self._database is not None
         spending = LedgerSpending(self._database, currency=str(config.ledger.currency))
-        return Budgets(config.limits, prices_of(config.ledger), spending, self._reservations)
+        return Budgets(config.limits, prices_of(config.ledger), spending, self._reservations, clock=self._clock)

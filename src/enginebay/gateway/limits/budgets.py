@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 
+from enginebay.clock import Clock
 from enginebay.config.gateway_limits import BudgetConfig, LimitsConfig
 from enginebay.errors import BudgetExceeded
 from enginebay.gateway.call import Call, Outcome
@@ -28,7 +29,7 @@ class Spending(Protocol):
     """What the ledger knows. Blocks: asked in a thread."""
 
     def spent_nano(self, key_id: str, *, since_unix: float) -> int:
-        """Of all calls of that key which ended since then, as far as they are written. Raises StoreUnavailable."""
+        """Of all calls of that key which arrived since then, as far as they are written. Raises StoreUnavailable."""
         ...
 
 
@@ -40,12 +41,14 @@ class Budgets:
         spending: Spending,
         reservations: Reservations,
         *,
+        clock: Clock,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
+        """clock: of the calls' arrivals."""
         self._of_key = config.key.budget
         self._of_tier: Mapping[str, BudgetConfig | None] = {name: tier.budget for name, tier in config.tiers.items()}
         self._pricing, self._spending, self._reservations = pricing, spending, reservations
-        self._unix_time = unix_time
+        self._clock, self._unix_time = clock, unix_time
         self._seeding: dict[str, asyncio.Task[None]] = {}
 
     def demand(self, call: Call) -> Demand | None:
@@ -61,15 +64,23 @@ class Budgets:
         )
         if cost_nano is None:
             raise BudgetExceeded(f"the model {call.model!r} has no price, so no key with a budget may use it")
+        # the period of its arrival, as in the ledger, although its body may have taken until the next
+        begin = period_begin(self._unix_time() - (self._clock.now() - call.arrived_at), budget.per)
         allowance = Allowance(
             f"key:{key_id}",
             f"budget of the {budget.per}",
             "cost_nano",
             budget.amount_nano,
             FOR_EVER,
-            since_unix=period_begin(self._unix_time(), budget.per).timestamp(),
+            since_unix=begin.timestamp(),
+            until_unix=period_end(begin, budget.per).timestamp(),
         )
         return Demand(allowance, cost_nano)
+
+    def renewed_after_s(self, demand: Demand) -> float | None:
+        """Until the next period; None for what is more than the whole budget."""
+        allowance = demand.allowance
+        return None if demand.amount > allowance.limit else max(0.0, allowance.until_unix - self._unix_time())
 
     def used(self, call: Call, outcome: Outcome) -> int:
         return self._pricing.cost_of(call.model, outcome) or 0
@@ -95,3 +106,7 @@ class Budgets:
 def period_begin(now_unix: float, period: Period) -> datetime:
     midnight = datetime.fromtimestamp(now_unix, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight if period == "day" else midnight.replace(day=1)
+
+
+def period_end(begin: datetime, period: Period) -> datetime:
+    return begin + timedelta(days=1) if period == "day" else (begin + timedelta(days=31)).replace(day=1)

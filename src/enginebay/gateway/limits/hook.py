@@ -10,7 +10,8 @@ from enginebay.gateway.call import Call, Outcome
 from enginebay.gateway.hooks import GatewayHook
 from enginebay.gateway.limits.budgets import Budgets
 from enginebay.gateway.limits.demands import CallDemands, most_tokens, used_tokens
-from enginebay.gateway.limits.reservations import Demand, Hold, Refusal, Reservations
+from enginebay.gateway.limits.rate_headers import Headers, Left, headers_of_least
+from enginebay.gateway.limits.reservations import Allowance, Demand, Hold, Refusal, Reservations
 
 NANO = 10**9
 _RETRY_AFTER_S = 1.0
@@ -37,7 +38,9 @@ class LimitsHook(GatewayHook):
             refusal = await self._reserve_seeded(call, hold, refusal)
         if refusal is not None:
             del self._holds[id(call)]
-            raise _refused(refusal)
+            call.answer_headers += _headers_of(refusal)
+            raise self._refused(refusal)
+        call.answer_headers += _headers_of_granted(hold)
 
     async def _reserve_seeded(self, call: Call, hold: Hold, refusal: Refusal) -> Refusal | None:
         """The first call of a key in a period; its budget is the only account that needs a seed."""
@@ -54,6 +57,17 @@ class LimitsHook(GatewayHook):
         if hold is not None:
             self._reservations.settle(hold, [self._used(demand, call, outcome) for demand in hold.demands])
 
+    def _refused(self, refusal: Refusal) -> RequestError:
+        if refusal.demand.allowance.measure != "cost_nano" or self._budgets is None:
+            return _rate_refused(refusal)
+        (allowance, amount), num_taken = refusal.demand, refusal.num_taken
+        left = max(0, allowance.limit - num_taken) / NANO
+        return BudgetExceeded(
+            f"{_who(allowance)} has {left:.6g} left of its {allowance.what}, and this request may cost "
+            f"{amount / NANO:.6g}: ask for fewer tokens, or for a larger budget",
+            retry_after_s=self._budgets.renewed_after_s(refusal.demand),
+        )
+
     @property
     def num_held(self) -> int:
         """Calls that hold a reservation."""
@@ -69,16 +83,23 @@ class LimitsHook(GatewayHook):
                 return 0  # only running ones count
 
 
-def _refused(refusal: Refusal) -> RequestError:
-    allowance, amount = refusal.demand.allowance, refusal.demand.amount
-    who = "this API key" if allowance.subject.startswith("key:") else "this address"
-    if allowance.measure == "cost_nano":
-        left = max(0, allowance.limit - refusal.num_taken) / NANO
-        return BudgetExceeded(
-            f"{who} has {left:.6g} left of its {allowance.what}, and this request may cost {amount / NANO:.6g}: "
-            "ask for fewer tokens, or for a larger budget"
-        )
-    limit = f"{who} may have {allowance.limit} {allowance.what}"
+def _headers_of_granted(hold: Hold) -> Headers:
+    lefts = (
+        Left(demand.allowance.told, demand.allowance.limit - num_taken)
+        for demand, num_taken in zip(hold.demands, hold.num_taken, strict=True)
+        if demand.allowance.told is not None
+    )
+    return headers_of_least(*lefts)
+
+
+def _headers_of(refusal: Refusal) -> Headers:
+    allowance = refusal.demand.allowance
+    return [] if allowance.told is None else allowance.told.headers(max(0, allowance.limit - refusal.num_taken))
+
+
+def _rate_refused(refusal: Refusal) -> RequestError:
+    allowance, amount = refusal.demand
+    limit = f"{_who(allowance)} may have {allowance.limit} {allowance.what}"
     if amount > allowance.limit:
         return InvalidRequest(f"{limit}, and this request alone asks for {amount}: lower max_tokens or the prompt")
     retry_after_s = refusal.retry_after_s or _RETRY_AFTER_S
@@ -86,3 +107,7 @@ def _refused(refusal: Refusal) -> RequestError:
         f"{limit}: {refusal.num_taken} are taken, and this request asks for {amount}; try again later",
         retry_after_s=retry_after_s,
     )
+
+
+def _who(allowance: Allowance) -> str:
+    return "this API key" if allowance.subject.startswith("key:") else "this address"

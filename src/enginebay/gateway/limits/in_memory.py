@@ -26,6 +26,7 @@ class MemoryReservations:
                 return refusal
         for demand, account in zip(hold.demands, accounts, strict=True):
             account.held += demand.amount
+            hold.num_taken.append(account.num_taken)
         self._held[hold.hold_id] = hold
         self._forget_idle(now)
         return None

@@ -48,9 +48,11 @@ class RedisReservations:
 
     async def reserve(self, hold: Hold) -> Refusal | None:
         answer = await self._send("reserve", hold, [demand.allowance.limit for demand in hold.demands])
-        if not answer:
+        index, *numbers = map(int, answer)
+        if not index:
+            hold.num_taken.extend(numbers)
             return None
-        index, num_taken, room_after_ms = map(int, answer)
+        num_taken, room_after_ms = numbers
         retry_after_s = None if room_after_ms < 0 else room_after_ms / 1000
         return Refusal(hold.demands[index - 1], num_taken, retry_after_s, is_unseeded=room_after_ms == _IS_UNSEEDED)
 

@@ -20,6 +20,8 @@ class RequestEntries(Storage, MovingWindowSupport):
     def __init__(self, *, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
+        self.num_entries = 0
+        """Of the key that was asked for last: to be read before anything else runs."""
         # for each window in seconds, so that the key that was not used for longest comes first
         self._windows: dict[int, OrderedDict[str, deque[float]]] = {}
 
@@ -37,8 +39,10 @@ class RequestEntries(Storage, MovingWindowSupport):
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         now = self._clock.now()
         entries = self._entries(key, expiry, now)
-        if len(entries) + amount > limit:
+        self.num_entries = len(entries)
+        if self.num_entries + amount > limit:
             return False
+        self.num_entries += amount
         entries.extend([now] * amount)
         return True
 

@@ -18,7 +18,9 @@ from enginebay.config.gateway_limits import LimitsConfig, LimitSet
 from enginebay.errors import RateLimited, StoreUnavailable
 from enginebay.gateway.call import Client
 from enginebay.gateway.limits.addresses import counted_address
+from enginebay.gateway.limits.rate_headers import Headers, Left, ToldLimit
 from enginebay.gateway.limits.request_entries import RequestEntries
+from enginebay.gateway.limits.request_windows import MemoryWindows, RedisWindows, RequestWindows
 
 DEFAULT_FAILURES_PER_MINUTE = 60
 _LEAST_RETRY_AFTER_S = 0.001
@@ -31,16 +33,24 @@ class RequestStore:
     """Where requests are counted, and by which clock."""
 
     def __init__(
-        self, storage: Storage, now: Callable[[], float], *, clock: Clock, pool: ConnectionPool | None = None
+        self,
+        storage: Storage,
+        windows: RequestWindows,
+        *,
+        now: Callable[[], float],
+        clock: Clock,
+        pool: ConnectionPool | None = None,
     ) -> None:
-        self.storage, self.now = storage, now
+        """windows: on the same storage."""
+        self.storage, self.windows, self.now = storage, windows, now
         self.failures = RequestEntries(clock=clock)
         """Of wrong keys, which each gateway counts alone: nobody else's request waits for Redis because of them."""
         self._pool = pool
 
     @classmethod
     def in_memory(cls, clock: Clock) -> RequestStore:
-        return cls(RequestEntries(clock=clock), clock.now, clock=clock)
+        entries = RequestEntries(clock=clock)
+        return cls(entries, MemoryWindows(entries), now=clock.now, clock=clock)
 
     @classmethod
     def in_redis(cls, url: str, *, clock: Clock) -> RequestStore:
@@ -54,7 +64,7 @@ class RequestStore:
         )
         options: dict[str, Any] = {"connection_pool": pool}  # what the library hands on is typed too narrowly
         storage = RedisStorage(f"async+{url}", implementation="redispy", key_prefix="enginebay:requests", **options)
-        return cls(storage, time.time, clock=clock, pool=pool)
+        return cls(storage, RedisWindows(storage, pool), now=time.time, clock=clock, pool=pool)
 
     async def aclose(self) -> None:
         if self._pool is not None:
@@ -65,6 +75,7 @@ class RequestStore:
 class _Window:
     item: RateLimitItem
     words: str
+    told: ToldLimit
 
 
 class RequestLimits:
@@ -73,7 +84,7 @@ class RequestLimits:
     def __init__(
         self, config: LimitsConfig, store: RequestStore, *, failures_per_minute: int = DEFAULT_FAILURES_PER_MINUTE
     ) -> None:
-        self._limiter, self._now = MovingWindowRateLimiter(store.storage), store.now
+        self._limiter, self._now, self._windows = MovingWindowRateLimiter(store.storage), store.now, store.windows
         self._failures, self._failure_limiter = store.failures, MovingWindowRateLimiter(store.failures)
         self._of_address = _windows(config.address, "address")
         self._of_key = _windows(config.key, "key")
@@ -82,12 +93,16 @@ class RequestLimits:
         }
         self._few = RateLimitItemPerMinute(failures_per_minute, namespace="failures")
 
-    async def demand_for_address(self, address: str) -> None:
-        await self._demand(self._of_address, counted_address(address), "this address")
+    async def demand_for_address(self, address: str, headers: Headers) -> Left | None:
+        """What is left of its narrowest limit; None where it has none. headers: told of the limit that refuses."""
+        return await self._demand(self._of_address, counted_address(address), "this address", headers)
 
-    async def demand_for_key(self, client: Client) -> None:
-        if client.key_id is not None:
-            await self._demand(self._of_tier.get(client.tier, self._of_key), client.key_id, "this API key")
+    async def demand_for_key(self, client: Client, headers: Headers) -> Left | None:
+        """As for an address."""
+        if client.key_id is None:
+            return None
+        windows = self._of_tier.get(client.tier, self._of_key)
+        return await self._demand(windows, client.key_id, "this API key", headers)
 
     async def demand_few_failures(self, address: str) -> None:
         if not self._failures.num_keys:
@@ -104,13 +119,19 @@ class RequestLimits:
     async def count_failure(self, address: str) -> None:
         await self._failure_limiter.hit(self._few, counted_address(address))
 
-    async def _demand(self, windows: Sequence[_Window], subject: str, who: str) -> None:
+    async def _demand(self, windows: Sequence[_Window], subject: str, who: str, headers: Headers) -> Left | None:
+        least: Left | None = None
         for window in windows:
-            if not await _reached(self._limiter.hit(window.item, subject)):
+            num_left = await _reached(self._windows.hit(window.item, subject))
+            if num_left is None:
+                headers += window.told.headers(0)
                 retry_after_s = await self._room_after_s(window.item, subject)
                 raise RateLimited(
                     f"{who} may send {window.words}: try again in {retry_after_s:.3g} s", retry_after_s=retry_after_s
                 )
+            if least is None or num_left < least.num_left:
+                least = Left(window.told, num_left)
+        return least
 
     async def _room_after_s(self, item: RateLimitItem, subject: str) -> float:
         stats = await _reached(self._limiter.get_window_stats(item, subject))
@@ -120,9 +141,11 @@ class RequestLimits:
 def _windows(limits: LimitSet, namespace: str) -> Sequence[_Window]:
     windows: list[_Window] = []
     if (num := limits.requests_per_second) is not None:
-        windows.append(_Window(RateLimitItemPerSecond(num, namespace=namespace), f"{num} requests a second"))
+        item = RateLimitItemPerSecond(num, namespace=namespace)
+        windows.append(_Window(item, f"{num} requests a second", ToldLimit("requests", num, 1)))
     if (num := limits.requests_per_minute) is not None:
-        windows.append(_Window(RateLimitItemPerMinute(num, namespace=namespace), f"{num} requests a minute"))
+        item = RateLimitItemPerMinute(num, namespace=namespace)
+        windows.append(_Window(item, f"{num} requests a minute", ToldLimit("requests", num, 60)))
     return windows
 
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
+from enginebay.gateway.limits.rate_headers import ToldLimit
+
 Measure = Literal["tokens", "requests", "cost_nano"]
 NUM_SLOTS = 60
 """Of a window: what was used drops out of it a slot at a time, at most one slot late and never early."""
@@ -37,10 +39,17 @@ class Allowance:
     """0: only what is held counts. FOR_EVER: what was used never drops out."""
     since_unix: float = 0.0
     """Begin of the period, of a window that never ends: each has an account of its own."""
+    until_unix: float = field(default=0.0, compare=False)
+    """And its end."""
     account: str = field(init=False, compare=False)
     """Its name, the same in all gateways."""
+    told: ToldLimit | None = field(init=False, compare=False)
+    """Of tokens in a window: how answers tell of it."""
 
     def __post_init__(self) -> None:
+        is_rate = self.measure == "tokens" and 0 < self.window_s < FOR_EVER
+        told = ToldLimit("tokens", self.limit, self.window_s) if is_rate else None
+        object.__setattr__(self, "told", told)
         account = f"{self.subject}:{self.measure}:{self.window_s:g}:{self.since_unix:.0f}"
         object.__setattr__(self, "account", account)
 
@@ -61,6 +70,8 @@ class Hold:
     hold_id: str
     """Never used twice, by no gateway."""
     demands: Sequence[Demand]
+    num_taken: list[int] = field(default_factory=list[int], compare=False)
+    """Of each demand's account when this was granted, with this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@
 --          "settle",  hold id, lease ms, then for each demand: amount, window ms, slot ms, retention ms, used
 --          "seed",    "",      lease ms, then for each demand: used,   window ms, slot ms, retention ms, 0
 -- A window of 0 counts what is held alone; a window of -1 never ends, and has the one slot 0.
--- Returns  {} when granted, settled or seeded; else {index of the demand from 1, taken, ms until there is room or -1};
---          {index, taken, -2} where the account has a window that never ends and was not seeded
+-- Returns  {0, taken now of each demand} when granted, {} when settled or seeded; else {index of the demand from 1,
+--          taken, ms until there is room or -1}; {index, taken, -2} where the account has a window that never ends and was not seeded
 
 local operation, hold_id, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -80,6 +80,7 @@ end
 local num_demands = #KEYS / 2
 
 if operation == 'reserve' then
+  local granted = {0}
   for index = 1, num_demands do
     local one = demand(index)
     end_leases(one)
@@ -90,6 +91,7 @@ if operation == 'reserve' then
     if sum + one.amount > one.last then
       return {index, whole(sum), whole(room_after_ms(one, sum + one.amount - one.last, slots))}
     end
+    granted[index + 1] = whole(sum + one.amount)
   end
   for index = 1, num_demands do
     local one = demand(index)
@@ -97,7 +99,7 @@ if operation == 'reserve' then
     redis.call('ZADD', one.leases, now + lease_ms, hold_id .. ':' .. whole(one.amount))
     keep(one)
   end
-  return {}
+  return granted
 end
 
 for index = 1, num_demands do

@@ -1,0 +1,46 @@
+"""One request taken from a moving window, and how many are left: what the library `limits` tells in two steps."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from limits import RateLimitItem
+from limits.aio.storage import RedisStorage
+from limits.aio.storage.redis.bridge import RedisBridge
+from limits.aio.strategies import MovingWindowRateLimiter
+from redis.asyncio import ConnectionPool, Redis
+
+from enginebay.gateway.limits.request_entries import RequestEntries
+
+_ACQUIRE, _COUNT = RedisBridge.SCRIPT_ACQUIRE_MOVING_WINDOW.decode(), RedisBridge.SCRIPT_MOVING_WINDOW.decode()
+
+
+class RequestWindows(Protocol):
+    async def hit(self, item: RateLimitItem, subject: str) -> int | None:
+        """How many are left after this one; None where there was no room for it, which then does not count."""
+        ...
+
+
+class MemoryWindows:
+    def __init__(self, entries: RequestEntries) -> None:
+        self._entries, self._limiter = entries, MovingWindowRateLimiter(entries)
+
+    async def hit(self, item: RateLimitItem, subject: str) -> int | None:
+        is_granted = await self._limiter.hit(item, subject)
+        return item.amount - self._entries.num_entries if is_granted else None
+
+
+class RedisWindows:
+    """The library's own two scripts, in one round trip."""
+
+    def __init__(self, storage: RedisStorage, pool: ConnectionPool) -> None:
+        self._bridge, self._redis = storage.bridge, Redis(connection_pool=pool)
+
+    async def hit(self, item: RateLimitItem, subject: str) -> int | None:
+        key, now, expiry_s = self._bridge.prefixed_key(item.key_for(subject)), time.time(), item.get_expiry()
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.eval(_ACQUIRE, 1, key, now, item.amount, expiry_s, 1)
+            pipeline.eval(_COUNT, 1, key, now - expiry_s, item.amount)
+            is_granted, window = await pipeline.execute()
+        return item.amount - window[1] if is_granted else None
