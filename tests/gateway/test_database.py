@@ -1,5 +1,9 @@
+import sqlite3
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -104,3 +108,23 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def _num_changes(database: Database) -> int:
     with database.reading() as connection:
         return connection.execute(sa.select(api_key_changes.c.num_changes)).scalar_one()
+
+
+def test_opening_a_file_again_leaves_the_locks_of_those_who_have_it_open(tmp_path: Path) -> None:
+    """A process that closes a file loses its locks on it, of all its connections: SQLite elsewhere, closing last as it
+    thinks then, removes the write-ahead log under our feet."""
+    file = tmp_path / "gateway.db"
+    first = open_database(f"sqlite:///{file}")
+    assert _num_changes(first) == 0
+    second = open_database(f"sqlite:///{file}")
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM api_key_changes'); c.close()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True)
+    with first.writing() as connection:
+        connection.execute(api_key_changes.update().values(num_changes=7))
+    assert Path(f"{file}-wal").stat().st_size > 0
+    with closing(sqlite3.connect(file)) as elsewhere:
+        assert elsewhere.execute("SELECT num_changes FROM api_key_changes").fetchone() == (7,)
+    first.close()
+    second.close()

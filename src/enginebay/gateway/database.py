@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +123,16 @@ def _parse(url: str) -> URL:
 
 
 def _make_private(url: URL) -> None:
-    """SQLite gives the files beside it the same mode."""
+    """SQLite gives the files beside it the same mode.
+
+    A file that is there is not opened: closing it would drop the locks that other connections of this process have on
+    it (https://sqlite.org/howtocorrupt.html, 2.2).
+    """
     path = Path(url.database or "")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, _FILE_MODE))
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
     except OSError as error:
         raise StoreUnavailable(f"the database {path} cannot be opened: {error.strerror}") from error
 
