@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from redis.asyncio import Redis
 from structlog.typing import FilteringBoundLogger
 
@@ -32,6 +34,10 @@ class Accounts:
             redis = Redis.from_url(str(config.redis))
             self._reservations = RedisReservations(redis, log=log, lease_s=config.lease_s)
         self.aclose = self._reservations.aclose
+
+    def reserved(self) -> Mapping[str, int] | None:
+        """What running requests hold, by measure; None where it is in Redis."""
+        return self._reservations.reserved() if isinstance(self._reservations, MemoryReservations) else None
 
     def hook(self, config: GatewayConfig) -> LimitsHook:
         assert config.limits is not None

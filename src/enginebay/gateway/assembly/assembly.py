@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from random import Random
 
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from enginebay.clock import Clock
@@ -21,6 +22,7 @@ from enginebay.gateway.doorkeeper import Doorkeeper
 from enginebay.gateway.hooks import GatewayHook, Hooks
 from enginebay.gateway.models.catalog import Catalog, CatalogContent
 from enginebay.gateway.models.collector import CatalogCollector
+from enginebay.gateway.open_collector import OpenCollector
 from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.pools_from_config import PoolParts, catalog_content
 from enginebay.gateway.served import Served
@@ -63,8 +65,14 @@ class Assembly:
             clock=clock,
             is_ending=lambda: self.open_requests.has_ended,
             counts_prompts=gateway.has_token_limits,
-            collectors=(CatalogCollector(self._catalog), *(() if self._ledger is None else (self._ledger.collector,))),
+            collectors=self._collectors(),
         )
+
+    def _collectors(self) -> Sequence[Collector]:
+        accounts = self._accounts
+        open_collector = OpenCollector(self.open_requests, (lambda: None) if accounts is None else accounts.reserved)
+        ledger = () if self._ledger is None else (self._ledger.collector,)
+        return (CatalogCollector(self._catalog), open_collector, *ledger)
 
     def _add_stores(self, gateway: GatewayConfig) -> None:
         parts: list[Part] = []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from enginebay.clock import Clock
-from enginebay.gateway.limits.reservations import FOR_EVER, NUM_SLOTS, Allowance, Demand, Hold, Refusal
+from enginebay.gateway.limits.reservations import FOR_EVER, NUM_SLOTS, Allowance, Demand, Hold, Measure, Refusal
 
 
 class MemoryReservations:
@@ -55,6 +55,14 @@ class MemoryReservations:
         """Requests whose reservation is not settled yet."""
         return len(self._held)
 
+    def reserved(self) -> Mapping[Measure, int]:
+        """Held in all accounts: nothing where no request runs."""
+        sums: dict[Measure, int] = {"tokens": 0, "requests": 0, "cost_nano": 0}
+        for accounts in self._accounts.values():
+            for account in accounts.values():
+                sums[account.measure] += account.held
+        return sums
+
     @property
     def num_accounts(self) -> int:
         return sum(map(len, self._accounts.values()))
@@ -95,12 +103,15 @@ def _first(accounts: OrderedDict[str, _Account], num: int) -> list[str]:
 
 
 class _Account:
-    __slots__ = ("_retention_s", "_slot_s", "_slots", "_window_s", "held", "is_seeded", "touched_at", "used")
+    __slots__ = (
+        "_retention_s", "_slot_s", "_slots", "_window_s", "held", "is_seeded", "measure", "touched_at", "used",
+    )  # fmt: skip
 
     def __init__(self, allowance: Allowance) -> None:
         self._window_s, self._retention_s = allowance.window_s, allowance.retention_s
         self._slot_s = 0.0 if self._window_s == FOR_EVER else self._window_s / NUM_SLOTS
         self._slots: deque[tuple[int, int]] = deque()  # (number, used in it), oldest first
+        self.measure = allowance.measure
         self.held = self.used = 0
         self.is_seeded = False
         self.touched_at = 0.0
