@@ -58,13 +58,16 @@ class InstantConnection(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         while (end := self._end_of_request()) is not None:
             request, self._received = self._received[:end], self._received[end:]
-            self._transport.write(answer_to(request))
+            self.answer(request)
+
+    def answer(self, request: bytes) -> None:
+        self.transport.write(answer_to(request))
 
     def _end_of_request(self) -> int | None:
         head_end = self._received.find(b"\r\n\r\n")

@@ -15,7 +15,9 @@ ON_THEIR_OWN = (
     "run_all", "client_ceiling", "gpu_comparison", "gpu_page", "comparison_page", "greedy_agreement", "bench_runs",
     "engine_bars", "engine_bars_page", "engine_tables", "speculation", "technique_claims", "technique_plans",
     "technique_result", "technique_tables", "techniques", "techniques_page", "techniques_plot", "soak", "soak_traffic",
-    "verdict_recorder", "verdict_page", "client_page", "vllm_page", "page_section", "gateway", "instant_server",
+    "verdict_recorder", "verdict_page", "client_page", "vllm_page", "page_section", "gateway", "gateway_streams",
+    "gateway_sustained", "gateway_stage", "instant_server", "ticking_server", "litellm_proxy", "stream_figures", "wrk",
+    "bars",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The gateway's benchmark: its configs load, its reader of wrk's reports reads, its instant server answers."""
+"""The gateway's benchmark: configs load, wrk's reports are read, rounds become figures, the instant server answers."""
 
 import json
 import sys
@@ -8,10 +8,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from bars import exit_code
+from gateway_stage import FULL, PLAIN, log_kept_on_failure
 from instant_server import ABSENT, MODELS, NUM_TOKENS, STREAMED, WHOLE, InstantConnection
+from wrk import read_wrk
 
 from enginebay.config.loader import parse_config
-from gateway import FIELDS, FULL, PLAIN, added, read_wrk
+from gateway import ALONE, BUSY, FIELDS, LOADS, added, bars, ratios, results_of
 
 REPORT = """Running 1s test @ http://127.0.0.1:1
   1 threads and 64 connections
@@ -37,10 +40,86 @@ def test_answers_that_are_no_200_and_broken_connections_are_errors() -> None:
     assert read_wrk(REPORT + errors + "Requests/sec:   6912.55\n")["num_errors"] == 17
 
 
-def test_what_is_added_is_a_difference_at_one_connection() -> None:
-    direct = {"not_streamed_1_connection": {"latency_p50_s": 0.001, "latency_p99_s": 0.002}}
-    through = {"not_streamed_1_connection": {"latency_p50_s": 0.0015, "latency_p99_s": 0.004}}
-    assert added(direct, through) == pytest.approx({"latency_p50_s": 0.0005, "latency_p99_s": 0.002})
+def test_a_unit_of_one_letter_is_read_with_the_blank_that_wrk_writes_after_it() -> None:
+    report = REPORT.replace("99%  120.00us", "99%    1.41s ") + "Requests/sec:     74.79\n"
+    assert read_wrk(report)["latency_p99_s"] == pytest.approx(1.41)
+
+
+def round_of(rate: float, latency_s: float, *, num_errors: int = 0, idle_bytes: int | None = None) -> dict[str, object]:
+    """The same in each load: p99 is twice p50."""
+    figures = {"requests_per_s": rate, "latency_p50_s": latency_s, "latency_p99_s": 2 * latency_s}
+    loads: dict[str, object] = {load: {**figures, "num_errors": num_errors} for load in LOADS}
+    return loads if idle_bytes is None else {**loads, "idle_resident_bytes": idle_bytes}
+
+
+def measured(**changes: list[dict[str, object]]) -> dict[str, list[dict[str, object]]]:
+    full = [round_of(6000, latency_s, idle_bytes=90_000_000) for latency_s in (0.0003, 0.0004, 0.0009)]
+    rounds = {"direct": [round_of(90_000, 0.0001)] * 3, "plain": full, "full": full}
+    return {**rounds, **changes}
+
+
+def test_what_is_added_is_the_median_of_the_differences_within_each_round() -> None:
+    direct = [round_of(1, latency_s) for latency_s in (0.001, 0.002, 0.003)]
+    through = [round_of(1, latency_s) for latency_s in (0.0015, 0.0028, 0.0031)]
+    assert added(direct, through) == pytest.approx({"latency_p50_s": 0.0005, "latency_p99_s": 0.001})
+
+
+def test_figures_are_medians_over_the_rounds_and_errors_their_sum() -> None:
+    full = [round_of(rate, 0.001, num_errors=1, idle_bytes=rate) for rate in (10, 40, 20)]
+    results = results_of(measured(full=full))
+    assert results["full"][BUSY]["requests_per_s"] == 20
+    assert results["full"][BUSY]["num_errors"] == 3
+    assert results["full"]["idle_resident_bytes"] == 40
+    assert [one[BUSY]["requests_per_s"] for one in results["full"]["rounds"]] == [10, 40, 20]
+
+
+def test_what_is_fast_enough_passes_and_each_bar_can_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(bars(results_of(measured()))) == 0
+    slow = {
+        "rate": round_of(2499, 0.0003, idle_bytes=1),
+        "p50 and p99": round_of(6000, 0.002, idle_bytes=1),
+        "memory": round_of(6000, 0.0003, idle_bytes=151_000_000),
+        "errors": round_of(6000, 0.0003, num_errors=1, idle_bytes=1),
+    }
+    missed = {name: exit_code(bars(results_of(measured(full=[one] * 3)))) for name, one in slow.items()}
+    assert missed == dict.fromkeys(slow, 1)
+    assert "missed" in capsys.readouterr().out
+
+
+def test_a_stretch_that_is_missed_is_told_and_fails_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(bars(results_of(measured(full=[round_of(3000, 0.0003, idle_bytes=1)] * 3)))) == 0
+    assert "at least 5000: missed, stretch" in capsys.readouterr().out
+
+
+def test_a_peer_stands_beside_the_full_gateway_as_ratios() -> None:
+    results = results_of(measured(litellm=[round_of(60, 0.01, idle_bytes=1)] * 3))
+    assert results["litellm"]["full_beside_it"][ALONE] == pytest.approx(
+        {"requests_per_s": 100, "latency_p50_s": 25, "latency_p99_s": 25}
+    )
+    assert ratios(results["full"], results["full"])[BUSY]["requests_per_s"] == 1
+
+
+def test_what_a_process_said_is_kept_where_the_measurement_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    logs: list[Path] = []
+
+    def fail() -> None:
+        with log_kept_on_failure("gateway") as log:
+            logs.append(log)
+            log.write_text("its last words")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    [log] = logs
+    assert log.read_text() == "its last words"
+    assert str(log) in capsys.readouterr().err
+    log.unlink()
+
+
+def test_what_a_process_said_is_thrown_away_where_all_went_well() -> None:
+    with log_kept_on_failure("gateway") as log:
+        log.write_text("client gone")
+    assert not log.exists()
 
 
 @pytest.mark.parametrize("config", [PLAIN, FULL])
