@@ -81,6 +81,7 @@ def test_a_wrong_completion_field_is_refused_by_name(server: RunningServer, fiel
     assert (status, error["param"]) == (400, param)
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 USER = {"role": "user", "content": "hi"}
 
 
@@ -93,7 +94,24 @@ USER = {"role": "user", "content": "hi"}
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "messages[0].colour"),
         ({"messages": [USER], "tools": []}, "tools"),
-        ({"messages": [USER], "tools": [{"type": "function"}]}, "tools"),
+        ({"messages": [USER], "tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"messages": [USER], "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"messages": [USER], "tools": [{**TOOL, "x": 1}]}, "tools[0].x"),
+        ({"messages": [USER], "tools": [TOOL, {**TOOL, "type": "custom"}]}, "tools[1].type"),
+        ({"messages": [USER], "tools": [{**TOOL, "function": {"name": "f", "x": 1}}]}, "tools[0].function.x"),
+        ({"messages": [USER], "tools": [TOOL], "tool_choice": "perhaps"}, "tool_choice"),
+        (
+            {"messages": [USER], "tools": [TOOL], "tool_choice": {**TOOL, "function": {"name": "g"}}},
+            "tool_choice.function.name",
+        ),
+        (
+            {"messages": [USER], "response_format": {"type": "json_schema", "json_schema": {"name": "a"}, "x": 1}},
+            "response_format.x",
+        ),
+        (
+            {"messages": [USER], "response_format": {"type": "json_schema", "json_schema": {"name": "a", "x": 1}}},
+            "response_format.json_schema.x",
+        ),
         ({"messages": [USER], "tool_choice": "required"}, "tool_choice"),
         ({"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
         ({"messages": [USER], "max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),

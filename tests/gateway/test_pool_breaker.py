@@ -108,6 +108,7 @@ NO_FAULTS = [
     errors.RateLimited("x", retry_after_s=1.0),
     errors.UpstreamError("x", status=401),
     errors.UpstreamError("x", status=499),
+    errors.UpstreamError("x", status=501),
 ]
 
 

@@ -173,6 +173,9 @@ def test_only_a_stream_is_asked_as_a_stream():
         assert "stream_options" not in sent
 
 
+BARE = {"type": "object"}
+
+
 @pytest.mark.parametrize(
     ("wanted", "fields"),
     [
@@ -181,6 +184,15 @@ def test_only_a_stream_is_asked_as_a_stream():
         (
             ResponseFormat(type="json_schema", schema={"name": "n"}),
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+        ),
+        (
+            ResponseFormat(type="json_schema", schema={"type": "object"}),
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "schema": {"type": "object"}},
+                }
+            },
         ),
         (ResponseFormat(type="choice", schema=["a", "b"]), {"structured_outputs": {"choice": ["a", "b"]}}),
     ],

@@ -7,7 +7,7 @@ refused by name, never dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -185,7 +185,15 @@ def _response_format(wanted: ResponseFormat | None) -> JsonFields:
         return {}
     if wanted.type == "json_object":
         return {"response_format": {"type": "json_object"}}
-    return {"response_format": {"type": "json_schema", "json_schema": wanted.schema}}
+    return {"response_format": {"type": "json_schema", "json_schema": _named(wanted.schema)}}
+
+
+def _named(schema: object) -> object:
+    """The OpenAI API's object around a JSON schema. A bare one, as structured_outputs has it, gets one: `name` and
+    `schema` are no keywords of a JSON schema."""
+    if isinstance(schema, Mapping) and not {"name", "schema"} & cast("Mapping[str, object]", schema).keys():
+        return {"name": "answer", "schema": cast("object", schema)}
+    return cast("object", schema)
 
 
 def _within(dialect: Dialect, extensions: JsonFields, *, add_special_tokens: bool, backend: str) -> JsonFields:

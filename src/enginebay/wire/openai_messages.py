@@ -5,6 +5,7 @@ from __future__ import annotations
 from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.types import Chat, ImagePart, Message, TextPart
 from enginebay.wire.openai_requests import ChatBody, ChatMessageBody, ImageContent, TextContent, TokenizeBody
+from enginebay.wire.openai_tools import checked_tools
 
 _REPLAYED_FIELDS = ("refusal", "annotations", "audio", "function_call", "reasoning", "reasoning_content")
 
@@ -17,7 +18,7 @@ def chat_prompt(body: ChatBody, *, backend: str) -> Chat:
         raise InvalidRequest(
             "continue_final_message and add_generation_prompt exclude each other", field="continue_final_message"
         )
-    tools = _tools(body)
+    tools = checked_tools(body.tools, body.tool_choice)
     return Chat(
         messages=_messages(body.messages, backend=backend),
         tools=tools,
@@ -69,11 +70,3 @@ def _part(part: TextContent | ImageContent, path: str, backend: str) -> TextPart
     if not part.image_url.url.startswith(("https://", "data:")):
         raise InvalidRequest(f"{path} is no https: or data: URL", field=f"{path}.image_url.url")
     return ImagePart(part.image_url.url)
-
-
-def _tools(body: ChatBody) -> tuple[dict[str, object], ...]:
-    if body.tools is not None and not body.tools:
-        raise InvalidRequest("tools is an empty list: leave it out", field="tools")
-    if not body.tools and body.tool_choice not in (None, "none", "auto"):
-        raise InvalidRequest("tool_choice needs tools", field="tool_choice")
-    return tuple(body.tools or ())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.types import BackendInfo, Feature, ResponseFormat
+from enginebay.wire.openai_tools import demand_known
+
+_NAMED_SCHEMA = ("name", "description", "schema", "strict")
 
 
 def response_format(
@@ -25,7 +28,10 @@ def _from_response_format(wanted: dict[str, object] | None) -> ResponseFormat | 
         return None
     if wanted == {"type": "json_object"}:
         return ResponseFormat(type="json_object")
-    if wanted.get("type") == "json_schema" and isinstance(wanted.get("json_schema"), dict):
+    named = wanted.get("json_schema")
+    if wanted.get("type") == "json_schema" and isinstance(named, dict):
+        demand_known(wanted, ("type", "json_schema"), "response_format")
+        demand_known(named, _NAMED_SCHEMA, "response_format.json_schema")  # pyright: ignore[reportUnknownArgumentType]
         return ResponseFormat(type="json_schema", schema=wanted["json_schema"])
     raise InvalidRequest(
         f"response_format of type {wanted.get('type')!r} is not understood: expected text, json_object, or "

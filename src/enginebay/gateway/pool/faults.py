@@ -12,19 +12,20 @@ from enginebay.errors import (
     UpstreamError,
 )
 
-FIRST_SERVER_ERROR = 500
+FIRST_SERVER_ERROR, NOT_IMPLEMENTED = 500, 501
 
 
 def is_fault_of_replica(error: EngineBayError) -> bool:
     """Faults of transport and engine alone: what trips a breaker.
 
     A request that was refused is its client's fault, an overload is none, and a replica that shuts down does so on
-    purpose. An upstream status of 400 to 499 speaks of the request, however little of it we understand.
+    purpose. An upstream status of 400 to 499 speaks of the request, however little of it we understand, and so does
+    501: this engine has no such thing, and is none the worse for having been asked.
     """
     if isinstance(error, BackendOverloaded | ShuttingDown):
         return False
     if isinstance(error, UpstreamError):
-        return error.status is None or error.status >= FIRST_SERVER_ERROR
+        return error.status is None or (error.status >= FIRST_SERVER_ERROR and error.status != NOT_IMPLEMENTED)
     return isinstance(error, BackendError | StreamContractViolated)
 
 
