@@ -209,6 +209,12 @@ def test_nobody_outside_can_make_blocks_of_token_ids_that_count_as_the_same():
     assert chooser.num_blocks == 2
 
 
+def test_token_ids_that_are_none_are_left_to_whoever_refuses_them():
+    prompt = TokenIds((2**63, -1))
+    request = GenerationRequest(request_id="r", prompt=prompt, sampling=SamplingParams(max_tokens=1))
+    assert policy("prefix_aware").choose(NONE, request, places(0, 0)).name in ("r0", "r1")
+
+
 def test_conversations_and_token_ids_have_beginnings_too():
     def asks(prompt):
         return GenerationRequest(request_id="r", prompt=prompt, sampling=SamplingParams(max_tokens=1))

@@ -93,11 +93,18 @@ class PrefixAware(RoutingPolicy):
 def _comparable(prompt: Prompt, block_characters: int) -> tuple[str | bytes, int]:
     """What to cut into blocks, and how long these are. Token ids as bytes: the hash of numbers has no key."""
     if isinstance(prompt, TokenIds):
-        tokens = array("q", prompt.token_ids)
-        return tokens.tobytes(), max(1, block_characters // CHARACTERS_OF_TOKEN) * tokens.itemsize
+        return _bytes(prompt.token_ids), max(1, block_characters // CHARACTERS_OF_TOKEN) * array("q").itemsize
     if isinstance(prompt, Text):
         return prompt.text, block_characters
     return _chat_text(prompt), block_characters
+
+
+def _bytes(token_ids: Sequence[int]) -> bytes:
+    """Nothing of ids beyond 64 bits, which no engine takes: they are refused where requests are checked."""
+    try:
+        return array("q", token_ids).tobytes()
+    except OverflowError:
+        return b""
 
 
 def _chat_text(chat: Chat) -> str:
