@@ -91,6 +91,10 @@ class RunningServer:
 
         self.run(wait())
 
+    def connections(self) -> list[asyncio.WriteTransport]:
+        """The server's side of those that are open; for its own loop."""
+        return [protocol.transport for protocol in self._server.server_state.connections]
+
     @contextmanager
     def connection(self) -> Iterator[socket.socket]:
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
