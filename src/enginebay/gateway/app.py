@@ -33,6 +33,7 @@ from enginebay.gateway.lifecycle import BackendLife
 from enginebay.gateway.logs import make_logger
 from enginebay.gateway.models.one_backend import OneBackend
 from enginebay.gateway.open_requests import OpenRequests
+from enginebay.gateway.refusals import end_without_call
 from enginebay.gateway.routes.chat import create_chat_completion
 from enginebay.gateway.routes.completions import create_completion
 from enginebay.gateway.routes.documents import docs, openapi
@@ -44,6 +45,7 @@ from enginebay.gateway.routes.tokenize import tokenize
 from enginebay.gateway.served import Served
 from enginebay.monitoring import instrument
 from enginebay.quantities import SIMULATED_HEADER
+from enginebay.wire.openai_errors import wire_form
 
 Handler = Callable[[Served, Exchange], Awaitable[None]]
 
@@ -55,15 +57,17 @@ class Route:
     error_form: ErrorForm = openai_form
     scope: str | None = INFERENCE
     """What a client must be allowed to; None is open to everyone, also without a key."""
+    makes_calls: bool = False
+    """Whether whoever is let in has an outcome, even of what cannot be read."""
 
 
 READING = ("GET", "HEAD")
 ROUTES: Mapping[str, Route] = {
-    "/v1/completions": Route(("POST",), create_completion),
-    "/v1/chat/completions": Route(("POST",), create_chat_completion),
+    "/v1/completions": Route(("POST",), create_completion, makes_calls=True),
+    "/v1/chat/completions": Route(("POST",), create_chat_completion, makes_calls=True),
     "/v1/models": Route(READING, list_models),
     "/tokenize": Route(("POST",), tokenize),
-    "/generate": Route(("POST", "GET"), generate, detail_form),
+    "/generate": Route(("POST", "GET"), generate, detail_form, makes_calls=True),
     "/health": Route(READING, health, detail_form, scope=None),
     "/health/ready": Route(READING, health, detail_form, scope=None),
     "/health/live": Route(READING, live, detail_form, scope=None),
@@ -169,13 +173,23 @@ class Gateway:
                 self._demand_room(route)
                 if route.scope is not None:
                     exchange.client = await self.served.door.let_in(exchange, route.scope)
-                await route.handler(self.served, exchange)
+                await self._handle(route, exchange)
         except ShuttingDown as error:
             await respond_shutdown(exchange, error, form=route.error_form, log=self.served.log)
         except ClientGone as gone:
             self.served.log.info("client gone", request_id=exchange.request_id, path=exchange.path, how=str(gone))
         except Exception as error:  # noqa: BLE001 - the boundary: logged and answered
+            if not exchange.has_call:
+                self.served.num_refused_by_code[wire_form(error).code] += 1
             await respond_error(exchange, error, form=route.error_form, log=self.served.log)
+
+    async def _handle(self, route: Route, exchange: Exchange) -> None:
+        try:
+            await route.handler(self.served, exchange)
+        except BaseException as error:
+            if route.makes_calls and not exchange.has_call:
+                end_without_call(self.served, exchange, error)
+            raise
 
     def _demand_room(self, route: Route) -> None:
         """A burst of requests does not keep anyone from /health and /metrics."""

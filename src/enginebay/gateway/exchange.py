@@ -26,7 +26,8 @@ class Exchange:
     """request_id: the client's `x-request-id` where it is sound, else ours; it goes back in every answer.
 
     arrived_at: of the backend's clock, before anything was read of the body. client: who asks; until the door has let
-    it in, only its address. answer_headers: of every answer; more may be added until it begins.
+    it in, only its address. answer_headers: of every answer; more may be added until it begins. has_call: a Passage
+    has taken it, and gives it its outcome.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Exchange:
         "arrived_at",
         "client",
         "has_begun",
+        "has_call",
         "has_ended",
         "is_writing",
         "num_body_bytes",
@@ -66,6 +68,7 @@ class Exchange:
         given_id = (self.header(b"x-request-id") or b"").decode("latin-1")
         self.request_id = given_id if REQUEST_ID.fullmatch(given_id) else fallback_id
         self.answer_headers = [*base_headers, (b"x-request-id", self.request_id.encode())]
+        self.has_call = False
         self.has_begun = False
         self.has_ended = False
         self.why_gone = "disconnected"

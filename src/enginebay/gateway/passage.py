@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 
 from enginebay.clock import Clock
-from enginebay.errors import BackendError, BackendOverloaded, RequestError, ShuttingDown
-from enginebay.gateway.body import ClientGone
+from enginebay.errors import BackendError
 from enginebay.gateway.call import Call, Outcome, OutcomeKind
+from enginebay.gateway.endings import ending_of
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.models.served_model import ServedModel, can_count_tokens
 from enginebay.types import GenerationChunk, TokenIds, Usage
-from enginebay.wire.openai_errors import TABLE, wire_form
 from enginebay.wire.openai_usage import UsageTally
-
-SHUTTING_DOWN = TABLE[ShuttingDown].code
 
 
 class Passage:
@@ -102,14 +98,8 @@ class Passage:
 
     def fail(self, error: BaseException) -> None:
         """To be called before the error is told to the client."""
-        if isinstance(error, ClientGone):
-            self._stop("cancelled", None)
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
-            is_ours = self._is_ending()
-            self._stop("failed" if is_ours else "cancelled", SHUTTING_DOWN if is_ours else None)
-        else:
-            is_refusal = isinstance(error, RequestError | BackendOverloaded) and not self.call.num_received_tokens
-            self._stop("refused" if is_refusal else "failed", wire_form(error).code)
+        has_tokens = self.call.num_received_tokens > 0
+        self._stop(*ending_of(error, has_tokens=has_tokens, is_ending=self._is_ending))
 
     def _stop(self, kind: OutcomeKind, error_code: str | None) -> None:
         usage = self._tally.total()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -39,6 +40,8 @@ class Served:
     """Whether hooks want to know how many tokens a prompt has before anything is done with it."""
     collectors: Sequence[Collector] = ()
     """Of metrics that are no replica's."""
+    num_refused_by_code: Counter[str] = field(default_factory=Counter[str])
+    """Requests that were refused before they were calls."""
     _serials: count[int] = field(default_factory=count)
 
     def model(self, name: str | None, client: Client) -> ServedModel:
@@ -77,6 +80,7 @@ class Served:
         num_prompt_tokens: int | None = None,
     ) -> Passage:
         """num_prompt_tokens: where they were counted already."""
+        exchange.has_call = True
         call = Call(
             request_id=exchange.request_id,
             client=exchange.client,

@@ -25,6 +25,7 @@ from enginebay.gateway.models.collector import CatalogCollector
 from enginebay.gateway.open_collector import OpenCollector
 from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.pools_from_config import PoolParts, catalog_content
+from enginebay.gateway.refusals import RefusalCollector
 from enginebay.gateway.served import Served
 from enginebay.wire.deadlines import DeadlineWatch
 
@@ -65,14 +66,15 @@ class Assembly:
             clock=clock,
             is_ending=lambda: self.open_requests.has_ended,
             counts_prompts=gateway.has_token_limits,
-            collectors=self._collectors(),
         )
+        self.served.collectors = self._collectors()
 
     def _collectors(self) -> Sequence[Collector]:
         accounts = self._accounts
         open_collector = OpenCollector(self.open_requests, (lambda: None) if accounts is None else accounts.reserved)
         ledger = () if self._ledger is None else (self._ledger.collector,)
-        return (CatalogCollector(self._catalog), open_collector, *ledger)
+        refusals = RefusalCollector(self.served.num_refused_by_code)
+        return (CatalogCollector(self._catalog), open_collector, refusals, *ledger)
 
     def _add_stores(self, gateway: GatewayConfig) -> None:
         parts: list[Part] = []
