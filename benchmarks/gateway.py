@@ -33,17 +33,19 @@ BUSY, ALONE, STREAMED = "not_streamed_64_connections", "not_streamed_1_connectio
 LOADS = {BUSY: (64, FIELDS), ALONE: (1, FIELDS), STREAMED: (64, {**FIELDS, "stream": True})}
 MEASURED = ("requests_per_s", "latency_p50_s", "latency_p99_s")
 WARM_UP_S = 1.0
+SLOW_S, SLOW_WARM_UP_S = 10.0, 3.0
+"""At least, of a peer whose first answers to 64 connections take seconds."""
 
 Figures = Mapping[str, Any]
 """By load, those of wrk and of the gateway's process; and `idle_resident_bytes`."""
 
 
-def measure(target: Target, seconds: float) -> dict[str, Any]:
+def measure(target: Target, seconds: float, *, warm_up_s: float = WARM_UP_S) -> dict[str, Any]:
     results: dict[str, Any] = {}
     if target.process is not None:
         results["idle_resident_bytes"] = target.resident_bytes
     for name, (num_connections, fields) in LOADS.items():
-        run_wrk(target, fields, num_connections=num_connections, seconds=WARM_UP_S)
+        run_wrk(target, fields, num_connections=num_connections, seconds=warm_up_s)
         before, began_at = target.cpu_s, time.monotonic()
         figures = run_wrk(target, fields, num_connections=num_connections, seconds=seconds)
         if target.process is not None:
@@ -67,7 +69,11 @@ def measured_rounds(engine: str, *, num_rounds: int, seconds: float, has_litellm
         for name in openers if number % 2 == 0 else reversed(openers):
             print(f"{name}, round {number + 1}", flush=True)
             with openers[name]() as target:
-                rounds[name].append(measure(target, seconds))
+                if name == "litellm":
+                    figures = measure(target, max(seconds, SLOW_S), warm_up_s=SLOW_WARM_UP_S)
+                else:
+                    figures = measure(target, seconds)
+                rounds[name].append(figures)
     return rounds
 
 
@@ -89,14 +95,20 @@ def added(direct: Sequence[Figures], through: Sequence[Figures]) -> dict[str, fl
     }
 
 
-def ratios(full: Figures, other: Figures) -> dict[str, dict[str, float]]:
-    """The other's figures to the full gateway's: requests/s as ours over theirs, latencies as theirs over ours."""
+def ratios(full: Figures, other: Figures) -> dict[str, dict[str, float | None]]:
+    """The other's figures to the full gateway's: requests/s as ours over theirs, latencies as theirs over ours.
+
+    None where the other answered nothing within the time.
+    """
+    return {load: _load_ratios(full[load], other[load]) for load in LOADS}
+
+
+def _load_ratios(full: Figures, other: Figures) -> dict[str, float | None]:
+    if not other["requests_per_s"]:
+        return dict.fromkeys(MEASURED)
     return {
-        load: {
-            key: full[load][key] / other[load][key] if key == "requests_per_s" else other[load][key] / full[load][key]
-            for key in MEASURED
-        }
-        for load in LOADS
+        "requests_per_s": full["requests_per_s"] / other["requests_per_s"],
+        **{key: other[key] / full[key] for key in MEASURED if key.startswith("latency")},
     }
 
 

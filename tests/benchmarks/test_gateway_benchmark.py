@@ -99,6 +99,11 @@ def test_a_peer_stands_beside_the_full_gateway_as_ratios() -> None:
     assert ratios(results["full"], results["full"])[BUSY]["requests_per_s"] == 1
 
 
+def test_a_peer_that_answered_nothing_has_no_ratios() -> None:
+    results = results_of(measured(litellm=[round_of(0, 0.0, idle_bytes=1)] * 3))
+    assert set(results["litellm"]["full_beside_it"][BUSY].values()) == {None}
+
+
 def test_what_a_process_said_is_kept_where_the_measurement_fails(capsys: pytest.CaptureFixture[str]) -> None:
     logs: list[Path] = []
 
