@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from scripted_backend import ScriptedBackend
 
 from enginebay.gateway.app import ONE_MODEL, ROUTES
 from enginebay.gateway.openapi.document import document
+from enginebay.wire.field_meanings import MEANINGS
 from enginebay.wire.openai_schemas import components
 
 CHAT = {"messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
@@ -105,6 +107,25 @@ def test_the_docs_page_needs_nothing_from_elsewhere(server: RunningServer, api: 
         assert f"<code>{path}</code>" in page
     for name in api["components"]["schemas"]:
         assert f"id='{name}'" in page
+
+
+def test_every_field_of_a_request_has_a_meaning_and_every_meaning_a_field(api: dict[str, Any]) -> None:
+    names = ("ChatBody", "CompletionBody", "TokenizeBody", "GenerateBody")
+    bodies = [api["components"]["schemas"][name] for name in names]
+    fields = {name: field for body in bodies for name, field in body["properties"].items()}
+    assert all(field["description"].endswith(".") for field in fields.values())
+    assert fields.keys() == MEANINGS.keys()
+
+
+def test_the_docs_page_shows_each_body_by_an_example_that_the_server_takes(server: RunningServer) -> None:
+    page = html.unescape(server.exchange("GET", "/docs")[2].decode())
+    examples = re.findall(r"curl \$SERVER(/\S+) -H 'content-type: application/json' \\\n  -d '(.*)'</pre>", page)
+    assert {path for path, _ in examples} == {"/v1/chat/completions", "/v1/completions", "/tokenize", "/generate"}
+    for path, body in examples:
+        fields = {**json.loads(body), "model": "tiny"}
+        fields |= {"max_tokens": 3} if "max_tokens" in fields else {}  # this engine's context is short
+        assert server.post(path, fields)[0] == 200, path
+    assert "`" not in page
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from enginebay.request_checks import (
     MAX_TEMPERATURE,
     MIN_REPETITION_PENALTY,
 )
+from enginebay.wire.field_meanings import MEANINGS
 from enginebay.wire.openai_chat_response import ChatResponse
 from enginebay.wire.openai_completion_response import CompletionResponse
 from enginebay.wire.openai_errors import ErrorBody
@@ -22,6 +23,7 @@ from enginebay.wire.openai_requests import ChatBody, CompletionBody, GenerateBod
 from enginebay.wire.openai_responses import ModelEntry, ModelList
 from enginebay.wire.openai_to_request import MAX_STOP_STRINGS
 
+REQUESTS = (CompletionBody, ChatBody, TokenizeBody, GenerateBody)
 REFERENCE = "#/components/schemas/{name}"
 BODIES = (
     CompletionBody, ChatBody, TokenizeBody, GenerateBody, CompletionResponse, ChatResponse, ModelEntry, ModelList,
@@ -57,9 +59,11 @@ _BOUNDS: Mapping[str, Schema] = {
 def components() -> dict[str, Schema]:
     """By name; they refer to each other as parts of an OpenAPI document."""
     _, schemas = msgspec.json.schema_components(BODIES, schema_hook=_anything, ref_template=REFERENCE)
-    for body in (CompletionBody, ChatBody, GenerateBody):
+    for body in REQUESTS:
         for name, schema in schemas[body.__name__]["properties"].items():
-            _bound(name, schema)
+            schema["description"] = MEANINGS[name]
+            if body is not TokenizeBody:
+                _bound(name, schema)
     return schemas
 
 

@@ -36,10 +36,17 @@ _TOKENS: Schema = {
         "token_strs": {"type": "null"},
     },
 }
+_EXAMPLES: Mapping[str, Schema] = {
+    "ChatBody": {"model": "assistant", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64},
+    "CompletionBody": {"model": "assistant", "prompt": "Once upon a time", "max_tokens": 64},
+    "TokenizeBody": {"model": "assistant", "prompt": "Hello!"},
+    "GenerateBody": {"model": "assistant", "prompt": "Once upon a time", "max_tokens": 64},
+}
 _DESCRIPTION = (
     "An OpenAI-compatible API in front of engines that serve language models. Every route takes the header "
     "`x-request-id`: it comes back in the answer, goes to the engine and stands in the log; one is made where none is "
-    f"sent. Routes that generate take `{DEADLINE_HEADER}`: milliseconds that the whole answer may take, from the "
+    "sent. A server with API keys takes them as `Authorization: Bearer KEY`. "
+    f"Routes that generate take `{DEADLINE_HEADER}`: milliseconds that the whole answer may take, from the "
     f"arrival of the request, 1 to {MAX_DEADLINE_MS}. Answers that are made up carry `{SIMULATED_HEADER}: 1`."
 )
 
@@ -112,7 +119,8 @@ def _operation(
         },
     }
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": _reference(body)}}}
+        content = {"schema": _reference(body), "example": _EXAMPLES[body]}
+        operation["requestBody"] = {"required": True, "content": {JSON: content}}
     return operation
 
 
