@@ -101,8 +101,11 @@ class ModelPool:
         return self._common_info
 
     def demand_ready(self) -> None:
-        """Raises NotStarted or BackendUnavailable where no replica would take a request now."""
-        if not any(replica.is_available() for replica in self.replicas) and not self._fallbacks(None):
+        """Raises NotStarted or BackendUnavailable as long as no replica was ever ready: nobody knows what it can do.
+
+        Later a request is a call, also where no replica would take it now: it ends as one, with its outcome.
+        """
+        if not any(replica.was_ready for replica in self.replicas) and not self._fallbacks(None):
             raise none_available(self.replicas)
 
     def stream(self, call: Call, request: GenerationRequest) -> ChunkStream:

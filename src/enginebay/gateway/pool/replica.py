@@ -43,6 +43,8 @@ class Replica:
         self.state = ReplicaState.LOADING
         self.reason = "the model is loading"
         """Why it is not ready."""
+        self.was_ready = False
+        """At any time: from then on it is known what it can do."""
         self.num_in_flight = 0
         self.last_token_at = clock.now()
         """When anything came from it last: an engine that talks needs no canary."""
@@ -79,6 +81,7 @@ class Replica:
 
     def became(self, state: ReplicaState, reason: str = "") -> None:
         self.state, self.reason = state, reason
+        self.was_ready = self.was_ready or state is ReplicaState.READY
 
     def abandon_all(self, error: EngineBayError) -> None:
         """End what waits for it with this error, so that it can go on elsewhere."""
