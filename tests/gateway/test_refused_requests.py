@@ -48,7 +48,7 @@ def new_key(folder: Path, *scopes: str) -> dict[str, str]:
 
 
 def serve(folder: Path, test: Callable[[Gateway], Awaitable[None]]) -> list[tuple[str, str | None, str]]:
-    """Outcome, code and model of each row in the end."""
+    """Outcome, code and model of each row in the end; each has its cost."""
 
     async def main() -> None:
         config = parse_config(CONFIG.format(folder=folder))
@@ -57,6 +57,7 @@ def serve(folder: Path, test: Callable[[Gateway], Awaitable[None]]) -> list[tupl
 
     asyncio.run(main())
     with closing(open_database(f"sqlite:///{folder}/gateway.db")) as database, database.reading() as connection:
+        assert None not in connection.execute(sa.select(ledger.c.cost_nano)).scalars().all()
         query = sa.select(ledger.c.outcome, ledger.c.error_code, ledger.c.model).order_by(ledger.c.position)
         return [(row.outcome, row.error_code, row.model) for row in connection.execute(query)]
 

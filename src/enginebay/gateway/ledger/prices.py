@@ -69,7 +69,12 @@ class Prices:
         )
 
     def cost_of(self, model: str, outcome: Outcome) -> int | None:
-        """What fails or is refused costs nothing; of a call that its client left, what the gateway received."""
+        """What fails or is refused costs nothing; of a call that its client left, what the gateway received.
+
+        model: empty for a request that never named one, which costs nothing however it ended.
+        """
+        if not model:
+            return 0 if self._prices else None
         if outcome.kind not in _BILLED:
             return 0 if model in self._prices else None
         return self.cost_nano(
