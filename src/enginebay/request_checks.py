@@ -6,6 +6,7 @@ One place for all backends, so that no adapter drops a field silently or words a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from operator import attrgetter
 
 from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.request_texts import check_texts
@@ -64,10 +65,25 @@ def check_request(request: GenerationRequest, info: BackendInfo) -> None:
         raise InvalidRequest(f"backend {info.name!r} takes a temperature of at most {limit}", field="temperature")
 
 
+_features_of_sampling = attrgetter(
+    "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "stop",
+    "stop_token_ids", "ignore_eos", "min_tokens", "seed", "skip_special_tokens",
+)  # fmt: skip
+_features_of_request = attrgetter(
+    "logprobs", "prompt_logprobs", "truncate_prompt_tokens", "priority", "deadline_at", "cache_salt", "adapter",
+    "response_format", "resume_token_ids",
+)  # fmt: skip
+_NEUTRAL_SAMPLING = _features_of_sampling(SamplingParams(max_tokens=1))
+_NEUTRAL_REQUEST = (None, None, None, 0, None, None, None, None, ())
+
+
 def required_features(request: GenerationRequest) -> Iterator[Feature]:
     """Every feature that this request makes use of; a field at its neutral value asks for nothing."""
     yield from _prompt_features(request)
     sampling = request.sampling
+    is_neutral = _features_of_sampling(sampling) == _NEUTRAL_SAMPLING and sampling.max_tokens
+    if is_neutral and _features_of_request(request) == _NEUTRAL_REQUEST:
+        return  # as most are: two comparisons instead of two dozen
     asked = (
         (Feature.TOP_K, sampling.top_k > 0),
         (Feature.MIN_P, sampling.min_p > 0),

@@ -7,6 +7,7 @@ an engine would meet deep inside, where it costs more than this one request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter, contains
 from typing import cast
 
 from enginebay.errors import InvalidRequest
@@ -26,27 +27,41 @@ _OPTIONAL_INTS = ("logprobs", "prompt_logprobs", "truncate_prompt_tokens")
 _OPTIONAL_TEXTS = ("session_key", "cache_salt", "adapter")
 
 
+_kinds_of_sampling = attrgetter(*_SAMPLING_INTS, "seed", *_SAMPLING_FLOATS, *_SAMPLING_SWITCHES)
+_kinds_of_request = attrgetter("request_id", "priority", *_OPTIONAL_INTS, "deadline_at", *_OPTIONAL_TEXTS)
+_NONE = type(None)
+_KINDS_OF_SAMPLING = (
+    *({int} for _ in _SAMPLING_INTS), {int, _NONE}, *({float, int} for _ in _SAMPLING_FLOATS),
+    *({bool} for _ in _SAMPLING_SWITCHES),
+)  # fmt: skip
+_KINDS_OF_REQUEST = (
+    {str}, {int}, *({int, _NONE} for _ in _OPTIONAL_INTS), {float, int, _NONE}, *({str, _NONE} for _ in _OPTIONAL_TEXTS)
+)  # fmt: skip
+
+
 def check_types(request: GenerationRequest) -> None:
     """Raise InvalidRequest naming the field. An int is accepted for a float; a bool is no number."""
     if not isinstance(request.sampling, SamplingParams):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _wrong("sampling", request.sampling, "a SamplingParams")
     _check_sampling(request.sampling)
     _check_prompt(request.prompt)
-    _demand(request, ("request_id",), "a str", str)
-    _demand(request, ("priority",), "an int", int)
-    _demand(request, _OPTIONAL_INTS, "an int or None", int, type(None))
-    _demand(request, ("deadline_at",), "a float or None", float, int, type(None))
-    _demand(request, _OPTIONAL_TEXTS, "a str or None", str, type(None))
+    if not _are_of(_kinds_of_request(request), _KINDS_OF_REQUEST):
+        _demand(request, ("request_id",), "a str", str)
+        _demand(request, ("priority",), "an int", int)
+        _demand(request, _OPTIONAL_INTS, "an int or None", int, _NONE)
+        _demand(request, ("deadline_at",), "a float or None", float, int, _NONE)
+        _demand(request, _OPTIONAL_TEXTS, "a str or None", str, _NONE)
     if request.delivery not in ("stream", "final"):
         raise InvalidRequest(f"delivery is {request.delivery!r}, expected 'stream' or 'final'", field="delivery")
     _demand_token_ids("resume_token_ids", request.resume_token_ids)
 
 
 def _check_sampling(sampling: SamplingParams) -> None:
-    _demand(sampling, _SAMPLING_INTS, "an int", int)
-    _demand(sampling, ("seed",), "an int or None", int, type(None))
-    _demand(sampling, _SAMPLING_FLOATS, "a float", float, int)
-    _demand(sampling, _SAMPLING_SWITCHES, "True or False", bool)
+    if not _are_of(_kinds_of_sampling(sampling), _KINDS_OF_SAMPLING):
+        _demand(sampling, _SAMPLING_INTS, "an int", int)
+        _demand(sampling, ("seed",), "an int or None", int, _NONE)
+        _demand(sampling, _SAMPLING_FLOATS, "a float", float, int)
+        _demand(sampling, _SAMPLING_SWITCHES, "True or False", bool)
     _check_stop(sampling.stop)
     _demand_token_ids("stop_token_ids", sampling.stop_token_ids)
     bias: object = sampling.logit_bias
@@ -79,6 +94,11 @@ def _check_prompt(prompt: object) -> None:
         raise _wrong("prompt", prompt, "a Text, TokenIds or Chat")
     elif not all(isinstance(message, Message) for message in prompt.messages):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest("messages is a tuple of Message", field="messages")
+
+
+def _are_of(values: tuple[object, ...], kinds: tuple[set[type], ...]) -> bool:
+    """The common case at once; what is strange is then looked for field by field."""
+    return all(map(contains, kinds, map(type, values)))
 
 
 def _demand(values: object, fields: tuple[str, ...], expected: str, *types: type) -> None:
