@@ -98,7 +98,7 @@ def test_an_engine_that_said_how_long_it_is_full_is_not_asked_before():
             clock.advance(1.0)
         assert len(fake.fakes[0].requests) == 1
         with pytest.raises(BackendOverloaded, match=r"r0 is overloaded for 1\.0 s more"):
-            fake.pool.demand_ready()
+            await fake.ask(a_request())
         fake.demand_nothing_left()
 
     asyncio.run(main())
