@@ -77,7 +77,7 @@ def serves(command: list[str], folder: Path) -> bool:
     watchdog.start()
     try:
         assert server.stdout is not None
-        return any(line.startswith("ready: http://127.0.0.1:") for line in server.stdout)
+        return any(line.startswith("ready: http://") for line in server.stdout)
     finally:
         watchdog.cancel()
         server.terminate()
