@@ -10,7 +10,8 @@ from typing import Any, Literal
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
     name: str
-    measured: float
+    measured: float | None
+    """None: there was nothing to measure, and the bar is missed."""
     limit: float
     kind: Literal["at least", "at most"]
     is_stretch: bool = False
@@ -18,12 +19,15 @@ class Bar:
 
     @property
     def is_met(self) -> bool:
+        if self.measured is None:
+            return False
         return self.measured >= self.limit if self.kind == "at least" else self.measured <= self.limit
 
     def __str__(self) -> str:
         verdict = "met" if self.is_met else "missed"
         wish = ", stretch" if self.is_stretch else ""
-        return f"{self.name:58} {self.measured:>12.6g}  {self.kind} {self.limit:g}: {verdict}{wish}"
+        measured = "nothing" if self.measured is None else f"{self.measured:.6g}"
+        return f"{self.name:58} {measured:>12}  {self.kind} {self.limit:g}: {verdict}{wish}"
 
 
 def as_json(bars: Sequence[Bar]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 import psutil
+from gateway_process import new_key, running_gateway
 
 from enginebay.loadtest.environment import describe_environment
 
@@ -100,16 +101,17 @@ def machine() -> dict[str, Any]:
 
 
 @contextmanager
-def log_kept_on_failure(name: str) -> Generator[Path, None, None]:
-    """A file for what a process says beside its work: thrown away, unless what is measured fails."""
-    handle, path = tempfile.mkstemp(prefix=f"{name}-", suffix=".log")
-    os.close(handle)
+def log_kept_on_failure(log: Path) -> Generator[None, None, None]:
+    """What a process writes beside its work is thrown away with its folder, unless what is measured fails."""
     try:
-        yield Path(path)
+        yield
     except BaseException:
-        print(f"what {name} said is in {path}", file=sys.stderr)
+        if log.exists():
+            handle, kept = tempfile.mkstemp(prefix=f"{log.stem}-", suffix=log.suffix)
+            os.close(handle)
+            shutil.copyfile(log, kept)
+            print(f"what {log.stem} said is in {kept}", file=sys.stderr)
         raise
-    Path(path).unlink()
 
 
 @contextmanager
@@ -139,26 +141,11 @@ def server_behind(script: str, *arguments: str) -> Generator[str, None, None]:
 @contextmanager
 def gateway(config: str, engine: str) -> Generator[Target, None, None]:
     """`enginebay serve` with this config before the engine; with a key of its own where the config asks for keys."""
-    with tempfile.TemporaryDirectory() as folder, log_kept_on_failure("gateway") as log:
-        path = Path(folder) / "gateway.yaml"
-        path.write_text(config.format(engine=engine, folder=folder))
-        command = [sys.executable, "-m", "enginebay.cli"]
-        key = _made_key(command, path) if "access:" in config else None
-        serve = pinned(GATEWAY_CPU, *command, "serve", str(path), "--port", "0")
-        with log.open("w") as errors:
-            process = subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=errors, text=True)
-        with ended_after(process):
-            yield Target(_announced_url(process), key, psutil.Process(process.pid))
-
-
-def _made_key(command: Sequence[str], config: Path) -> str:
-    create = [*command, "keys", "create", str(config), "bench"]
-    return subprocess.run(create, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _announced_url(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("ready:"):
-            return line.split()[1]
-    raise RuntimeError(f"the gateway ended with {process.wait()} before it was ready")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (
+            log_kept_on_failure(folder / "gateway.log"),
+            running_gateway(config.format(engine=engine, folder=name), folder, prefix=pinned(GATEWAY_CPU)) as running,
+        ):
+            key = new_key(folder, "bench") if "access:" in config else None
+            yield Target(running.url, key, running.process)

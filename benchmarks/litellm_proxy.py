@@ -65,7 +65,7 @@ def install() -> None:
 @contextmanager
 def litellm_proxy(engine: str) -> Generator[Target, None, None]:
     """Its proxy before the engine, on the gateway's CPU."""
-    with tempfile.TemporaryDirectory() as folder, log_kept_on_failure("litellm") as log:
+    with tempfile.TemporaryDirectory() as folder, log_kept_on_failure(log := Path(folder) / "litellm.log"):
         config = Path(folder) / "litellm.yaml"
         config.write_text(CONFIG.format(engine=engine, key=KEY))
         port = _free_port()

@@ -12,6 +12,8 @@ from enginebay.loadtest.records import Record
 from enginebay.statistics.percentiles import percentile_of_sorted
 
 PERCENTILES = (50, 99)
+Percentiles = dict[str, float | None]
+"""`p50` and `p99`; None of no values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,14 @@ class StreamFigures:
     num_chunks_in_window: int
     min_open_streams: int
     """Fewest at one instant of the window."""
-    ttft_s: dict[str, float]
+    ttft_s: Percentiles
     """As the load test has it, of streams whose prompt has a step of its own."""
-    ttft_in_tick_s: dict[str, float]
+    ttft_in_tick_s: Percentiles
     """Of those whose first token comes last in a tick of all; the wait for it is in it."""
-    ttft_in_tick_beyond_engine_s: dict[str, float]
+    ttft_in_tick_beyond_engine_s: Percentiles
     """The same without what the server itself took, from a request's arrival to the tick."""
-    chunk_gap_s: dict[str, float]
-    lateness_s: dict[str, float]
+    chunk_gap_s: Percentiles
+    lateness_s: Percentiles
     """Of each token: from the end of its step to its arrival."""
 
     def as_json(self) -> dict[str, Any]:
@@ -108,21 +110,24 @@ def min_open(records: Sequence[Record], window: tuple[float, float]) -> int:
     return min(accumulate(steps[:num_within], initial=before))
 
 
-def percentiles(values: Iterable[float]) -> dict[str, float]:
+def percentiles(values: Iterable[float]) -> Percentiles:
     ordered = sorted(values)
-    return {f"p{percent}": percentile_of_sorted(ordered, percent) for percent in PERCENTILES}
+    return {f"p{percent}": percentile_of_sorted(ordered, percent) if ordered else None for percent in PERCENTILES}
 
 
-def added(direct: Sequence[StreamFigures], through: Sequence[StreamFigures]) -> dict[str, dict[str, float]]:
+def added(direct: Sequence[StreamFigures], through: Sequence[StreamFigures]) -> dict[str, Percentiles]:
     """Differences of the runs' mean percentiles."""
     names = ("ttft_s", "ttft_in_tick_s", "ttft_in_tick_beyond_engine_s", "chunk_gap_s", "lateness_s")
-    return {
-        name: {
-            f"p{percent}": _mean(through, name, percent) - _mean(direct, name, percent) for percent in PERCENTILES
-        }
-        for name in names
-    }  # fmt: skip
+    return {name: {f"p{percent}": _added(direct, through, name, percent) for percent in PERCENTILES} for name in names}
 
 
-def _mean(runs: Sequence[StreamFigures], name: str, percent: int) -> float:
-    return sum(getattr(run, name)[f"p{percent}"] for run in runs) / len(runs)
+def _added(
+    direct: Sequence[StreamFigures], through: Sequence[StreamFigures], name: str, percent: int
+) -> float | None:  # fmt: skip
+    bare, behind = _mean(direct, name, percent), _mean(through, name, percent)
+    return None if bare is None or behind is None else behind - bare
+
+
+def _mean(runs: Sequence[StreamFigures], name: str, percent: int) -> float | None:
+    values = [getattr(run, name)[f"p{percent}"] for run in runs]
+    return None if None in values else sum(values) / len(values)

@@ -104,27 +104,33 @@ def test_a_peer_that_answered_nothing_has_no_ratios() -> None:
     assert set(results["litellm"]["full_beside_it"][BUSY].values()) == {None}
 
 
-def test_what_a_process_said_is_kept_where_the_measurement_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    logs: list[Path] = []
+def test_what_a_process_said_is_kept_where_the_measurement_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept_in = tmp_path / "kept"
+    kept_in.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(kept_in))
+    log = tmp_path / "gateway.log"
 
     def fail() -> None:
-        with log_kept_on_failure("gateway") as log:
-            logs.append(log)
+        with log_kept_on_failure(log):
             log.write_text("its last words")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    [log] = logs
-    assert log.read_text() == "its last words"
-    assert str(log) in capsys.readouterr().err
-    log.unlink()
+    [kept] = kept_in.iterdir()
+    assert kept.read_text() == "its last words"
+    assert str(kept) in capsys.readouterr().err
 
 
-def test_what_a_process_said_is_thrown_away_where_all_went_well() -> None:
-    with log_kept_on_failure("gateway") as log:
-        log.write_text("client gone")
-    assert not log.exists()
+def test_nothing_is_kept_where_all_went_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept_in = tmp_path / "kept"
+    kept_in.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(kept_in))
+    with log_kept_on_failure(tmp_path / "gateway.log"):
+        (tmp_path / "gateway.log").write_text("client gone")
+    assert list(kept_in.iterdir()) == []
 
 
 @pytest.mark.parametrize("config", [PLAIN, FULL])

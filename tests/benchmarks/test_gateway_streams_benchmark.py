@@ -194,6 +194,15 @@ def test_what_is_added_is_the_difference_of_the_runs_means() -> None:
     assert added([bare], [bare])["ttft_s"] == {"p50": 0.0, "p99": 0.0}
 
 
+def test_where_no_stream_begins_in_the_window_there_is_no_ttft_and_its_bars_are_missed() -> None:
+    figures = figures_of(record(0, sent_at=0.0), record(1, sent_at=0.0), window=(0.01, 1.0))
+    assert figures.ttft_s == {"p50": None, "p99": None}
+    assert added([figures], [figures])["ttft_s"] == {"p50": None, "p99": None}
+    ttft = steady_bars(1, runs_of(figures, figures), is_stretch=False)[0]
+    assert not ttft.is_met
+    assert "nothing" in str(ttft)
+
+
 def runs_of(direct: StreamFigures, through: StreamFigures, *, cpu_s: float = 0.0) -> list[Run]:
     return [
         Run(target="direct", figures=direct, gateway_cpu_s=0.0, client={}),
