@@ -13,14 +13,14 @@ MAX_MODEL_LEN = 128
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, LAYERS = 32, 48, 4, 2, 2
 
 
-def write_random_llama(directory: Path) -> Path:
+def write_random_llama(directory: Path, *, vocab_size: int = VOCAB_SIZE, max_model_len: int = MAX_MODEL_LEN) -> Path:
     rng = np.random.default_rng(7)
 
     def weights(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) * 0.3).astype(np.float32)
 
     head_dim = HIDDEN // HEADS
-    tensors = {"model.embed_tokens.weight": weights(VOCAB_SIZE, HIDDEN), "lm_head.weight": weights(VOCAB_SIZE, HIDDEN)}
+    tensors = {"model.embed_tokens.weight": weights(vocab_size, HIDDEN), "lm_head.weight": weights(vocab_size, HIDDEN)}
     tensors["model.norm.weight"] = np.ones(HIDDEN, np.float32)
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}."
@@ -38,13 +38,13 @@ def write_random_llama(directory: Path) -> Path:
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": VOCAB_SIZE,
+        "vocab_size": vocab_size,
         "hidden_size": HIDDEN,
         "intermediate_size": INTERMEDIATE,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
-        "max_position_embeddings": MAX_MODEL_LEN,
+        "max_position_embeddings": max_model_len,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "hidden_act": "silu",
