@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
-from asgi_client import AsgiExchange, get, living, post
+from asgi_client import AsgiExchange, get, living, post, settle
 from fake_kind import FakeKind, install_fake_kind
 
-from enginebay.config.loader import parse_config
+from enginebay.config.loader import load_config, parse_config
+from enginebay.config.models import Config
 from enginebay.gateway.app import Gateway
 from enginebay.gateway.assembly.assembly import Assembly
 from enginebay.gateway.call import Call
 from enginebay.gateway.hooks import GatewayHook
 from enginebay.gateway.logs import make_logger
 from enginebay.gateway.models.catalog import Catalog
+from enginebay.gateway.reloading import Reloader
 from enginebay.testing.fake_backend import say_tokens
 from enginebay.testing.fake_clock import FakeClock
 from enginebay.types import Health, HealthState
@@ -172,3 +175,46 @@ def test_a_gateway_that_lost_a_replica_or_one_of_its_models_is_still_ready_and_s
         kind.script = say_tokens
 
     run(test)
+
+
+def test_a_file_that_is_mended_takes_the_place_of_one_whose_engines_do_not_come_up(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    seen: asyncio.Queue[str] = asyncio.Queue()
+    slow, mended = (f"{CONFIG}server: {{max_open_requests: {number}}}\n" for number in (1, 2))
+
+    async def reload(config: Config) -> None:
+        seen.put_nowait(f"begun {config.server.max_open_requests}")
+        try:
+            if config.server.max_open_requests == 1:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.put_nowait("given up")
+            raise
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def read() -> Config:
+            try:
+                return load_config(file)
+            finally:
+                loop.call_soon_threadsafe(seen.put_nowait, "read")
+
+        reloader = Reloader(file, read, reload, watches_file=False, log=make_logger(level="critical"))
+        await reloader.begin()
+        for text, told in (
+            (slow, ["read", "begun 1"]),
+            ("version: 2\n", ["read"]),
+            (f"# the same in other words\n{slow}", ["read"]),
+            (mended, ["read", "given up", "begun 2"]),
+        ):
+            file.write_text(text)
+            reloader.ask()
+            async with asyncio.timeout(10):
+                assert [await seen.get() for _ in told] == told
+            await settle()
+            assert seen.empty()
+        await reloader.end()
+        assert (reloader.num_reloads, reloader.num_refused) == (1, 1)
+
+    asyncio.run(main())

@@ -22,7 +22,8 @@ WATCH_DEBOUNCE_MS = 400
 
 
 class Reloader:
-    """Lives as long as the server. One reload at a time; what is asked for meanwhile is read after it."""
+    """Lives as long as the server. One reload at a time: a file that says something else takes the place of one whose
+    engines are still starting, so that a mistake in it is mended as soon as it is seen."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Reloader:
         self._watches_file = watches_file
         self._asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._taking: tuple[Config, asyncio.Task[None]] | None = None
         self._handler_before: SignalHandler = signal.SIG_DFL
         self.num_reloads = 0
         self.num_refused = 0
@@ -62,23 +64,53 @@ class Reloader:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _reload_when_asked(self) -> None:
-        while True:
-            await self._asked.wait()
-            self._asked.clear()
-            await self._reload_once()
-
-    async def _reload_once(self) -> None:
         try:
-            await self._reload(await asyncio.to_thread(self._read))
-        except EngineBayError as error:
-            self.num_refused += 1
-            self._log.error("config refused, the old one stays", file=str(self._file), reason=str(error))
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                config = await self._config()
+                if config is not None and not self._is_being_taken(config):
+                    await self._stop_taking()
+                    self._taking = config, asyncio.create_task(self._take(config), name="take config")
+        finally:
+            await self._stop_taking()
+
+    async def _config(self) -> Config | None:
+        try:
+            return await asyncio.to_thread(self._read)
+        except Exception as error:  # noqa: BLE001 - as below
+            self._refuse(error)
+            return None
+
+    def _is_being_taken(self, config: Config) -> bool:
+        """Told by what it says: where in the file that stands makes no difference."""
+        if self._taking is None or self._taking[1].done():
+            return False
+        return dict(self._taking[0]) == dict(config)
+
+    async def _stop_taking(self) -> None:
+        if self._taking is None:
+            return
+        _, task = self._taking
+        if task.cancel():
+            self._log.info("config given up for a newer one", file=str(self._file))
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _take(self, config: Config) -> None:
+        try:
+            await self._reload(config)
         except Exception as error:  # noqa: BLE001 - a bug must not end the reloads
-            self.num_refused += 1
-            self._log.error("config not taken, the old one stays", file=str(self._file), exc_info=error)
+            self._refuse(error)
         else:
             self.num_reloads += 1
             self._log.info("config reloaded", file=str(self._file))
+
+    def _refuse(self, error: Exception) -> None:
+        self.num_refused += 1
+        if isinstance(error, EngineBayError):
+            self._log.error("config refused, the old one stays", file=str(self._file), reason=str(error))
+        else:
+            self._log.error("config not taken, the old one stays", file=str(self._file), exc_info=error)
 
     async def _watch(self) -> None:
         """The directory, since many editors put a new file in the place of the old one."""
