@@ -101,6 +101,10 @@ USER = {"role": "user", "content": "hi"}
         ({"messages": [USER], "tools": [{**TOOL, "function": {"name": "f", "x": 1}}]}, "tools[0].function.x"),
         ({"messages": [USER], "tools": [TOOL], "tool_choice": "perhaps"}, "tool_choice"),
         (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{**TOOL, "id": "1", "x": 1}]}]},
+            "messages[1].tool_calls[0].x",
+        ),
+        (
             {"messages": [USER], "tools": [TOOL], "tool_choice": {**TOOL, "function": {"name": "g"}}},
             "tool_choice.function.name",
         ),
@@ -266,3 +270,9 @@ def reset(connection: socket.socket) -> None:
     """Close with a reset, as a process that is killed under load does."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+
+
+def test_of_a_name_that_stands_twice_the_last_counts(server: RunningServer) -> None:
+    body = b'{"prompt": "a b", "max_tokens": 1, "max_tokens": 3}'
+    status, _, answer = server.exchange("POST", "/v1/completions", body)
+    assert (status, json.loads(answer)["usage"]["completion_tokens"]) == (200, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enginebay.errors import InvalidRequest, UnsupportedFeature
 from enginebay.types import Chat, ImagePart, Message, TextPart
 from enginebay.wire.openai_requests import ChatBody, ChatMessageBody, ImageContent, TextContent, TokenizeBody
-from enginebay.wire.openai_tools import checked_tools
+from enginebay.wire.openai_tools import checked_tool_calls, checked_tools
 
 _REPLAYED_FIELDS = ("refusal", "annotations", "audio", "function_call", "reasoning", "reasoning_content")
 
@@ -49,7 +49,7 @@ def _message(message: ChatMessageBody, path: str, backend: str) -> Message:
         role=message.role,
         content=_content(message.content, path, backend),
         name=message.name,
-        tool_calls=tuple(message.tool_calls or ()),
+        tool_calls=checked_tool_calls(message.tool_calls, path),
         tool_call_id=message.tool_call_id,
     )
 

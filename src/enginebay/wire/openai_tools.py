@@ -23,6 +23,15 @@ def checked_tools(tools: Sequence[JsonFields] | None, choice: ToolChoice) -> tup
     return tuple(tools or ())
 
 
+def checked_tool_calls(calls: Sequence[JsonFields] | None, path: str) -> tuple[JsonFields, ...]:
+    """Of a message in the conversation. path: of that message."""
+    for index, call in enumerate(calls or ()):
+        call_path = f"{path}.tool_calls[{index}]"
+        demand_known(call, ("id", "type", "function", "index"), call_path)
+        _function_name(call, call_path, ("name", "arguments"))
+    return tuple(calls or ())
+
+
 def demand_known(fields: Mapping[str, object], known: Iterable[str], path: str) -> None:
     for name in fields:
         if name not in known:
