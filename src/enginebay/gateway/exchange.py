@@ -76,7 +76,7 @@ class Exchange:
         self.num_writes = 0
         self.num_body_bytes = 0
         peer = scope.get("client")
-        self.client = Client(address=peer[0] if peer else "")
+        self.client = Client(address=(peer[0] or "") if peer else "")
 
     @property
     def path(self) -> str:

@@ -22,20 +22,27 @@ from enginebay.testing.fake_clock import FakeClock
 class Request:
     """As much of an exchange as a door looks at."""
 
-    def __init__(self, address: str, text: str | None) -> None:
+    def __init__(self, address: str, text: str | None, *others: tuple[bytes, bytes]) -> None:
         self.client = Client(address=address)
         self.answer_headers: list[tuple[bytes, bytes]] = []
-        self._headers = {} if text is None else {b"authorization": f"Bearer {text}".encode()}
+        self._headers = dict(others) if text is None else {b"authorization": f"Bearer {text}".encode()}
+        self.scope = {"headers": [*self._headers.items()]}
 
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)
 
 
-def knock(door: Doorkeeper, text: str | None = None, *, address: str = "10.0.0.1", scope: str = "inference") -> object:
-    """The client who was let in, or the error."""
+def knock(
+    door: Doorkeeper,
+    text: str | None = None,
+    *others: tuple[bytes, bytes],
+    address: str = "10.0.0.1",
+    scope: str = "inference",
+) -> object:
+    """The client who was let in, or the error. others: headers."""
 
     async def main() -> object:
-        request: Exchange = Request(address, text)  # pyright: ignore[reportAssignmentType]
+        request: Exchange = Request(address, text, *others)  # pyright: ignore[reportAssignmentType]
         try:
             return await door.let_in(request, scope)
         except EngineBayError as error:
@@ -129,6 +136,48 @@ def test_without_keys_nobody_else_is_served_and_the_reason_is_told(address: str)
     error = knock(LoopbackDoor(), address=address)
     assert isinstance(error, PermissionDenied)
     assert "enginebay keys create" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"x-forwarded-for", b"127.0.0.1"),
+        (b"forwarded", b"for=127.0.0.1"),
+        (b"x-real-ip", b"127.0.0.1"),
+        (b"via", b"1.1 proxy"),
+        (b"origin", b"http://evil.example:8000"),
+        (b"origin", b"null"),
+        (b"origin", b"http://127.0.0.1.evil.example"),
+        (b"origin", b"http://[::1"),
+        (b"host", b"evil.example:8000"),  # whose owner has let it point to 127.0.0.1
+        (b"host", b"127.0.0.1.evil.example"),
+        (b"sec-fetch-site", b"cross-site"),
+    ],
+)
+def test_without_keys_nothing_of_a_proxy_or_of_a_foreign_page_is_served(name: bytes, value: bytes) -> None:
+    error = knock(LoopbackDoor(), None, (name, value), address="127.0.0.1")
+    assert isinstance(error, PermissionDenied)
+    assert "this gateway has no API keys" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"origin", b"http://localhost:3000"),
+        (b"origin", b"http://127.0.0.1:8000"),
+        (b"origin", b"http://[::1]:1"),
+        (b"host", b"127.0.0.1:8000"),
+        (b"host", b"[::1]:8000"),
+        (b"host", b"[::1]"),
+        (b"host", b"localhost"),
+        (b"host", b"workstation:8000"),
+        (b"host", b"app.localhost:8000"),
+        (b"sec-fetch-site", b"same-origin"),
+        (b"sec-fetch-site", b"none"),
+    ],
+)
+def test_without_keys_a_page_of_this_machine_is_served(name: bytes, value: bytes) -> None:
+    assert isinstance(knock(LoopbackDoor(), None, (name, value), address="127.0.0.1"), Client)
 
 
 def test_without_keys_requests_are_limited_by_address_alone() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable, Mapping
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from enginebay.errors import AuthenticationFailed, PermissionDenied
 from enginebay.gateway.access.authentication import Authentication
@@ -48,16 +50,29 @@ class KeyDoor:
 
 
 class LoopbackDoor:
-    """Without keys: this machine alone, whatever address the server listens on and whichever server that is."""
+    """Without keys: this machine alone, whatever address the server listens on and whichever server that is.
+
+    What came through a proxy is nobody's own: its headers may be made up, also those that made the server take its
+    client for local. A browser of this machine is served for pages of this machine alone.
+    """
 
     async def let_in(self, exchange: Exchange, scope: str) -> Client:
         client = exchange.client
         if not is_loopback(client.address):
-            raise PermissionDenied(
-                "this gateway has no API keys, so it serves only its own machine: "
-                "set `gateway.access` and make a key with `enginebay keys create`"
-            )
+            raise _only_this_machine("")
+        for name, value in exchange.scope["headers"]:
+            if name in _OF_PROXIES:
+                raise _only_this_machine(f", and nothing that came through a proxy ({name.decode()})")
+            if name in _OF_BROWSERS and not _OF_BROWSERS[name](value.decode("latin-1")):
+                raise _only_this_machine(f", and no page of another ({name.decode()})")
         return client
+
+
+def _only_this_machine(and_what_not: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"this gateway has no API keys, so it serves only its own machine{and_what_not}: "
+        "set `gateway.access` and make a key with `enginebay keys create`"
+    )
 
 
 class CountedDoor:
@@ -81,3 +96,39 @@ def is_loopback(address: str) -> bool:
         return False
     mapped = getattr(ip, "ipv4_mapped", None)
     return (mapped or ip).is_loopback
+
+
+def is_local_origin(origin: str) -> bool:
+    """Of a page: whether this machine served it."""
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:
+        return False
+    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+
+
+def is_own_host(host: str) -> bool:
+    """Whether the name by which a client found the server is none that a stranger can own, and let point here."""
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    return "." not in name or name.endswith(".localhost") or is_address(name)
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def is_not_cross_site(relation: str) -> bool:
+    """Of the page that made a browser ask."""
+    return relation != "cross-site"
+
+
+_OF_PROXIES = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
+_OF_BROWSERS: Mapping[bytes, Callable[[str], bool]] = {
+    b"origin": is_local_origin,
+    b"host": is_own_host,
+    b"sec-fetch-site": is_not_cross_site,
+}
