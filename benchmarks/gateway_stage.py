@@ -68,6 +68,16 @@ class Target:
         return times.user + times.system
 
     @property
+    def waited_s(self) -> float:
+        """So far, of its main thread, for a CPU that others had; 0 where there is no gateway, or nobody tells."""
+        if self.process is None:
+            return 0.0
+        try:
+            return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+        except OSError:
+            return 0.0
+
+    @property
     def resident_bytes(self) -> int | None:
         return None if self.process is None else self.process.memory_info().rss
 

@@ -110,6 +110,8 @@ class Run:
     figures: StreamFigures
     gateway_cpu_s: float
     """In the window."""
+    gateway_waited_ratio: float
+    """Of the window, for a CPU that others had: near 0 on a machine that nobody else uses."""
     client: dict[str, Any]
 
     @property
@@ -120,7 +122,11 @@ class Run:
     def as_json(self) -> dict[str, Any]:
         shown = {"target": self.target, **self.figures.as_json(), "client": self.client}
         if self.target == "gateway":
-            shown |= {"gateway_cpu_s": self.gateway_cpu_s, "gateway_cpu_us_per_chunk": self.cpu_us_per_chunk}
+            shown |= {
+                "gateway_cpu_s": self.gateway_cpu_s,
+                "gateway_cpu_us_per_chunk": self.cpu_us_per_chunk,
+                "gateway_waited_ratio": self.gateway_waited_ratio,
+            }
         return shown
 
 
@@ -141,15 +147,15 @@ async def replayed(case: Case, name: str, target: Target) -> Run:
     load = Load(rate=case.rate, arrivals="constant")
     options = {"max_connections": 4096} | ({} if target.key is None else {"api_key": target.key})
     async with get_backend("openai_http", url=target.url, model="m", options=options) as backend:
-        watching: list[asyncio.Task[float]] = []
+        watching: list[asyncio.Task[tuple[float, float]]] = []
         replayer = SingleProcess(
             backend,
             clock=clock,
             on_record=records.append,
-            on_begin=lambda: watching.append(asyncio.create_task(cpu_s_within(case.window, target, clock))),
+            on_begin=lambda: watching.append(asyncio.create_task(used_within(case.window, target, clock))),
         )
         await replayer.run(case.requests(), load)
-        gateway_cpu_s = await watching[0]
+        gateway_cpu_s, waited_s = await watching[0]
     if (failed := next((record for record in records if not record.is_finished), None)) is not None:
         print(f"  a stream failed: {failed.error_class}: {failed.error_message}", file=sys.stderr)
     figures = stream_figures(records, started_at=replayer.started_at, window=case.window)
@@ -159,22 +165,30 @@ async def replayed(case: Case, name: str, target: Target) -> Run:
         "longest_stall_s": health.longest_stall_s,
         "send_lag_p99_s": health.send_lag_p99_s,
     }
-    return Run(target=name, figures=figures, gateway_cpu_s=gateway_cpu_s, client=client)
+    return Run(
+        target=name,
+        figures=figures,
+        gateway_cpu_s=gateway_cpu_s,
+        gateway_waited_ratio=waited_s / (case.window[1] - case.window[0]),
+        client=client,
+    )
 
 
-async def cpu_s_within(window: tuple[float, float], target: Target, clock: MonotonicClock) -> float:
-    """What the gateway's process uses between two instants from now on."""
+async def used_within(window: tuple[float, float], target: Target, clock: MonotonicClock) -> tuple[float, float]:
+    """CPU time of the gateway's process between two instants from now on, and its wait for a CPU."""
     begun_at = clock.now()
     await clock.sleep_until(begun_at + window[0])
-    before = target.cpu_s
+    cpu_s, waited_s = target.cpu_s, target.waited_s
     await clock.sleep_until(begun_at + window[1])
-    return target.cpu_s - before
+    return target.cpu_s - cpu_s, target.waited_s - waited_s
 
 
 def _line(run: Run) -> str:
     figures = run.figures
     has_gateway = run.target == "gateway" and run.cpu_us_per_chunk is not None
-    cpu = f"{run.cpu_us_per_chunk:5.1f} us CPU/chunk" if has_gateway else " " * 18
+    cpu = (
+        f"{run.cpu_us_per_chunk:5.1f} us CPU/chunk, waited {run.gateway_waited_ratio:4.0%}" if has_gateway else " " * 31
+    )
     shown = [
         f"{run.target:8} TTFT p50 {_ms(figures.ttft_s['p50'])}",
         f"in the tick {_ms(figures.ttft_in_tick_beyond_engine_s['p50'])}",

@@ -205,8 +205,8 @@ def test_where_no_stream_begins_in_the_window_there_is_no_ttft_and_its_bars_are_
 
 def runs_of(direct: StreamFigures, through: StreamFigures, *, cpu_s: float = 0.0) -> list[Run]:
     return [
-        Run(target="direct", figures=direct, gateway_cpu_s=0.0, client={}),
-        Run(target="gateway", figures=through, gateway_cpu_s=cpu_s, client={}),
+        Run(target="direct", figures=direct, gateway_cpu_s=0.0, gateway_waited_ratio=0.0, client={}),
+        Run(target="gateway", figures=through, gateway_cpu_s=cpu_s, gateway_waited_ratio=0.0, client={}),
     ]
 
 
