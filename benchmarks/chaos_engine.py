@@ -42,7 +42,7 @@ class ReportingSimulator(Simulator):
             faults=FaultPlan(rules=rules, seed=seed),
             port=port,
         )
-        self._report = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._report_fd = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._ids: dict[SimulatedRequest, str] = {}
         self._tell_end, self.engine._ended = self.engine._ended, self._ended
 
@@ -54,7 +54,7 @@ class ReportingSimulator(Simulator):
     def _ended(self, request: SimulatedRequest, reason: str) -> None:
         self._tell_end(request, reason)
         line = {"id": self._ids.pop(request), "num_tokens": request.num_output_tokens, "reason": reason}
-        os.write(self._report, json.dumps(line).encode() + b"\n")
+        os.write(self._report_fd, json.dumps(line).encode() + b"\n")
 
 
 async def main() -> None:

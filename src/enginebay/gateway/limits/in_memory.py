@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 
 from enginebay.clock import Clock
-from enginebay.gateway.limits.reservations import FOR_EVER, NUM_SLOTS, Allowance, Demand, Hold, Measure, Refusal
+from enginebay.gateway.limits.reservations import FOR_EVER, NUM_SLOTS, Allowance, Demand, Hold, Refusal
 
 
 class MemoryReservations:
@@ -55,9 +55,9 @@ class MemoryReservations:
         """Requests whose reservation is not settled yet."""
         return len(self._held)
 
-    def reserved(self) -> Mapping[Measure, int]:
-        """Held in all accounts: nothing where no request runs."""
-        sums: dict[Measure, int] = {"tokens": 0, "requests": 0, "cost_nano": 0}
+    def reserved(self) -> Mapping[str, int]:
+        """By measure, held in all accounts: nothing where no request runs."""
+        sums: dict[str, int] = {"tokens": 0, "requests": 0, "cost_nano": 0}
         for accounts in self._accounts.values():
             for account in accounts.values():
                 sums[account.measure] += account.held
