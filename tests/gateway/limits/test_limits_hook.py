@@ -1,6 +1,7 @@
 import asyncio
 import io
 import random
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
@@ -331,3 +332,17 @@ def test_a_call_is_charged_to_the_period_of_its_arrival_as_in_the_ledger() -> No
     limited.now_unix = NOON_UNIX + 43_200 + 10
     assert limited.begin(a_call()) is None
     assert limited.spent.asked == [("a", NOON_UNIX - 43_200)]
+
+
+def test_what_is_kept_of_limits_does_not_grow_with_pairs_of_keys_and_addresses() -> None:
+    limits = LimitSet(tokens_per_minute=1000, tokens_per_day=10_000, concurrent_requests=10)
+    demands = CallDemands(LimitsConfig(key=KeyLimitSet(tokens_per_minute=1000), address=limits))
+    tracemalloc.start()
+    try:
+        for index in range(10_000):
+            call = a_call(f"k{index % 100}", address=f"10.0.0.{index // 100}")
+            assert len(demands.of(call, 1)) == 4
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 1_000_000

@@ -11,7 +11,8 @@ from enginebay.gateway.limits.addresses import counted_address
 from enginebay.gateway.limits.reservations import Allowance, Demand
 
 MINUTE_S, DAY_S = 60.0, 86_400.0
-_NUM_CACHED = 10_000
+_NUM_CACHED = 1_000
+"""Of keys, and of addresses: each is a kilobyte, and made again in microseconds."""
 
 
 class CallDemands:
@@ -20,19 +21,22 @@ class CallDemands:
     def __init__(self, config: LimitsConfig) -> None:
         self._of_key, self._of_address = config.key, config.address
         self._of_tier: Mapping[str, LimitSet] = config.tiers
-        self._allowances = lru_cache(maxsize=_NUM_CACHED)(self._all_allowances)
+        self._key_allowances = lru_cache(maxsize=_NUM_CACHED)(self._allowances_of_key)
+        self._address_allowances = lru_cache(maxsize=_NUM_CACHED)(self._allowances_of_address)
 
     def of(self, call: Call, num_tokens: int) -> list[Demand]:
         """num_tokens: as many as it can use."""
         client = call.client
-        allowances = self._allowances(client.key_id, client.tier, client.address)
+        allowances = self._address_allowances(client.address)
+        if client.key_id is not None:
+            allowances = (*self._key_allowances(client.key_id, client.tier), *allowances)
         return [Demand(one, num_tokens if one.measure == "tokens" else 1) for one in allowances]
 
-    def _all_allowances(self, key_id: str | None, tier: str, address: str) -> Sequence[Allowance]:
-        of_address = _allowances(self._of_address, f"address:{counted_address(address)}")
-        if key_id is None:
-            return of_address
-        return [*_allowances(self._of_tier.get(tier, self._of_key), f"key:{key_id}"), *of_address]
+    def _allowances_of_key(self, key_id: str, tier: str) -> Sequence[Allowance]:
+        return _allowances(self._of_tier.get(tier, self._of_key), f"key:{key_id}")
+
+    def _allowances_of_address(self, address: str) -> Sequence[Allowance]:
+        return _allowances(self._of_address, f"address:{counted_address(address)}")
 
 
 def most_tokens(call: Call) -> int:
