@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from gateway_child import GatewayChild, fetched, gateway_child, have_ended, wait_until
+from gateway_child import GatewayChild, fetched, gateway_child, have_ended, sum_of, wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backends" / "reference"))
 
@@ -28,7 +28,7 @@ KILLED_AFTER = 40
 CONFIG = """
 version: 1
 model: {model}
-engine: {{dtype: float32, max_model_len: 1024, max_num_seqs: 16}}
+engine: {{dtype: float32, max_model_len: 1024, max_num_seqs: 16, {more}}}
 backends:
   ours: {{kind: reference, replicas: 2, options: {{num_threads: 1, kernels: plain, batch_invariant: {is_invariant}}}}}
 server: {{port: 0}}
@@ -41,6 +41,7 @@ gateway:
   database: sqlite:///{folder}/gateway.db
   ledger: {{journal: {folder}/journal}}
 """
+JSON = {"content-type": "application/json"}
 GREEDY = {"temperature": 0}
 SEEDED = {"temperature": 1.0, "seed": 11}
 
@@ -56,8 +57,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def gateway_of_two(model: Path, folder: Path, *, is_invariant: bool) -> Generator[GatewayChild, None, None]:
-    config = CONFIG.format(model=model, folder=folder, is_invariant=str(is_invariant).lower())
+def gateway_of_two(
+    model: Path, folder: Path, *, is_invariant: bool, more: str = ""
+) -> Generator[GatewayChild, None, None]:
+    config = CONFIG.format(model=model, folder=folder, is_invariant=str(is_invariant).lower(), more=more)
     with gateway_child(config, folder) as gateway:
         gateway.wait_for("ready:")
         yield gateway
@@ -94,7 +97,7 @@ def interrupted(gateway: GatewayChild, request_id: str, **fields: object) -> lis
     """The tokens of a stream whose engine is killed in the middle of it."""
     before = cpu_times(gateway)
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
-    headers = {"content-type": "application/json", "x-request-id": request_id}
+    headers = {**JSON, "x-request-id": request_id}
     connection.request("POST", "/v1/completions", json.dumps(asked(request_id, **fields, stream=True)), headers)
     response = connection.getresponse()
     token_ids: list[int] = []
@@ -118,10 +121,7 @@ def busiest(gateway: GatewayChild, before: dict[psutil.Process, float]) -> psuti
 
 
 def labels(folder: Path) -> dict[str, str | None]:
-    connection = sqlite3.connect(folder / "gateway.db")
-    rows = dict(connection.execute("SELECT request_id, resumed FROM ledger WHERE num_attempts > 1").fetchall())
-    connection.close()
-    return rows
+    return dict(ledger_rows(folder, "SELECT request_id, resumed FROM ledger WHERE num_attempts > 1"))
 
 
 def both_ready(gateway: GatewayChild, num_restarts: int) -> None:
@@ -182,3 +182,45 @@ def test_under_load_no_request_fails_and_every_stream_goes_on(model: Path, tmp_p
         wait_until(lambda: "replica is dead" in gateway.log, "an engine died")
     assert set(labels(tmp_path).values()) <= {"exact", None}
     assert labels(tmp_path)
+
+
+def test_what_the_engine_made_for_clients_that_left_is_told_to_the_token(model: Path, tmp_path: Path) -> None:
+    """Of one request it computes its prompt and all of its tokens but the last: from that follows what it made."""
+    num_streams = 8
+    names = ("enginebay_engine_computed_tokens_total", "enginebay_engine_discarded_tokens_total")
+    with gateway_of_two(model, tmp_path, is_invariant=False, more="enable_prefix_caching: false") as gateway:
+        both_ready(gateway, 0)
+        metrics = f"{gateway.url}/metrics"
+        before = [sum_of(fetched(metrics).decode(), name) for name in names]
+        for number in range(num_streams):
+            leave_after(gateway, f"left-{number}", num_events=3 * number)
+        wait_until(lambda: is_idle(fetched(metrics).decode()), "the engines are idle")
+        computed, discarded = (
+            sum_of(fetched(metrics).decode(), name) - was for name, was in zip(names, before, strict=True)
+        )
+    rows = ledger_rows(tmp_path, "SELECT outcome, num_prompt_tokens, num_output_tokens FROM ledger")
+    assert [row[0] for row in rows] == ["cancelled"] * num_streams
+    num_made = computed - sum(row[1] for row in rows) + num_streams
+    assert discarded == num_made - sum(row[2] for row in rows)
+    assert discarded > 0
+
+
+def leave_after(gateway: GatewayChild, request_id: str, *, num_events: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+    connection.request("POST", "/v1/completions", json.dumps(asked(request_id, **GREEDY, stream=True)), JSON)
+    response = connection.getresponse()
+    for _ in zip(range(num_events + 1), events_of(response), strict=False):
+        continue
+    response.close()
+    connection.close()
+
+
+def is_idle(text: str) -> bool:
+    return sum_of(text, "llm_requests_in_flight") == 0 and sum_of(text, "enginebay_open_requests") == 1
+
+
+def ledger_rows(folder: Path, query: str) -> list[tuple]:
+    connection = sqlite3.connect(folder / "gateway.db")
+    rows = connection.execute(query).fetchall()
+    connection.close()
+    return rows
