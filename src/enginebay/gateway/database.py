@@ -20,6 +20,13 @@ from enginebay.errors import ConfigError, StoreUnavailable
 BUSY_TIMEOUT_S = 5
 """How long one writer of SQLite waits for another, and a connection to PostgreSQL for its server."""
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+_POSTGRES = {
+    "connect_timeout": BUSY_TIMEOUT_S,
+    "tcp_user_timeout": 1000 * BUSY_TIMEOUT_S,  # else one whose machine has gone is waited for a quarter of an hour
+    "keepalives_idle": BUSY_TIMEOUT_S,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+}
 _MIGRATION_LOCK = 0x656E6762  # any number that nothing else takes
 _FILE_MODE = 0o600  # whoever reads it knows what every client did and paid
 
@@ -139,7 +146,7 @@ def _make_private(url: URL) -> None:
 
 def _engine(url: URL) -> sa.Engine:
     if url.drivername != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": BUSY_TIMEOUT_S})
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=_POSTGRES)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -21,8 +21,9 @@ class Keys:
         self.changes = 0
         self.num_finds = self.num_looks = 0
         self.is_away = False
-        self.may_go_on = threading.Event()
+        self.may_go_on, self.may_look = threading.Event(), threading.Event()
         self.may_go_on.set()
+        self.may_look.set()
 
     def make(self, **given: object) -> str:
         text = new_key_text(key_id := new_key_id())
@@ -55,6 +56,7 @@ class Keys:
 
     def num_changes(self) -> int:
         self.num_looks += 1
+        self.may_look.wait()
         self._demand_present()
         return self.changes
 
@@ -90,6 +92,7 @@ def run(scenario: Callable[[Door], Awaitable[None]], **options: int) -> None:
             await scenario(door)
         finally:
             door.keys.may_go_on.set()
+            door.keys.may_look.set()
             await door.authentication.aclose()
 
     asyncio.run(main())
@@ -250,6 +253,22 @@ def test_while_the_database_is_away_known_keys_are_trusted_for_a_while_and_no_lo
         door.keys.is_away = False
         door.clock.advance(1)
         assert await door.knows(text)
+
+    run(scenario)
+
+
+def test_a_database_that_hangs_holds_up_the_first_request_alone() -> None:
+    async def scenario(door: Door) -> None:
+        text = door.keys.make()
+        assert await door.knows(text)
+        door.keys.may_look.clear()
+        door.clock.advance(2)
+        first = asyncio.create_task(door.knows(text))
+        await until(lambda: door.keys.num_looks == 2)
+        door.clock.advance(1.1)
+        async with asyncio.timeout(REVOKED_WITHIN_S / 2):
+            assert await door.knows(text)
+        assert await first
 
     run(scenario)
 

@@ -13,6 +13,7 @@ from ledger_calls import call, outcome
 from opened_ledger import OpenedLedger, failing_write, opened, rows_of
 
 from enginebay.errors import ConfigError
+from enginebay.gateway.ledger import writer
 from enginebay.gateway.ledger.entry import Entry, decode_entry, encode_entry
 from enginebay.gateway.ledger.journal import Journal
 from enginebay.gateway.ledger.segments import orphaned_segments
@@ -241,6 +242,47 @@ def test_damaged_lines_are_told_and_kept_and_the_others_are_stored(tmp_path) -> 
     first.journal.own_segment().close()
     with opened(tmp_path) as second:
         second.writer.round()
-        assert [line["num_damaged"] for line in second.log if "damaged lines" in line["event"]] == [1]
+        assert [line["num_damaged"] for line in second.log if "damaged lines" in line["event"]] == [2]
         assert [row["request_id"] for row in rows_of(second.url)] == ["a", "c"]
     assert [kept.suffix for kept in second.segments] == [".damaged"]
+
+
+def test_a_line_that_was_torn_off_at_the_end_is_told_and_kept(tmp_path) -> None:
+    first = OpenedLedger(tmp_path)
+    first.hook.at_end(call("whole"), outcome())
+    [path] = first.segments
+    path.write_bytes(path.read_bytes() + b'{"request_id":"torn')
+    first.journal.own_segment().close()
+    with opened(tmp_path) as second:
+        second.writer.round()
+        assert [line["num_damaged"] for line in second.log if "damaged lines" in line["event"]] == [1]
+        assert [row["request_id"] for row in rows_of(second.url)] == ["whole"]
+    assert [kept.suffix for kept in second.segments] == [".damaged"]
+
+
+def test_a_long_outage_of_the_database_holds_few_files_open_and_loses_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(writer, "MAX_OPEN_SEGMENTS", 3)
+    num_open = len(os.listdir("/proc/self/fd"))
+    with opened(tmp_path, max_segment_bytes=500) as one:
+        one.hook.at_end(call("stored"), outcome())
+        one.writer.round()
+        one.is_away = True
+        one.writer._database = None  # the connection broke
+        names = [f"r{number}" for number in range(40)]
+        for name in names:
+            one.hook.at_end(call(name), outcome())
+            one.hook.at_end(call(f"{name}-2"), outcome())
+            one.writer.round()
+            one.clock.advance(5.0)
+        assert len(one.segments) > 20
+        assert len(os.listdir("/proc/self/fd")) - num_open <= 5 + 6  # a connection to the database is some too
+        assert one.writer.num_waiting == 80
+        one.is_away = False
+        one.clock.advance(100.0)
+        for _ in range(20):
+            one.writer.round()
+        assert one.writer.num_waiting == 0
+        assert len(one.segments) == 1
+        assert not [line for line in one.log if "ended early" in line["event"]]
+    stored = sorted(row["request_id"] for row in rows_of(one.url))
+    assert stored == sorted(["stored", *names, *(f"{name}-2" for name in names)])

@@ -7,13 +7,18 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from asgi_client import AsgiExchange, living, post
+from asgi_client import AsgiExchange, get, living, post
 from fake_kind import FakeKind, install_fake_kind
 
 from enginebay.config.loader import parse_config
-from enginebay.gateway.app import Gateway
+from enginebay.gateway.app import Gateway, build_app
+from enginebay.gateway.call import Call, Outcome
 from enginebay.gateway.from_config import app_from_config
+from enginebay.gateway.hooks import GatewayHook
+from enginebay.gateway.limits.demands import most_tokens
 from enginebay.gateway.logs import make_logger
+from enginebay.guard import GuardedBackend
+from enginebay.testing.fake_backend import FakeBackend
 
 CONFIG = """
 version: 1
@@ -98,3 +103,21 @@ def test_no_answer_shows_the_headers_of_another(kind: FakeKind, tmp_path: Path) 
         assert sorted(int(told(answer)["remaining-requests"]) for answer in answers) == [*range(80, 100)]
 
     serve("{address: {requests_per_minute: 100}}", test)
+
+
+def test_a_prompt_in_the_address_is_reserved_as_one_in_a_body_is() -> None:
+    calls: list[Call] = []
+
+    class Watch(GatewayHook):
+        def at_end(self, call: Call, outcome: Outcome) -> None:
+            calls.append(call)
+
+    async def main() -> None:
+        log = make_logger(level="critical")
+        app = build_app(GuardedBackend(FakeBackend()), served_name="assistant", log=log, hooks=[Watch()])
+        async with living(app):
+            await get(app, f"/generate?prompt={'x' * 500}&max_tokens=2").task
+
+    asyncio.run(main())
+    [call] = calls
+    assert most_tokens(call) >= 500 + 2

@@ -63,9 +63,10 @@ class CachedKeys:
         if self._check is None or (self._check.done() and now - self._tried_at > _CHECK_AFTER_S):
             self._tried_at = now
             self._check = asyncio.create_task(self._look_for_changes())
+        left_s = self._tried_at + REVOKED_WITHIN_S - now  # nobody waits long for a source that does not answer
         if age_s <= REVOKED_WITHIN_S:
             return
-        await asyncio.wait({self._check}, timeout=REVOKED_WITHIN_S)
+        await asyncio.wait({self._check}, timeout=max(0.0, left_s))
         is_answered = self._clock.now() - self._checked_at <= REVOKED_WITHIN_S
         if not is_answered and age_s > self._trusted_without_source_s:
             raise StoreUnavailable(self._problem)

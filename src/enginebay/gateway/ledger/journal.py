@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from enginebay.errors import ConfigError
@@ -101,9 +102,9 @@ class Journal:
         os.fdatasync(full.fd)
         return full
 
-    def orphans(self) -> list[Segment]:
-        """What gateways left behind that are no more; ours from here on. Raises OSError."""
-        return list(orphaned_segments(self._directory))
+    def orphans(self, at_most: int) -> list[Segment]:
+        """What gateways left behind that are no more, the oldest; ours from here on. Raises OSError."""
+        return list(islice(orphaned_segments(self._directory), at_most))
 
     def close(self) -> None:
         """Nothing more is written; the segment is its reader's to close. What is still in memory is lost."""

@@ -53,8 +53,17 @@ class Segment:
         return self.path.stem
 
     @property
+    def position(self) -> int:
+        """Of the first byte that is not stored."""
+        return self._position
+
+    @property
     def num_unread_bytes(self) -> int:
         return os.fstat(self.fd).st_size - self._position
+
+    def take_back(self, position: int) -> None:
+        """It was this process's before, which had stored it until there."""
+        self.is_ours, self._position = True, position
 
     def read(self) -> Batch | None:
         """Whole lines from where the last `advance` ended; None where there are none."""

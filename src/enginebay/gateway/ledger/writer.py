@@ -22,6 +22,8 @@ from enginebay.gateway.ledger.tables import store
 PERIOD_S = 0.5
 """Between two rounds: what a power cut may cost, and how old the newest row may be."""
 ADOPT_PERIOD_S = 60.0
+MAX_OPEN_SEGMENTS = 32
+"""Files that wait for the database with their locks held: a long outage would else use up what may be open at once."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 
 
@@ -40,6 +42,7 @@ class LedgerWriter:
         self._database: Database | None = None
         self._own = journal.own_segment()
         self._finished: deque[Segment] = deque()  # nobody adds to them any more
+        self._let_go: dict[str, int] = {}  # ours beyond that, and how far they are stored: found again like orphans
         self._retry_at = self._adopt_at = clock.now()
         self._retry_s = FIRST_RETRY_S
         self._is_journalling = True
@@ -98,21 +101,35 @@ class LedgerWriter:
             self._journal.retry()
             self._journal.sync()
             if (full := self._journal.rotated()) is not None:
-                self._finished.append(full)
                 self._own = self._journal.own_segment()
+                self._finish(full)
             self._adopt()
         except OSError as error:
             self._journal_failed(error.strerror or str(error))
         else:
             self._tell_kept()
 
+    def _finish(self, full: Segment) -> None:
+        if len(self._finished) < MAX_OPEN_SEGMENTS:
+            self._finished.append(full)
+        else:
+            self._let_go[full.name] = full.position
+            full.close()
+
     def _adopt(self) -> None:
-        if self._clock.now() < self._adopt_at:
+        is_short_of_work = bool(self._let_go) and not self._finished
+        if self._clock.now() < self._adopt_at and not is_short_of_work:
             return
         self._adopt_at = self._clock.now() + ADOPT_PERIOD_S
-        for segment in self._journal.orphans():
-            self._log.info("entries of a gateway that ended early are stored", journal=str(segment.path))
+        found = self._journal.orphans(MAX_OPEN_SEGMENTS - len(self._finished))
+        for segment in found:
+            if segment.name in self._let_go:
+                segment.take_back(self._let_go.pop(segment.name))
+            else:
+                self._log.info("entries of a gateway that ended early are stored", journal=str(segment.path))
             self._finished.append(segment)
+        if is_short_of_work and not found:  # another gateway with this directory has stored them
+            self._let_go.clear()
 
     def _tell_kept(self) -> None:
         if self._journal.num_kept:
@@ -148,6 +165,7 @@ class LedgerWriter:
                 self.num_stored += len(batch.entries)
 
     def _retire(self, segment: Segment) -> None:
+        segment.num_damaged += segment.num_unread_bytes > 0  # a piece of a line, whose writer died in the middle
         if segment.num_damaged:
             self._log.error("the journal had damaged lines: it is kept beside it", num_damaged=segment.num_damaged)
         try:

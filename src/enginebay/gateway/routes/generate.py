@@ -37,6 +37,7 @@ async def _read(exchange: Exchange) -> GenerateBody:
     data = await exchange.body()
     query: bytes = exchange.scope.get("query_string", b"")
     if not data:
+        exchange.num_body_bytes = len(query)  # no token of the prompt is shorter than a byte of this
         return parse_query(_parameters(query), GenerateBody)
     if query:
         raise InvalidRequest("both a body and query parameters were given: give one of them")
