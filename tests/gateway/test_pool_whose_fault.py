@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 from pool_of_fakes import a_call, a_pool, a_request, broken_after, going_on, stalled_after, text_of, token
 
-from enginebay.errors import BackendTimeout, EngineDied
+from enginebay.errors import BackendTimeout, EngineBayError, EngineDied, EngineStepFailed, UpstreamError
 from enginebay.gateway.call import Client
 from enginebay.gateway.pool.breaker import BreakerBounds
 from enginebay.gateway.pool.pool import PoolBounds
@@ -76,5 +76,77 @@ def test_a_key_is_answered_by_no_model_that_it_could_not_ask_for(models, is_answ
             with pytest.raises(EngineDied):
                 await fake.ask(a_request(), call)
         assert len(spare.fakes[0].requests) == is_answered
+
+    asyncio.run(main())
+
+
+# ---------------------------------------------------------------- requests at which every engine fails
+
+STRICT = BreakerBounds(num_failures=3)
+NO_LIMIT = PoolBounds(retry_ratio=1.0, min_retries_per_s=1000.0)
+
+
+def poisoned(error):
+    """Fails at requests that say poison, and at no other."""
+    return lambda request: [error] if "poison" in request.prompt.text else going_on(request)
+
+
+async def outcomes(fake, clock, *prompts):
+    """What became of each: None is an answer."""
+    found = []
+    for prompt in prompts:
+        try:
+            await clock.run(fake.ask(a_request(prompt)))
+            found.append(None)
+        except EngineBayError as error:
+            found.append(type(error))
+    return found
+
+
+@pytest.mark.parametrize("error", [EngineStepFailed("nan"), UpstreamError("boom", status=500)])
+def test_one_clients_requests_at_which_every_engine_fails_take_no_replica_from_the_others(error):
+    async def main():
+        clock = FakeClock()
+        fake = await a_pool(*[poisoned(error)] * 3, clock=clock, breaker=STRICT, bounds=NO_LIMIT)
+        assert await outcomes(fake, clock, *["poison"] * 20) == [type(error)] * 20
+        assert [replica.breaker.state for replica in fake.replicas] == ["closed"] * 3
+        assert await outcomes(fake, clock, "hello") == [None]
+        fake.demand_nothing_left()
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_fails_where_others_do_not_is_left_alone():
+    async def main():
+        clock = FakeClock()
+        fake = await a_pool(poisoned(EngineStepFailed("nan")), going_on, clock=clock, breaker=STRICT, bounds=NO_LIMIT)
+        assert await outcomes(fake, clock, *["poison"] * 10) == [None] * 10
+        assert [replica.breaker.state for replica in fake.replicas] == ["open", "closed"]
+        fake.demand_nothing_left()
+
+    asyncio.run(main())
+
+
+def test_faults_of_transport_are_each_replicas_own():
+    async def main():
+        clock = FakeClock()
+        fake = await a_pool(*[poisoned(EngineDied("gone"))] * 2, clock=clock, breaker=STRICT, bounds=NO_LIMIT)
+        await outcomes(fake, clock, *["poison"] * 4)
+        assert [replica.breaker.state for replica in fake.replicas] == ["open", "open"]
+        fake.demand_nothing_left()
+
+    asyncio.run(main())
+
+
+def test_a_request_that_the_only_engine_fails_at_counts_once_however_often_it_is_tried():
+    async def main():
+        clock = FakeClock()
+        fake = await a_pool(poisoned(EngineStepFailed("nan")), clock=clock, breaker=STRICT, bounds=NO_LIMIT)
+        await outcomes(fake, clock, "poison", "poison")
+        assert len(fake.fakes[0].requests) == 6
+        assert fake.replicas[0].breaker.state == "closed"
+        await outcomes(fake, clock, "poison")
+        assert fake.replicas[0].breaker.state == "open"
+        fake.demand_nothing_left()
 
     asyncio.run(main())

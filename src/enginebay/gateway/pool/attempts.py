@@ -12,8 +12,8 @@ from enginebay.errors import BackendOverloaded, BackendTimeout, BackendUnavailab
 from enginebay.gateway.call import Attempt, Call
 from enginebay.gateway.hooks import Hooks
 from enginebay.gateway.pool.failover import Progress, exactness
-from enginebay.gateway.pool.faults import may_work_elsewhere
-from enginebay.gateway.pool.replica import Replica, ReplicaState
+from enginebay.gateway.pool.faults import is_word_of_engine, may_work_elsewhere
+from enginebay.gateway.pool.replica import Replica, ReplicaState, Use
 from enginebay.gateway.pool.retry_budget import RetryBudget
 from enginebay.gateway.pool.timeouts import TimedStream, Timeouts
 from enginebay.gateway.routing.policy import RoutingPolicy
@@ -56,12 +56,13 @@ class Attempts:
         progress = Progress(self._seeded(request))
         total_at = self._clock.now() + self._timeouts.total_s
         failed: list[Replica] = []
+        blamed: list[Use] = []
         self._budget.request_began()
         replica = self._choose(call, progress.request, self._available())
         while True:
             attempt = self._begin(call, replica, failed, progress)
             try:
-                async with aclosing(self._one(replica, progress.request, attempt, total_at)) as chunks:
+                async with aclosing(self._one(replica, progress.request, attempt, blamed, total_at)) as chunks:
                     async for chunk in chunks:
                         yield progress.taken(chunk)
                 return
@@ -84,9 +85,13 @@ class Attempts:
         return replace(request, sampling=replace(sampling, seed=self._rng.getrandbits(31)))
 
     async def _one(
-        self, replica: Replica, request: GenerationRequest, attempt: Attempt, total_at: float
+        self, replica: Replica, request: GenerationRequest, attempt: Attempt, blamed: list[Use], total_at: float
     ) -> AsyncGenerator[GenerationChunk, None]:
-        """One attempt. In flight from here until nothing of it runs in the replica, however it ends."""
+        """One attempt. In flight from here until nothing of it runs in the replica, however it ends.
+
+        blamed: for earlier attempts, by an engine's own word. It is not blamed twice, nor a second one beside it: a
+        request at which every engine fails would else take all of them from everybody.
+        """
         use = replica.use()
         stream: TimedStream | None = None
         try:
@@ -109,8 +114,11 @@ class Attempts:
             use.worked()
         except EngineBayError as error:
             is_out_of_time = stream is not None and isinstance(error, BackendTimeout) and stream.has_run_out()
-            if not is_out_of_time:
+            if blamed and is_word_of_engine(error):
+                blamed[0].take_back(replica)
+            elif not is_out_of_time:
                 use.failed(error)
+                blamed += [use] if is_word_of_engine(error) else []
             raise
         finally:
             use.end()

@@ -76,6 +76,11 @@ class Breaker:
             self._opens_s = min(2 * self._opens_s, self._bounds.max_open_s)
             self._open()
 
+    def take_back(self) -> None:
+        """One failure turned out to be no fault of the replica; too late where it has opened."""
+        if self.open_until is None and True in self._has_failed:
+            self._has_failed.remove(True)
+
     def forget(self, trial: object | None) -> None:
         """It ended without a word about the replica: the client left, or was at fault. The next one is the trial."""
         if self._is_current(trial):

@@ -6,6 +6,7 @@ from enginebay.errors import (
     BackendError,
     BackendOverloaded,
     EngineBayError,
+    EngineStepFailed,
     RequestError,
     ShuttingDown,
     StreamContractViolated,
@@ -27,6 +28,11 @@ def is_fault_of_replica(error: EngineBayError) -> bool:
     if isinstance(error, UpstreamError):
         return error.status is None or (error.status >= FIRST_SERVER_ERROR and error.status != NOT_IMPLEMENTED)
     return isinstance(error, BackendError | StreamContractViolated)
+
+
+def is_word_of_engine(error: EngineBayError) -> bool:
+    """It lives, and says that it failed at this request. Two that say so of one request make the request suspect."""
+    return isinstance(error, EngineStepFailed) or (isinstance(error, UpstreamError) and error.status is not None)
 
 
 def may_work_elsewhere(error: EngineBayError) -> bool:

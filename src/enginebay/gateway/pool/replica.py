@@ -108,12 +108,12 @@ class Replica:
 class Use:
     """What one attempt tells of its replica: at most one verdict, whichever comes first after a success."""
 
-    __slots__ = ("_has_told", "_replica", "_trial")
+    __slots__ = ("_has_told", "_is_blamed", "_replica", "_trial")
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._trial = replica.breaker.begin()
-        self._has_told = False
+        self._has_told = self._is_blamed = False
 
     def worked(self) -> None:
         """Tokens came."""
@@ -124,12 +124,18 @@ class Use:
     def failed(self, error: EngineBayError) -> None:
         """Also after it worked: a stream that is cut counts against the replica."""
         if is_fault_of_replica(error):
-            self._has_told = True
+            self._has_told = self._is_blamed = True
             self._replica.breaker.failed(self._trial)
         elif isinstance(error, BackendOverloaded):
             self._replica.cool(error.retry_after_s)
         elif isinstance(error, ShuttingDown):
             self._replica.cool(None)
+
+    def take_back(self, after: Replica) -> None:
+        """Another replica failed at the same request in the same way: then it was the request."""
+        if self._is_blamed and after is not self._replica:
+            self._is_blamed = False
+            self._replica.breaker.take_back()
 
     def end(self) -> None:
         if not self._has_told:
