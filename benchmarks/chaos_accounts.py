@@ -122,6 +122,7 @@ def figures(town: Town, seen: Sequence[Seen]) -> dict[str, Any]:
         "tokens_of_finished": sum(row["num_output_tokens"] for row in rows if row["outcome"] == "finished"),
         "tokens_of_cancelled": sum(row["num_output_tokens"] for row in cancelled),
         "tokens_made_for_cancelled": made_for_cancelled,
+        "unbilled_tokens_of_cancelled": made_for_cancelled - sum(row["num_output_tokens"] for row in cancelled),
         "num_reloads": events["config reloaded"],
         "num_refused_reloads": events["config refused, the old one stays"],
     }
