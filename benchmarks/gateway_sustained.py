@@ -209,6 +209,7 @@ def main() -> int:
     }
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
     print_minutes(report["minutes"])
+    print(f"the gateway waited {figures['gateway_waited_ratio']:.1%} of the time for a CPU that others had")
     return exit_code(reached)
 
 

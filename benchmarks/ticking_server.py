@@ -76,6 +76,7 @@ class Ticker:
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._streams: list[Stream] = []
+        self._next: asyncio.TimerHandle | None = None
 
     def add(self, stream: Stream) -> None:
         self._streams.append(stream)
@@ -83,13 +84,17 @@ class Ticker:
     def begin(self) -> None:
         loop = asyncio.get_running_loop()
         self._next_at = loop.time() + START_S
-        loop.call_at(self._next_at, self._due)
+        self._next = loop.call_at(self._next_at, self._due)
+
+    def end(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
 
     def _due(self) -> None:
         self.tick(time.monotonic_ns())
         loop = asyncio.get_running_loop()
         self._next_at = max(self._next_at + self._interval_s, loop.time())
-        loop.call_at(self._next_at, self._due)
+        self._next = loop.call_at(self._next_at, self._due)
 
     def tick(self, now_ns: int) -> None:
         self._streams = [stream for stream in self._streams if stream.send(now_ns)]

@@ -1,5 +1,6 @@
 """The benchmark of the gateway's streams: the ticking server, its stamps, and the figures out of them."""
 
+import asyncio
 import json
 import sys
 from dataclasses import replace
@@ -10,7 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from bars import exit_code
-from gateway_streams import Case, Run, held, held_bars, steady, steady_bars
+from gateway_stage import Target
+from gateway_streams import Case, Run, held, held_bars, replayed, steady, steady_bars
 from instant_server import WHOLE
 from stream_figures import StreamFigures, added, has_own_step, min_open, stamps_of, stream_figures
 from ticking_server import END, HEAD, OWN_STEP, Ticker, TickingConnection
@@ -201,6 +203,29 @@ def test_where_no_stream_begins_in_the_window_there_is_no_ttft_and_its_bars_are_
     ttft = steady_bars(1, runs_of(figures, figures), is_stretch=False)[0]
     assert not ttft.is_met
     assert "nothing" in str(ttft)
+
+
+def test_the_load_test_gets_every_token_of_the_ticking_server() -> None:
+    case = Case(
+        name="ten streams", tokens_per_s=50, num_tokens=5, rate=100, num_requests=10, window=(0.9, 1.9), order=()
+    )  # fmt: skip
+
+    async def main() -> Run:
+        ticker = Ticker(1 / case.tokens_per_s)
+        ticker.begin()
+        server = await asyncio.get_running_loop().create_server(lambda: TickingConnection(ticker), "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        async with server:
+            run = await replayed(case, "direct", Target(f"http://{host}:{port}"))
+        ticker.end()
+        return run
+
+    run = asyncio.run(main())
+    assert (run.figures.num_streams, run.figures.num_failed, run.figures.num_wrong) == (10, 0, 0)
+    assert run.figures.num_chunks_in_window == 50
+    for percentiles in (run.figures.ttft_s, run.figures.lateness_s):
+        assert percentiles["p50"] is not None
+        assert percentiles["p50"] > 0
 
 
 def runs_of(direct: StreamFigures, through: StreamFigures, *, cpu_s: float = 0.0) -> list[Run]:
