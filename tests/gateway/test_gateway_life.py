@@ -100,6 +100,7 @@ def test_a_second_signal_ends_what_runs_at_once_with_a_word(tmp_path: Path, envi
         assert have_ended(engines)
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait_for_an_engine_that_does_not_end(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -150,6 +151,25 @@ def test_a_reload_whose_new_engine_does_not_start_is_refused_and_leaves_none(
         assert "right has no eggs" in json.loads(gateway.wait_for("config refused"))["reason"]
         assert gateway.engines() == engines
         assert said_by(gateway) == "left"
+
+
+def test_a_signal_in_the_middle_of_a_reload_leaves_no_engine_of_either_config(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with gateway_child(TWO_VERSIONS, tmp_path, environment=environment) as gateway:
+        gateway.wait_for("ready:")
+        options = f"{{starts_with: {tmp_path / 'never'}}}"
+        gateway.path.write_text(
+            TWO_VERSIONS.replace("right: {kind: nest}", f"right: {{kind: nest, options: {options}}}")
+        )
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.wait_for("right loads", num=2)
+        engines = gateway.engines()
+        assert len(engines) == 4
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.ended() == 0, gateway.log
+        assert have_ended(engines)
+        assert "Traceback" not in gateway.log
 
 
 def test_a_hangup_while_it_loads_is_kept_until_it_can_be_followed(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -212,6 +232,7 @@ def test_a_signal_while_it_loads_ends_it_cleanly(tmp_path: Path, environment: di
         assert have_ended(engines)
 
 
+@pytest.mark.slow
 def test_a_server_elsewhere_may_come_up_later(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
