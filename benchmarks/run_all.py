@@ -16,10 +16,10 @@ ON_THEIR_OWN = (
     "engine_bars", "engine_bars_page", "engine_tables", "speculation", "technique_claims", "technique_plans",
     "technique_result", "technique_tables", "techniques", "techniques_page", "techniques_plot", "soak", "soak_traffic",
     "verdict_recorder", "verdict_page", "client_page", "vllm_page", "page_section", "gateway", "gateway_streams",
-    "gateway_sustained", "gateway_stage", "instant_server", "ticking_server", "litellm_proxy", "stream_figures", "wrk",
-    "bars", "counting_engine", "gateway_process", "gateway_disconnect", "disconnect_engines", "gateway_memory",
-    "memory_traffic", "traced_cli", "gateway_figures_page", "chaos_accounts", "chaos_clients", "chaos_engine",
-    "chaos_town",
+    "gateway_sustained", "gateway_stage", "instant_server", "ticking_server", "litellm_proxy", "stream_figures",
+    "stream_cases", "wrk", "bars", "counting_engine", "gateway_process", "gateway_disconnect", "disconnect_engines",
+    "gateway_memory", "memory_traffic", "traced_cli", "gateway_figures_page", "chaos_accounts", "chaos_clients",
+    "chaos_engine", "chaos_town",
 )  # fmt: skip
 
 

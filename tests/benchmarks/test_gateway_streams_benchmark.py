@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from bars import exit_code
 from gateway_stage import Target
-from gateway_streams import Case, Run, held, held_bars, replayed, steady, steady_bars
+from gateway_streams import Run, held_bars, replayed, steady_bars
 from instant_server import WHOLE
+from stream_cases import Case, held, steady
 from stream_figures import StreamFigures, added, has_own_step, min_open, stamps_of, stream_figures
 from ticking_server import END, HEAD, OWN_STEP, Ticker, TickingConnection
 
