@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -42,3 +43,24 @@ def test_every_test_that_the_page_names_is_there() -> None:
     assert len(names) >= 7
     files = [str(path) for path in (ROOT / "tests").rglob("test_*.py")]
     assert [name for name in names if not any(file.endswith(f"/{name}") for file in files)] == []
+
+
+def test_the_figures_of_the_page_are_those_of_the_run() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "gateway_limits.json").read_text())
+    assert result["simulated"]
+    assert all(result["bars"].values())
+    phases = result["phases"]
+    rows = {
+        "requests": phases["requests"]["engine"]["num_requests"],
+        "tokens": phases["tokens"]["most_taken_in_redis"]["tokens"],
+        "at_once": phases["at_once"]["engine"]["most_running"],
+        "money": phases["money"]["most_taken_in_redis"]["cost_nano"] / 1e9,
+    }
+    measured = PAGE.partition("## Measured")[2].partition("\n## ")[0]
+    for name, came_through in rows.items():
+        allowed, refused = result["limits"][name], phases[name]["statuses"]["429"]
+        shown = f"{came_through:,.3f}" if name == "money" else f"{came_through:,}"
+        assert f"| {allowed:,} | {shown} | {refused:,} |" in measured
+        assert came_through <= allowed
+    assert f"{result['num_clients']} clients" in measured
+    assert f"for {result['seconds_each']:g} s" in measured
