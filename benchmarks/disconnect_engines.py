@@ -41,6 +41,8 @@ class EngineCase:
     venv: str | None = None
     series: tuple[str, ...] = ("llm_batch_size", "llm_queue_depth")
     """Of the metrics of whoever hosts it, where it has none of its own: their sum is what is in flight."""
+    num_prompt_words: int = 300
+    """Of a prompt that is left while it is computed."""
     needs: Path | None = None
 
     @property
@@ -88,6 +90,7 @@ CASES = (
         kind="llama_cpp",
         what="llama-server",
         options={"executable": [str(LLAMA_SERVER)], "num_threads": 1},
+        num_prompt_words=100,  # it goes on until the whole prompt is computed
         needs=LLAMA_SERVER,
     ),
     simulated("tgi", "simulated TGI"),

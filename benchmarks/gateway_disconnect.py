@@ -38,7 +38,7 @@ from enginebay.statistics.percentiles import percentile
 RESULT = Path(__file__).parent / "results" / "gateway_disconnect.json"
 Moment = Literal["after_first_token", "before_first_byte"]
 MOMENTS: tuple[Moment, ...] = ("after_first_token", "before_first_byte")
-NUM_PROMPT_WORDS = {"after_first_token": 8, "before_first_byte": 300}
+NUM_SHORT_PROMPT_WORDS = 8
 MAX_TOKENS = 400
 POLL_S = 0.001
 SEEN_WITHIN_S, FREE_WITHIN_S = 30.0, 30.0
@@ -82,8 +82,9 @@ def rounded(values: Sequence[float], percent: float) -> float | None:
 class Leaver:
     """A client that leaves its streams, one after the other, and asks the engine what it still holds."""
 
-    def __init__(self, port: int, watch: Watch, rng: Random) -> None:
+    def __init__(self, port: int, watch: Watch, rng: Random, *, num_prompt_words: int) -> None:
         self._port, self._watch, self._rng = port, watch, rng
+        self._num_words = {"after_first_token": NUM_SHORT_PROMPT_WORDS, "before_first_byte": num_prompt_words}
         self._loop = asyncio.get_running_loop()
 
     async def warm(self) -> None:
@@ -120,7 +121,7 @@ class Leaver:
 
     async def _asked(self, moment: Moment, *, max_tokens: int) -> socket.socket:
         """Words in a new order each time: no engine has the beginning of the prompt in its cache."""
-        prompt = " ".join(self._rng.choices(WORDS, k=NUM_PROMPT_WORDS[moment]))
+        prompt = " ".join(self._rng.choices(WORDS, k=self._num_words[moment]))
         fields = {"model": "m", "prompt": f"{self._rng.random()} {prompt}", "max_tokens": max_tokens, "stream": True}
         body = json.dumps({**fields, "temperature": 0}).encode()
         client = socket.socket()
@@ -182,7 +183,7 @@ async def measure(case: EngineCase, num_samples: int, seed: int) -> dict[str, An
             engine = await stack.enter_async_context(started(case, folder))
             gateway = await asyncio.to_thread(stack.enter_context, running_gateway(config_of(case, engine), folder))
             watch = engine.watch or await stack.enter_async_context(metrics_watch(gateway.url, case.series))
-            leaver = Leaver(gateway.port, watch, Random(seed))
+            leaver = Leaver(gateway.port, watch, Random(seed), num_prompt_words=case.num_prompt_words)
             await leaver.warm()
             moments = {moment: (await leaver.leave(moment, num_samples)).summary() for moment in MOMENTS}
             return {
@@ -190,6 +191,7 @@ async def measure(case: EngineCase, num_samples: int, seed: int) -> dict[str, An
                 "simulated": case.simulated,
                 "engine_version": engine.version,
                 "settings": dict(case.settings),
+                "num_prompt_words": case.num_prompt_words,
                 "asked": "the gateway's /metrics" if engine.watch is None else "the engine's own metrics",
                 **moments,
                 "num_in_flight_after": await in_flight_in(gateway),

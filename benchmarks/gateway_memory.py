@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from bars import Bar, as_json, exit_code
-from gateway_process import CLI, GatewayProcess, new_key, running_gateway
+from gateway_process import CLI, GatewayProcess, running_gateway
 from gateway_stage import GATEWAY_CPU, cannot_measure, machine, pinned, server_behind, use_other_cpus
 from memory_traffic import Traffic, send_all
+
+from enginebay.gateway.access.store import KeyStore
+from enginebay.gateway.database import open_database
 
 RESULT = Path(__file__).parent / "results" / "gateway_memory.json"
 TRACED = (sys.executable, "-X", "tracemalloc=1", str(Path(__file__).with_name("traced_cli.py")))
@@ -61,7 +64,7 @@ def measure(num_requests: int, *, is_traced: bool) -> tuple[dict[str, Any], list
         config = CONFIG.format(engine=engine, folder=folder)
         program = TRACED if is_traced else CLI
         with running_gateway(config, folder, prefix=pinned(GATEWAY_CPU), program=program) as gateway:
-            keys = [new_key(folder, f"key-{index}") for index in range(NUM_KEYS)]
+            keys = new_keys(folder)
             time.sleep(IDLE_S)
             idle_bytes = gateway.process.memory_info().rss
             samples, num_wrong, duration_s = asyncio.run(sampled(gateway, keys, num_requests, is_traced=is_traced))
@@ -86,6 +89,15 @@ def measure(num_requests: int, *, is_traced: bool) -> tuple[dict[str, Any], list
         "bytes_on_disk": store_bytes,
         "bars": as_json(bars),
     }, bars
+
+
+def new_keys(folder: Path) -> list[str]:
+    """In the gateway's database, while it runs."""
+    database = open_database(f"sqlite:///{folder}/gateway.db")
+    try:
+        return [KeyStore(database).create(f"key-{index}", scopes=["inference"]).text for index in range(NUM_KEYS)]
+    finally:
+        database.close()
 
 
 async def sampled(
