@@ -67,9 +67,9 @@ async def answered(exchange: AsgiExchange) -> AsgiExchange:
     return exchange
 
 
-async def refusals(app: Gateway, headers: dict[str, str]) -> dict[str, float]:
+async def errors(app: Gateway, headers: dict[str, str]) -> dict[str, float]:
     text = (await answered(get(app, "/metrics", headers=headers))).body.decode()
-    prefix = 'enginebay_gateway_refused_requests_total{code="'
+    prefix = 'enginebay_gateway_errors_total{code="'
     lines = [line.removeprefix(prefix) for line in text.splitlines() if line.startswith(prefix)]
     return {code: float(value) for code, value in (line.split('"} ') for line in lines)}
 
@@ -85,7 +85,7 @@ def test_whoever_is_let_in_has_one_row_whatever_it_sends(kind: FakeKind, tmp_pat
         assert (await answered(unknown)).status in (400, 404)
         assert (await answered(post(app, "/generate", {"prompt": 7}, headers=headers))).status == 400
         assert (await answered(post(app, "/v1/completions", ASKED, headers=headers))).status == 200
-        assert sum((await refusals(app, headers)).values()) == 5
+        assert sum((await errors(app, headers)).values()) == 5
 
     rows = serve(tmp_path, test)
     assert [outcome for outcome, _, _ in rows] == ["refused"] * 5 + ["finished"]
@@ -117,7 +117,7 @@ def test_whoever_is_not_let_in_has_no_row_and_is_counted(kind: FakeKind, tmp_pat
         for _ in range(20):
             assert (await answered(get(app, "/v1/models", headers=headers))).status == 200
         assert (await answered(post(app, "/v1/completions", ASKED, headers=headers))).status == 429
-        assert await refusals(app, metrics) == {"invalid_api_key": 5, "permission_denied": 1, "rate_limit_exceeded": 1}
+        assert await errors(app, metrics) == {"invalid_api_key": 5, "permission_denied": 1, "rate_limit_exceeded": 1}
 
     assert serve(tmp_path, test) == []
 
@@ -133,12 +133,12 @@ def test_what_asks_no_model_for_an_answer_has_no_row_either_way(kind: FakeKind, 
     assert serve(tmp_path, test) == []
 
 
-def test_a_call_that_is_refused_later_is_not_counted_twice(kind: FakeKind, tmp_path: Path) -> None:
+def test_a_call_that_is_refused_has_one_row_and_is_one_error(kind: FakeKind, tmp_path: Path) -> None:
     headers = new_key(tmp_path, "admin")
 
     async def test(app: Gateway) -> None:
         too_much = post(app, "/v1/completions", {**ASKED, "max_tokens": 200_000}, headers=headers)
         assert (await answered(too_much)).status == 400
-        assert await refusals(app, headers) == {}
+        assert await errors(app, headers) == {"invalid_request": 1}
 
     assert serve(tmp_path, test) == [("refused", "invalid_request", "assistant")]

@@ -175,12 +175,12 @@ class Gateway:
                     exchange.client = await self.served.door.let_in(exchange, route.scope)
                 await self._handle(route, exchange)
         except ShuttingDown as error:
+            self.served.num_errors_by_code[wire_form(error).code] += 1
             await respond_shutdown(exchange, error, form=route.error_form, log=self.served.log)
         except ClientGone as gone:
             self.served.log.info("client gone", request_id=exchange.request_id, path=exchange.path, how=str(gone))
         except Exception as error:  # noqa: BLE001 - the boundary: logged and answered
-            if not exchange.has_call:
-                self.served.num_refused_by_code[wire_form(error).code] += 1
+            self.served.num_errors_by_code[wire_form(error).code] += 1
             await respond_error(exchange, error, form=route.error_form, log=self.served.log)
 
     async def _handle(self, route: Route, exchange: Exchange) -> None:

@@ -1,7 +1,7 @@
 """Requests that never became a call: what the hooks, and so the ledger, and the metrics hear of them.
 
 Whoever was let in has an outcome, whatever it sent: a call without requests, of no model. Whoever was not is counted
-here by the error's code alone: a flood of wrong keys fills no ledger.
+by the error's code alone, as every error is: a flood of wrong keys fills no ledger.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def end_without_call(served: Served, exchange: Exchange, error: BaseException) -
     served.hooks.entering().at_end(call, outcome)
 
 
-class RefusalCollector(Collector):
+class ErrorCollector(Collector):
     """num_by_code: as the server counts them."""
 
     def __init__(self, num_by_code: Counter[str]) -> None:
@@ -49,8 +49,8 @@ class RefusalCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(
-            "enginebay_gateway_refused_requests",
-            "Requests that were answered with this error before they were a call to a model",
+            "enginebay_gateway_errors",
+            "Requests that were answered with this error; streams that had begun are not among them",
             labels=("code",),
         )
         for code, num in self._num_by_code.items():

@@ -40,8 +40,8 @@ class Served:
     """Whether hooks want to know how many tokens a prompt has before anything is done with it."""
     collectors: Sequence[Collector] = ()
     """Of metrics that are no replica's."""
-    num_refused_by_code: Counter[str] = field(default_factory=Counter[str])
-    """Requests that were refused before they were calls."""
+    num_errors_by_code: Counter[str] = field(default_factory=Counter[str])
+    """Requests that were answered with an error, calls or not."""
     _serials: count[int] = field(default_factory=count)
 
     def model(self, name: str | None, client: Client) -> ServedModel:

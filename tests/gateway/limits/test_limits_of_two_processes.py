@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
-from gateway_limits import Limits, bars, run  # noqa: E402
+from gateway_limits import Limits, bars, run
 
 
 @pytest.mark.redis

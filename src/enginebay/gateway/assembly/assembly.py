@@ -25,7 +25,7 @@ from enginebay.gateway.models.collector import CatalogCollector
 from enginebay.gateway.open_collector import OpenCollector
 from enginebay.gateway.open_requests import OpenRequests
 from enginebay.gateway.pools_from_config import PoolParts, catalog_content
-from enginebay.gateway.refusals import RefusalCollector
+from enginebay.gateway.refusals import ErrorCollector
 from enginebay.gateway.served import Served
 from enginebay.wire.deadlines import DeadlineWatch
 
@@ -73,8 +73,8 @@ class Assembly:
         accounts = self._accounts
         open_collector = OpenCollector(self.open_requests, (lambda: None) if accounts is None else accounts.reserved)
         ledger = () if self._ledger is None else (self._ledger.collector,)
-        refusals = RefusalCollector(self.served.num_refused_by_code)
-        return (CatalogCollector(self._catalog), open_collector, refusals, *ledger)
+        errors = ErrorCollector(self.served.num_errors_by_code)
+        return (CatalogCollector(self._catalog), open_collector, errors, *ledger)
 
     def _add_stores(self, gateway: GatewayConfig) -> None:
         parts: list[Part] = []
