@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Annotated
@@ -14,6 +13,7 @@ from enginebay.gateway.call import Call
 from enginebay.gateway.routing.load import least_loaded, mean_load
 from enginebay.gateway.routing.options import PolicyOptions
 from enginebay.gateway.routing.policy import Candidate, CandidateT, RoutingPolicy, RoutingPolicySpec
+from enginebay.gateway.routing.prefix_index import PrefixIndex
 from enginebay.hookspecs import hookimpl
 from enginebay.types import Chat, GenerationRequest, Message, Prompt, Text, TextPart, TokenIds
 
@@ -27,7 +27,7 @@ class PrefixAwareOptions(PolicyOptions):
     )
     max_blocks: Annotated[int, Field(ge=1)] = Field(
         default=100_000,
-        description="Blocks that are remembered, about 200 bytes each; the longest unused are forgotten.",
+        description="Blocks that are remembered, about 100 bytes each; the longer unused half is forgotten at once.",
     )
     max_blocks_of_prompt: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=64, description="Beginnings longer than this many blocks are not told apart."
@@ -41,7 +41,7 @@ class PrefixAwareOptions(PolicyOptions):
 
 
 class PrefixAware(RoutingPolicy):
-    """Remembers which replica computed which beginning last: chained hashes of blocks, the oldest forgotten first.
+    """Remembers which replica computed which beginning last, by chained hashes of blocks.
 
     The hash is Python's own, keyed anew in each process: nobody outside can make two prompts collide. A guess that is
     wrong, since an engine forgot what we remember, costs a prefill and nothing else.
@@ -49,17 +49,17 @@ class PrefixAware(RoutingPolicy):
 
     def __init__(self, options: PrefixAwareOptions, rng: Random) -> None:
         self._options, self._rng = options, rng
-        self._replica_of: OrderedDict[int, str] = OrderedDict()  # the last used at the end
+        self._index = PrefixIndex(options.max_blocks)
 
     @property
     def num_blocks(self) -> int:
-        return len(self._replica_of)
+        return self._index.num_blocks
 
     def choose(self, call: Call, request: GenerationRequest, candidates: Sequence[CandidateT]) -> CandidateT:
         blocks = list(self._blocks(request))
         fit = [candidate for candidate in candidates if not self._is_too_full(candidate, candidates)]
         chosen = self._longest_match(blocks, fit) or least_loaded(fit or candidates, self._rng)
-        self._remember(blocks, chosen.name)
+        self._index.remember(blocks, chosen.name)
         return chosen
 
     def _blocks(self, request: GenerationRequest) -> Iterator[int]:
@@ -78,16 +78,9 @@ class PrefixAware(RoutingPolicy):
     def _longest_match(self, blocks: Sequence[int], candidates: Sequence[CandidateT]) -> CandidateT | None:
         by_name = {candidate.name: candidate for candidate in candidates}
         for block in reversed(blocks):
-            if (replica := self._replica_of.get(block)) in by_name:
+            if (replica := self._index.replica_of(block)) in by_name:
                 return by_name[replica]
         return None
-
-    def _remember(self, blocks: Sequence[int], replica: str) -> None:
-        for block in reversed(blocks):  # the shortest beginning, which most prompts share, is forgotten last
-            self._replica_of[block] = replica
-            self._replica_of.move_to_end(block)
-        while len(self._replica_of) > self._options.max_blocks:
-            self._replica_of.popitem(last=False)
 
 
 def _comparable(prompt: Prompt, block_characters: int) -> tuple[str | bytes, int]:
