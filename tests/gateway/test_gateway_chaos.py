@@ -24,6 +24,6 @@ def test_after_chaos_over_processes_nothing_is_left_and_every_request_is_account
     endings = Counter(each.ending for each in outcome.seen)
     assert all(endings[ending] > 20 for ending in ("answered", "streamed", "told", "left")), endings
     assert outcome.figures["outcomes_in_ledger"].keys() == {"finished", "cancelled", "failed", "refused"}
-    assert outcome.figures["num_reloads"] >= 3
+    assert outcome.figures["num_reloads"] >= 1
     assert outcome.figures["num_refused_reloads"] >= 1
     assert outcome.acts["kill"] >= 1
