@@ -2,6 +2,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from alembic.migration import MigrationContext
 
 from enginebay.errors import ConfigError, StoreUnavailable
 from enginebay.gateway.access import tables as _access_tables
+from enginebay.gateway.access.store import KeyStore
 from enginebay.gateway.access.tables import api_key_changes
 from enginebay.gateway.database import Database, metadata, open_database
 from enginebay.gateway.ledger import tables as _ledger_tables
@@ -128,3 +130,17 @@ def test_opening_a_file_again_leaves_the_locks_of_those_who_have_it_open(tmp_pat
         assert elsewhere.execute("SELECT num_changes FROM api_key_changes").fetchone() == (7,)
     first.close()
     second.close()
+
+
+@pytest.mark.postgres
+def test_a_postgresql_that_has_cut_all_connections_is_used_again_at_once(new_postgres_url: Iterator[str]) -> None:
+    url = next(new_postgres_url)
+    with closing(open_database(url)) as database, closing(open_database(url)) as other:
+        store = KeyStore(database)
+        store.create("before", scopes=["inference"])
+        with other.writing() as connection:
+            cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            query = sa.text(f"{cut} AND datname = current_database()")
+            assert connection.execute(query).scalar_one() >= 1
+        store.create("after", scopes=["inference"])
+        assert [record.name for record in store.all()] == ["before", "after"]
