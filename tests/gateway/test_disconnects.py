@@ -65,7 +65,7 @@ async def in_engines(kind: FakeKind, num: int) -> None:
     """Until so many streams run in the engines."""
     async with asyncio.timeout(10):
         while sum(kind.latest(name).num_live_streams for name in ("left", "right")) != num:
-            await asyncio.sleep(0)
+            await settle()
 
 
 async def counted(app: Gateway) -> dict[str, float]:
@@ -169,12 +169,10 @@ def test_what_a_slow_reader_has_not_taken_is_bounded_and_its_engine_waits() -> N
             """Bytes that wait for the reader, chunks made till then, and chunks made after many more turns."""
             async with asyncio.timeout(10):
                 while not (waiting := max(map(_num_waiting_bytes, server.connections()), default=0)) > ONE_CHUNK_BYTES:
-                    await asyncio.sleep(0)
-            for _ in range(20):
-                await asyncio.sleep(0)
+                    await settle()
+            await settle()
             num_made = server.backend.num_played
-            for _ in range(200):
-                await asyncio.sleep(0)
+            await settle()
             return waiting, num_made, server.backend.num_played
 
         num_bytes, num_made, num_made_later = server.run(held())
