@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from enginebay.errors import BackendOverloaded, ShuttingDown
+from enginebay.errors import BackendOverloaded, EngineBayError, NotStarted, ShuttingDown
 from enginebay.gateway.body import ClientGone
 from enginebay.gateway.exchange import JSON_HEADERS, Exchange
 from enginebay.wire.openai_errors import (
@@ -34,8 +34,9 @@ def detail_form(error: BaseException) -> bytes:
 async def respond_error(exchange: Exchange, error: Exception, *, form: ErrorForm, log: FilteringBoundLogger) -> None:
     """Log and answer. On routes without OpenAI's codes a fault of ours is a plain 500, unless the model is absent."""
     status, code = wire_form(error).status, wire_form(error).code
-    if status >= 500 and not isinstance(error, BackendOverloaded):  # a trace for each would be load of its own
-        log.error("request failed", request_id=exchange.request_id, path=exchange.path, code=code, exc_info=error)
+    if status >= 500 and not isinstance(error, BackendOverloaded | NotStarted):
+        details = _details(error)
+        log.error("request failed", request_id=exchange.request_id, path=exchange.path, code=code, **details)
     else:
         log.info("request refused", request_id=exchange.request_id, path=exchange.path, code=code)
     if form is detail_form and status in (502, 504):
@@ -46,6 +47,12 @@ async def respond_error(exchange: Exchange, error: Exception, *, form: ErrorForm
         await exchange.respond(status, form(error), [*JSON_HEADERS, *error_headers(error)])
     except ClientGone:
         log.info("client gone", request_id=exchange.request_id, path=exchange.path, how="before the error")
+
+
+def _details(error: Exception) -> dict[str, object]:
+    """A trace of what is a bug, or hides a foreign error; thousands of an outage would be load of their own."""
+    is_told = isinstance(error, EngineBayError) and error.__cause__ is None
+    return {"reason": str(error)} if is_told else {"exc_info": error}
 
 
 async def respond_shutdown(
