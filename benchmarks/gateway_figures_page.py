@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def main() -> None:
 
 
 def with_figures(page: str) -> str:
-    page = _section(page, "disconnects", disconnects(kept("gateway_disconnect")))
+    report = kept("gateway_disconnect")
+    page = _section(page, "disconnects", chain(disconnects(report), busy(report)))
     return _section(page, "memory", memory(kept("gateway_memory")))
 
 
@@ -53,6 +55,15 @@ def disconnects(report: dict[str, Any]) -> Iterator[str]:
                 f"| {_ms(figures['freed_p99_s'])} | {_ms(figures['freed_max_s'])} "
                 f"| {_ms(figures['resolution_p50_s'])} | {figures['num_never_freed']} |"
             )
+
+
+def busy(report: dict[str, Any]) -> Iterator[str]:
+    """How much else ran: such figures are worse for it."""
+    machines = [result["machine"] for result in report["backends"].values()]
+    loads = [machine["load_average_before"] for machine in machines]
+    num_cores = machines[0]["environment"]["num_cores"]
+    yield ""
+    yield f"Before each engine the load average of the machine's {num_cores} cores was {min(loads):.1f} to {max(loads):.1f}."
 
 
 def memory(report: dict[str, Any]) -> Iterator[str]:
