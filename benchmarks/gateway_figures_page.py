@@ -63,7 +63,7 @@ def busy(report: dict[str, Any]) -> Iterator[str]:
     loads = [machine["load_average_before"] for machine in machines]
     num_cores = machines[0]["environment"]["num_cores"]
     yield ""
-    yield f"Before each engine the load average of the machine's {num_cores} cores was {min(loads):.1f} to {max(loads):.1f}."
+    yield f"Before each engine the load average of the {num_cores} cores was {min(loads):.1f} to {max(loads):.1f}."
 
 
 def memory(report: dict[str, Any]) -> Iterator[str]:
