@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import msgspec
 import pytest
@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enginebay import request_checks
 from enginebay.backends.reference.engine_requests import engine_request
 from enginebay.engine.logits import StepLogits
 from enginebay.engine.plan import ScheduledSequence, StepPlan
@@ -179,3 +180,42 @@ def test_template_arguments_may_not_take_the_place_of_fields(name: str) -> None:
     with pytest.raises(InvalidRequest, match=name) as caught:
         check_request(request, INFO)
     assert caught.value.field == "chat_template_kwargs"
+
+
+STRANGE = [
+    True, False, None, 0, 1, -1, 2**63 - 1, 2**63, 0.0, 1.0, 1.5, -0.5, 100.0, 101.0, math.nan, math.inf,
+    "", "a", "\ud83d", (), (1,), ("a",), (True,), [], {}, {1: 1.0},
+]  # fmt: skip
+SAMPLING_FIELDS = [field.name for field in fields(SamplingParams)]
+REQUEST_FIELDS = [
+    field.name for field in fields(GenerationRequest) if field.name not in ("sampling", "prompt", "response_format")
+]
+
+
+def outcome_of(request: GenerationRequest, info: BackendInfo) -> str:
+    try:
+        check_request(request, info)
+    except EngineBayError as error:
+        return f"{type(error).__name__}: {error}"
+    return "fine"
+
+
+@pytest.mark.parametrize("field", [*SAMPLING_FIELDS, *REQUEST_FIELDS])
+def test_the_short_way_for_neutral_requests_says_what_the_long_one_says(field: str, monkeypatch) -> None:
+    infos = [INFO, replace(INFO, capabilities=Capabilities(features=frozenset({Feature.TEXT_PROMPT})))]
+    owner = PLAIN.sampling if field in SAMPLING_FIELDS else PLAIN
+    strange = [replace(owner, **{field: value}) for value in STRANGE]
+    requests = [one if isinstance(one, GenerationRequest) else replace(PLAIN, sampling=one) for one in strange]
+    by_the_short_way = [outcome_of(request, info) for request in requests for info in infos]
+    monkeypatch.setattr(request_checks, "_is_neutral", lambda request: False)
+    assert by_the_short_way == [outcome_of(request, info) for request in requests for info in infos]
+
+
+def test_most_requests_go_the_short_way(monkeypatch) -> None:
+    monkeypatch.setattr(request_checks, "check_types", lambda request: pytest.fail("the long way"))
+    check_request(PLAIN, INFO)
+    with pytest.raises(InvalidRequest, match="prompt"):
+        check_request(replace(PLAIN, prompt=Text("\ud83d")), INFO)
+    check_request(replace(PLAIN, prompt=Chat((Message("user", "hello"),))), INFO)
+    with pytest.raises(InvalidRequest, match="messages"):
+        check_request(replace(PLAIN, prompt=Chat(())), INFO)

@@ -80,14 +80,15 @@ class GuardedBackend:
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
         self._demand_started()
-        check_request(request, self.info)
-        with _foreign_errors_wrapped("generate", self.info.name):
+        info = self._inner.info
+        check_request(request, info)
+        with _foreign_errors_wrapped("generate", info.name):
             stream = self._inner.generate(request)
         if not isinstance(stream, AsyncGenerator):  # pyright: ignore[reportUnnecessaryIsInstance] - it may be untyped
             raise StreamContractViolated(
-                f"backend {self.info.name!r}: generate() returned {type(stream).__name__}, which is no async generator"
+                f"backend {info.name!r}: generate() returned {type(stream).__name__}, which is no async generator"
             )
-        return GuardedStream(stream, backend=self.info.name)
+        return GuardedStream(stream, backend=info.name)
 
     async def health(self) -> Health:
         if self._state == "new":

@@ -9,14 +9,15 @@ from collections.abc import Collection, Iterator
 from operator import attrgetter
 
 from enginebay.errors import InvalidRequest, UnsupportedFeature
-from enginebay.request_texts import check_texts
-from enginebay.request_types import check_types
+from enginebay.request_texts import check_prompt_texts, check_texts
+from enginebay.request_types import check_prompt_types, check_types
 from enginebay.types import (
     BackendInfo,
     Chat,
     Feature,
     GenerationRequest,
     ImagePart,
+    Prompt,
     SamplingParams,
     Text,
     TokenIds,
@@ -41,12 +42,19 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
 
 def check_request(request: GenerationRequest, info: BackendInfo) -> None:
     """Raise InvalidRequest or UnsupportedFeature, naming the field, or return."""
-    check_types(request)
-    check_texts(request)
-    _check_values(request)
-    _check_sampling(request.sampling)
     capabilities = info.capabilities
-    for feature in required_features(request):
+    if _is_neutral(request):  # as most are: a few comparisons instead of a hundred
+        check_prompt_types(request.prompt)
+        check_prompt_texts(request.prompt)
+        _check_prompt_values(request.prompt)
+        features = _prompt_features(request)
+    else:
+        check_types(request)
+        check_texts(request)
+        _check_values(request)
+        _check_sampling(request.sampling)
+        features = required_features(request)
+    for feature in features:
         if feature not in capabilities.features:
             raise UnsupportedFeature(field=_field_of(feature, request), backend=info.name)
     if capabilities.max_logprobs is not None:
@@ -75,15 +83,37 @@ _features_of_request = attrgetter(
 )  # fmt: skip
 _NEUTRAL_SAMPLING = _features_of_sampling(SamplingParams(max_tokens=1))
 _NEUTRAL_REQUEST = (None, None, None, 0, None, None, None, None, ())
+_KINDS_OF_NEUTRAL_SAMPLING = tuple(map(type, _NEUTRAL_SAMPLING))
+
+
+def _is_neutral(request: GenerationRequest) -> bool:
+    """Whether it is sound, and all but its prompt is within what every backend can do. False says nothing."""
+    sampling = request.sampling
+    if type(sampling) is not SamplingParams or type(request.priority) is not int:
+        return False
+    values = _features_of_sampling(sampling)
+    if values != _NEUTRAL_SAMPLING or tuple(map(type, values)) != _KINDS_OF_NEUTRAL_SAMPLING:
+        return False
+    return (
+        type(sampling.max_tokens) is int
+        and 0 < sampling.max_tokens <= MAX_INTEGER
+        and type(sampling.temperature) in (float, int)
+        and 0 <= sampling.temperature <= MAX_TEMPERATURE
+        and type(sampling.top_p) in (float, int)
+        and 0 < sampling.top_p <= 1
+        and sampling.include_stop_str_in_output is False
+        and _features_of_request(request) == _NEUTRAL_REQUEST
+        and type(request.request_id) is str
+        and request.request_id.isascii()
+        and request.session_key is None
+        and request.delivery in ("stream", "final")
+    )
 
 
 def required_features(request: GenerationRequest) -> Iterator[Feature]:
     """Every feature that this request makes use of; a field at its neutral value asks for nothing."""
     yield from _prompt_features(request)
     sampling = request.sampling
-    is_neutral = _features_of_sampling(sampling) == _NEUTRAL_SAMPLING and sampling.max_tokens
-    if is_neutral and _features_of_request(request) == _NEUTRAL_REQUEST:
-        return  # as most are: two comparisons instead of two dozen
     asked = (
         (Feature.TOP_K, sampling.top_k > 0),
         (Feature.MIN_P, sampling.min_p > 0),
@@ -153,13 +183,17 @@ def _chat_features(chat: Chat) -> Iterator[Feature]:
             return
 
 
-def _check_values(request: GenerationRequest) -> None:
-    if isinstance(request.prompt, TokenIds):
-        if not request.prompt.token_ids:
+def _check_prompt_values(prompt: Prompt) -> None:
+    if isinstance(prompt, TokenIds):
+        if not prompt.token_ids:
             raise InvalidRequest("the prompt has no tokens", field="prompt")
-        _check_token_ids("prompt", request.prompt.token_ids)
-    if isinstance(request.prompt, Chat):
-        _check_chat(request.prompt)
+        _check_token_ids("prompt", prompt.token_ids)
+    if isinstance(prompt, Chat):
+        _check_chat(prompt)
+
+
+def _check_values(request: GenerationRequest) -> None:
+    _check_prompt_values(request.prompt)
     for field, low in (("logprobs", 0), ("prompt_logprobs", 0), ("truncate_prompt_tokens", 1)):
         value = getattr(request, field)
         if value is not None:

@@ -44,7 +44,7 @@ def check_types(request: GenerationRequest) -> None:
     if not isinstance(request.sampling, SamplingParams):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _wrong("sampling", request.sampling, "a SamplingParams")
     _check_sampling(request.sampling)
-    _check_prompt(request.prompt)
+    check_prompt_types(request.prompt)
     if not _are_of(_kinds_of_request(request), _KINDS_OF_REQUEST):
         _demand(request, ("request_id",), "a str", str)
         _demand(request, ("priority",), "an int", int)
@@ -84,7 +84,7 @@ def _check_stop(stop: object) -> None:
             raise InvalidRequest(f"stop is a tuple of strings, and one of them is a {_kind(item)}", field="stop")
 
 
-def _check_prompt(prompt: object) -> None:
+def check_prompt_types(prompt: object) -> None:
     if isinstance(prompt, TokenIds):
         _demand_token_ids("prompt", prompt.token_ids)
     elif isinstance(prompt, Text):

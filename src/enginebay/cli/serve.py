@@ -29,6 +29,7 @@ from enginebay.gateway.app import Gateway
 from enginebay.gateway.capture import BLOCK_TOKENS, SALT_VARIABLE, TrafficCapture
 from enginebay.gateway.from_config import app_from_config
 from enginebay.gateway.garbage import rarely_collected
+from enginebay.gateway.generators import unlisted_generators
 from enginebay.gateway.http_protocol import bounded_protocol
 from enginebay.gateway.logs import make_logger
 
@@ -141,6 +142,7 @@ class Serving:
         self.hangups.hand_over()
         await models.wait_until_ready()
         rarely_collected()
+        unlisted_generators()
         print(f"ready: {url} serves {', '.join(models.names())}", flush=True)
         reason = await models.wait_until_dead()
         raise EngineDied(f"the backend is dead, so the server ends: {reason}; start it again")

@@ -9,23 +9,36 @@ from contextlib import aclosing
 from enginebay.types import GenerationChunk
 
 ChunkStream = AsyncGenerator[GenerationChunk, None]
-Arrivals = AsyncGenerator[tuple[int, GenerationChunk], None]
 NUM_WAITING_PER_STREAM = 4
 """Chunks that may wait for a slow reader before their streams are held back."""
 
 
-def in_order_of_arrival(streams: Sequence[ChunkStream]) -> Arrivals:
+def in_order_of_arrival(
+    streams: Sequence[ChunkStream],
+) -> OfOne | AsyncGenerator[tuple[int, GenerationChunk], None]:
     """Yields (index of the stream, chunk). The first error of a stream ends all of them. Close it (`aclosing`)."""
-    return _of_one(streams[0]) if len(streams) == 1 else _of_several(streams)
+    return OfOne(streams[0]) if len(streams) == 1 else _of_several(streams)
 
 
-async def _of_one(stream: ChunkStream) -> Arrivals:
-    async with aclosing(stream):
-        async for chunk in stream:
-            yield 0, chunk
+class OfOne:
+    """No generator: it stands in the way of every chunk of nearly every stream."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: ChunkStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> OfOne:
+        return self
+
+    async def __anext__(self) -> tuple[int, GenerationChunk]:
+        return 0, await self._stream.__anext__()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
-async def _of_several(streams: Sequence[ChunkStream]) -> Arrivals:
+async def _of_several(streams: Sequence[ChunkStream]) -> AsyncGenerator[tuple[int, GenerationChunk], None]:
     """Each stream is consumed by one task of its own, which is cancelled and awaited before this ends."""
     arrived: Arrived = asyncio.Queue(NUM_WAITING_PER_STREAM * len(streams))
     tasks = [asyncio.create_task(_consume(stream, index, arrived)) for index, stream in enumerate(streams)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from types import TracebackType
 
 from enginebay.gateway.asgi import Headers, Receive, Scope, Send, abort_connection
@@ -33,6 +34,7 @@ class Exchange:
     __slots__ = (
         "_bounds",
         "_direct",
+        "_first_of_name",
         "_receive",
         "_send",
         "_watch",
@@ -62,11 +64,11 @@ class Exchange:
         arrived_at: float,
     ) -> None:
         self.scope, self.arrived_at = scope, arrived_at
+        self._first_of_name: Mapping[bytes, bytes] = dict(reversed([*scope["headers"]]))
         self._receive, self._send, self._bounds = receive, send, bounds
         self._direct = direct_connection(send)
         self._watch: CancelWhenClientLeaves | None = None
-        given_id = (self.header(b"x-request-id") or b"").decode("latin-1")
-        self.request_id = given_id if REQUEST_ID.fullmatch(given_id) else fallback_id
+        self.request_id = _sound_id(self.header(b"x-request-id")) or fallback_id
         self.answer_headers = [*base_headers, (b"x-request-id", self.request_id.encode())]
         self.has_call = False
         self.has_begun = False
@@ -84,13 +86,12 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """name: lower case. The first of that name."""
-        for header_name, value in self.scope["headers"]:
-            if header_name == name:
-                return value
-        return None
+        return self._first_of_name.get(name)
 
     def headers(self, name: bytes) -> list[bytes]:
         """name: lower case. All of that name."""
+        if name not in self._first_of_name:
+            return []
         return [value for header_name, value in self.scope["headers"] if header_name == name]
 
     async def body(self) -> bytes:
@@ -156,6 +157,11 @@ class Exchange:
             self, self._receive, self._send, direct=self._direct, write_timeout_s=self._bounds.write_timeout_s
         )
         return self._watch
+
+
+def _sound_id(given: bytes | None) -> str | None:
+    text = None if given is None else given.decode("latin-1")
+    return text if text is not None and REQUEST_ID.fullmatch(text) else None
 
 
 class CancelWhenClientLeaves:

@@ -250,4 +250,4 @@ def _header_lines(headers: Mapping[str, str]) -> str:
     for name, value in headers.items():
         if problem := check_header(name, value):
             raise InvalidRequest(problem)
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])

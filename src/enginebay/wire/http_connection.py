@@ -7,6 +7,7 @@ import fcntl
 import sys
 import termios
 from collections.abc import Mapping
+from itertools import chain
 from typing import Protocol, cast
 
 import httptools
@@ -294,7 +295,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         assert self._parser is not None
         assert self._stream is not None
         status = self._parser.get_status_code()
-        self._num_head_bytes = sum(len(name) + len(value) for name, value in self._raw_headers)
+        self._num_head_bytes = sum(map(len, chain.from_iterable(self._raw_headers)))
         headers = decode_headers(self._raw_headers)
         self._raw_headers = []
         if self._is_complete or status < 200:

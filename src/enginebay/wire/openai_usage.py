@@ -44,6 +44,8 @@ class UsageTally:
         return tuple(self._usages)
 
     def total(self) -> Usage:
+        if len(self._usages) == 1:
+            return self._usages[0]
         prompts = self._usages[:: self._choices_per_prompt]
         cached = [usage.num_cached_tokens for usage in prompts if usage.num_cached_tokens is not None]
         return Usage(

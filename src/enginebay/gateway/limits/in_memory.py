@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from enginebay.clock import Clock
 from enginebay.gateway.limits.reservations import FOR_EVER, NUM_SLOTS, Allowance, Demand, Hold, Refusal
@@ -26,7 +27,7 @@ class MemoryReservations:
                 return refusal
         for demand, account in zip(hold.demands, accounts, strict=True):
             account.held += demand.amount
-            hold.num_taken.append(account.num_taken)
+            hold.num_taken.append(account.held + account.used)
         self._held[hold.hold_id] = hold
         self._forget_idle(now)
         return None
@@ -76,7 +77,9 @@ class MemoryReservations:
         return account.num_taken
 
     def _account(self, allowance: Allowance, now: float) -> _Account:
-        accounts = self._accounts.setdefault(allowance.window_s, OrderedDict())
+        accounts = self._accounts.get(allowance.window_s)
+        if accounts is None:
+            accounts = self._accounts[allowance.window_s] = OrderedDict()
         account = accounts.get(allowance.account)
         if account is None:
             account = accounts[allowance.account] = _Account(allowance)
@@ -88,18 +91,9 @@ class MemoryReservations:
     def _forget_idle(self, now: float) -> None:
         """At most two of each window: more than one request brings."""
         for accounts in self._accounts.values():
-            for name in [*_first(accounts, 2)]:
+            for name in [*islice(accounts, 2)]:
                 if accounts[name].is_idle(now):
                     del accounts[name]
-
-
-def _first(accounts: OrderedDict[str, _Account], num: int) -> list[str]:
-    names: list[str] = []
-    for name in accounts:
-        names.append(name)
-        if len(names) == num:
-            break
-    return names
 
 
 class _Account:

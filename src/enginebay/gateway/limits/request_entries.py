@@ -20,8 +20,6 @@ class RequestEntries(Storage, MovingWindowSupport):
     def __init__(self, *, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
-        self.num_entries = 0
-        """Of the key that was asked for last: to be read before anything else runs."""
         # for each window in seconds, so that the key that was not used for longest comes first
         self._windows: dict[int, OrderedDict[str, deque[float]]] = {}
 
@@ -36,15 +34,17 @@ class RequestEntries(Storage, MovingWindowSupport):
     def num_keys(self) -> int:
         return sum(map(len, self._windows.values()))
 
-    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+    def take(self, key: str, limit: int, expiry: int, amount: int = 1) -> int:
+        """How many are left in the window after these; below 0 there was no room for them, and they do not count."""
         now = self._clock.now()
         entries = self._entries(key, expiry, now)
-        self.num_entries = len(entries)
-        if self.num_entries + amount > limit:
-            return False
-        self.num_entries += amount
-        entries.extend([now] * amount)
-        return True
+        num_left = limit - len(entries) - amount
+        if num_left >= 0:
+            entries.extend([now] * amount)
+        return num_left
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        return self.take(key, limit, expiry, amount) >= 0
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """The oldest instant that still counts, of the clock; and how many do."""
@@ -53,11 +53,15 @@ class RequestEntries(Storage, MovingWindowSupport):
         return (entries[0] if entries else now), len(entries)
 
     def _entries(self, key: str, expiry: int, now: float) -> deque[float]:
-        window = self._windows.setdefault(expiry, OrderedDict())
+        window = self._windows.get(expiry)
+        if window is None:
+            window = self._windows[expiry] = OrderedDict()
         for name in [*islice(window, 2)]:
             if not window[name] or window[name][-1] + expiry < now:
                 del window[name]
-        entries = window.setdefault(key, deque())
+        entries = window.get(key)
+        if entries is None:
+            entries = window[key] = deque()
         window.move_to_end(key)
         while entries and entries[0] + expiry < now:
             entries.popleft()
