@@ -84,12 +84,12 @@ class LimitsHook(GatewayHook):
 
 
 def _headers_of_granted(hold: Hold) -> Headers:
-    lefts = (
-        Left(demand.allowance.told, demand.allowance.limit - num_taken)
-        for demand, num_taken in zip(hold.demands, hold.num_taken, strict=True)
-        if demand.allowance.told is not None
-    )
-    return headers_of_least(*lefts)
+    least: Left | None = None
+    for demand, num_taken in zip(hold.demands, hold.num_taken, strict=True):
+        allowance = demand.allowance
+        if allowance.told is not None and (least is None or allowance.limit - num_taken < least.num_left):
+            least = Left(allowance.told, allowance.limit - num_taken)
+    return headers_of_least(least)
 
 
 def _headers_of(refusal: Refusal) -> Headers:

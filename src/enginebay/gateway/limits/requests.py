@@ -20,7 +20,7 @@ from enginebay.gateway.call import Client
 from enginebay.gateway.limits.addresses import counted_address
 from enginebay.gateway.limits.rate_headers import Headers, Left, ToldLimit
 from enginebay.gateway.limits.request_entries import RequestEntries
-from enginebay.gateway.limits.request_windows import MemoryWindows, RedisWindows, RequestWindows
+from enginebay.gateway.limits.request_windows import MemoryWindows, RedisWindows, RequestWindows, WindowLimit
 
 DEFAULT_FAILURES_PER_MINUTE = 60
 _LEAST_RETRY_AFTER_S = 0.001
@@ -75,7 +75,7 @@ class RequestStore:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    item: RateLimitItem
+    limit: WindowLimit
     words: str
     told: ToldLimit
 
@@ -124,10 +124,11 @@ class RequestLimits:
     async def _demand(self, windows: Sequence[_Window], subject: str, who: str, headers: Headers) -> Left | None:
         least: Left | None = None
         for window in windows:
-            num_left = await _reached(self._windows.hit(window.item, subject))
+            answer = self._windows.hit(window.limit, subject)
+            num_left = answer if answer is None or isinstance(answer, int) else await _reached(answer)
             if num_left is None:
                 headers += window.told.headers(0)
-                retry_after_s = await self._room_after_s(window.item, subject)
+                retry_after_s = await self._room_after_s(window.limit.item, subject)
                 raise RateLimited(
                     f"{who} may send {window.words}: try again in {retry_after_s:.3g} s", retry_after_s=retry_after_s
                 )
@@ -144,10 +145,10 @@ def _windows(limits: LimitSet, namespace: str) -> Sequence[_Window]:
     windows: list[_Window] = []
     if (num := limits.requests_per_second) is not None:
         item = RateLimitItemPerSecond(num, namespace=namespace)
-        windows.append(_Window(item, f"{num} requests a second", ToldLimit("requests", num, 1)))
+        windows.append(_Window(WindowLimit(item), f"{num} requests a second", ToldLimit("requests", num, 1)))
     if (num := limits.requests_per_minute) is not None:
         item = RateLimitItemPerMinute(num, namespace=namespace)
-        windows.append(_Window(item, f"{num} requests a minute", ToldLimit("requests", num, 60)))
+        windows.append(_Window(WindowLimit(item), f"{num} requests a minute", ToldLimit("requests", num, 60)))
     return windows
 
 
