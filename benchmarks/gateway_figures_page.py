@@ -1,4 +1,4 @@
-"""The figures of docs/gateway-figures.md that come from disconnects and memory, out of the results that are kept.
+"""The figures of docs/gateway-figures.md, out of the results that are kept; what has none is left as it is.
 
 python benchmarks/gateway_figures_page.py
 """
@@ -6,11 +6,13 @@ python benchmarks/gateway_figures_page.py
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from gateway_rates_page import requests, sustained
+from gateway_streams_page import streams
 from page_section import with_section
 
 ROOT = Path(__file__).parents[1]
@@ -23,14 +25,22 @@ def main() -> None:
     PAGE.write_text(with_figures(PAGE.read_text()))
 
 
-def with_figures(page: str) -> str:
-    report = kept("gateway_disconnect")
-    page = _section(page, "disconnects", chain(disconnects(report), busy(report)))
-    return _section(page, "memory", memory(kept("gateway_memory")))
+def with_figures(page: str, results: Path = RESULTS) -> str:
+    """The page with the sections written anew whose results are in that folder."""
+    for section, (name, lines) in SECTIONS.items():
+        if (results / f"{name}.json").exists():
+            page = _section(page, section, lines(kept(name, results)))
+    return page
 
 
-def kept(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+def kept(name: str, results: Path = RESULTS) -> dict[str, Any]:
+    return json.loads((results / f"{name}.json").read_text())
+
+
+def not_measured(results: Path = RESULTS) -> list[str]:
+    """The commands whose results the page lacks."""
+    names = [name for name, _ in SECTIONS.values()]
+    return [f"python benchmarks/{name}.py" for name in names if not (results / f"{name}.json").exists()]
 
 
 def _section(page: str, name: str, lines: Iterator[str]) -> str:
@@ -39,6 +49,10 @@ def _section(page: str, name: str, lines: Iterator[str]) -> str:
     assert begin in page, f"{PAGE.name} has no place for {name}"
     assert end in page, f"{PAGE.name} has no end of {name}"
     return with_section(page, "\n".join(lines), begin=begin, end=end)
+
+
+def freed_slots(report: dict[str, Any]) -> Iterator[str]:
+    return chain(disconnects(report), busy(report))
 
 
 def disconnects(report: dict[str, Any]) -> Iterator[str]:
@@ -82,6 +96,16 @@ def memory(report: dict[str, Any]) -> Iterator[str]:
 
 def _ms(duration_s: float | None) -> str:
     return "-" if duration_s is None else f"{duration_s * 1000:.1f} ms"
+
+
+SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
+    "requests": ("gateway", requests),
+    "streams": ("gateway_streams", streams),
+    "sustained": ("gateway_sustained", sustained),
+    "disconnects": ("gateway_disconnect", freed_slots),
+    "memory": ("gateway_memory", memory),
+}
+"""By the name of its comments: the result that it shows, and its lines."""
 
 
 if __name__ == "__main__":

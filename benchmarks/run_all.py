@@ -19,7 +19,7 @@ ON_THEIR_OWN = (
     "gateway_sustained", "gateway_stage", "instant_server", "ticking_server", "litellm_proxy", "stream_figures",
     "stream_cases", "wrk", "bars", "counting_engine", "gateway_process", "gateway_disconnect", "disconnect_engines",
     "gateway_memory", "memory_traffic", "traced_cli", "gateway_figures_page", "chaos_accounts", "chaos_clients",
-    "chaos_engine", "chaos_town",
+    "chaos_engine", "chaos_town", "gateway_rates_page", "gateway_streams_page", "report_lines",
 )  # fmt: skip
 
 
