@@ -37,8 +37,11 @@ class Admission:
         watch: DeadlineWatch,
         *,
         room: Callable[[], int],
+        least_room: int = 0,
         bounds: AdmissionBounds | None = None,
     ) -> None:
+        """least_room: what `room` never falls below; so many are let in without asking it."""
+        self._least_room = least_room
         self._clock, self._watch, self._room, self._bounds = clock, watch, room, bounds or AdmissionBounds()
         self._waiters: list[Waiter] = []  # by rank; only those that still wait
         self._serials = count()
@@ -52,7 +55,7 @@ class Admission:
 
     async def enter(self, request: GenerationRequest) -> None:
         """Raises BackendOverloaded, or DeadlineExceeded where the client's own deadline passes."""
-        if not self._waiters and self.num_inside < self._room():
+        if not self._waiters and (self.num_inside < self._least_room or self.num_inside < self._room()):
             self.num_inside += 1
             return
         waiter = Waiter(request, self._clock.now() + self._bounds.max_wait_s, serial=next(self._serials))

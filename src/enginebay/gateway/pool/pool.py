@@ -64,7 +64,9 @@ class ModelPool:
         bounds = bounds or PoolBounds()
         self.replicas = tuple(replicas)
         self._bounds, self._clock, self._watch, self._fallbacks = bounds, clock, watch, fallbacks
-        self.admission = Admission(clock, watch, room=self._room, bounds=bounds.admission)
+        self.admission = Admission(
+            clock, watch, room=self._room, least_room=bounds.max_in_flight, bounds=bounds.admission
+        )
         self.attempts = Attempts(
             self.replicas,
             policy,
@@ -93,9 +95,9 @@ class ModelPool:
     @property
     def info(self) -> BackendInfo:
         """Of the first replica, with what all of them can do and the shortest of their contexts."""
+        if len(self.replicas) == 1:
+            return self.replicas[0].backend.info
         infos = [replica.backend.info for replica in self.replicas]
-        if len(infos) == 1:
-            return infos[0]
         if not self._known_infos or not all(map(is_, self._known_infos, infos)):
             self._known_infos, self._common_info = infos, _common(infos)  # a replica told something new
         return self._common_info

@@ -61,7 +61,8 @@ class Replica:
 
     def is_sound(self) -> bool:
         """Nothing but its load may keep requests from it."""
-        return self.state is ReplicaState.READY and self.breaker.admits()
+        breaker = self.breaker
+        return self.state is ReplicaState.READY and (breaker.open_until is None or breaker.admits())
 
     @property
     def cools_s(self) -> float:
