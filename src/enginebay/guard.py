@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Generator
 from contextlib import contextmanager
-from types import AsyncGeneratorType, TracebackType
+from types import TracebackType
 from typing import Any, TypeVar
 
 from enginebay.backend import Backend, CountsTokens, ResetsPrefixCache
@@ -88,7 +88,7 @@ class GuardedBackend:
             raise
         except Exception as error:
             raise _wrapped("generate", info.name, error) from error
-        if type(stream) is not AsyncGeneratorType and not isinstance(stream, AsyncGenerator):  # pyright: ignore[reportUnnecessaryIsInstance] - it may be untyped
+        if not isinstance(stream, AsyncGenerator):  # pyright: ignore[reportUnnecessaryIsInstance] - it may be untyped
             raise StreamContractViolated(
                 f"backend {info.name!r}: generate() returned {type(stream).__name__}, which is no async generator"
             )
