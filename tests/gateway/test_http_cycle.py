@@ -40,7 +40,7 @@ class RecordingTransport(asyncio.Transport):
 def cycle_of(transport: RecordingTransport, *, method: str = "POST", keep_alive: bool = True) -> HttpCycle:
     log = logging.getLogger("test")
     return HttpCycle(
-        scope={"method": method},
+        scope={"method": method, "http_version": "1.1"},
         transport=transport,
         flow=FlowControl(transport),
         logger=log,

@@ -25,6 +25,7 @@ class HttpCycle(RequestResponseCycle, DirectConnection):
         """given: what uvicorn's own is made of."""
         super().__init__(**given)
         self._head = b""
+        self._ends_with_connection = False  # an answer of unknown length, to a client that knows no chunks
         self._when_gone: Callable[[], None] | None = None
 
     # ------------------------------------------------------------ beyond ASGI
@@ -47,7 +48,11 @@ class HttpCycle(RequestResponseCycle, DirectConnection):
             self.flow.resume_reading()  # a connection that is not read from does not tell its end
 
     def connection_lost(self) -> None:
-        if self._when_gone is not None and not self.response_complete:
+        if self.response_complete:
+            return
+        self.disconnected = True
+        self.message_event.set()
+        if self._when_gone is not None:
             self._when_gone()
 
     # ------------------------------------------------------------ ASGI
@@ -79,8 +84,11 @@ class HttpCycle(RequestResponseCycle, DirectConnection):
             lines.append(b"connection: close\r\n")
         is_head = self.scope["method"] == "HEAD"
         if self.chunked_encoding is None and not is_head and status not in _WITHOUT_BODY:
-            self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
+            if self.scope["http_version"] == "1.0":
+                self._ends_with_connection = True
+            else:
+                self.chunked_encoding = True
+                lines.append(b"transfer-encoding: chunked\r\n")
         head = b"".join(lines)
         if not len(lines) == head.count(b"\n") == head.count(b"\r"):
             raise RuntimeError("a header of the answer has a line break in it")
@@ -98,8 +106,9 @@ class HttpCycle(RequestResponseCycle, DirectConnection):
             if is_last:
                 data += b"0\r\n\r\n"
         else:
-            self.expected_content_length -= len(body)
             data += body
+            if not self._ends_with_connection:
+                self.expected_content_length -= len(body)
         if self.expected_content_length < 0 or (is_last and self.expected_content_length):
             raise RuntimeError("the answer is not as long as its content-length says")
         if data:

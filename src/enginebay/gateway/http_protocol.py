@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from enginebay.gateway.bounds import Bounds
 from enginebay.gateway.http_cycle import HttpCycle
@@ -32,6 +32,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_head_bytes = 0  # of this message, all that is no body: its head, framing of chunks, trailers
         self._is_in_head = True
         self._num_messages = 0
+        self._answered: HttpCycle | None = None  # `cycle` is the newest: others may come before it
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -42,8 +43,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
-        if isinstance(self.cycle, HttpCycle):
-            self.cycle.connection_lost()
+        if self._answered is not None:
+            self._answered.connection_lost()
 
     def data_received(self, data: bytes) -> None:
         self._num_head_bytes += len(data)
@@ -63,7 +64,10 @@ class BoundedProtocol(HttpToolsProtocol):
         assert parser is not None
         version = parser.get_http_version()
         self._complete_scope(version, parser.get_method())
+        self.headers = []  # the scope has its own: what comes behind the body, where no proxy looks, is no header
         previous = self.cycle
+        # behind an offer of another protocol the parser reads nothing: such a connection serves one request
+        keep_alive = version != "1.0" and parser.should_keep_alive() and not parser.should_upgrade()
         self.cycle = HttpCycle(
             scope=self.scope,
             transport=self.transport,
@@ -74,14 +78,19 @@ class BoundedProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
         if previous is None or previous.response_complete:
             self._start_asgi_task(self.cycle, app)
         else:
-            self.flow.pause_reading()
+            if self.pipeline:  # behind the first that waits: a connection that is not read from does not tell its end
+                self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cast("HttpCycle", cycle)
+        super()._start_asgi_task(cycle, app)
 
     def _complete_scope(self, version: str, method: bytes) -> None:
         parsed = httptools.parse_url(self.url)
@@ -119,13 +128,27 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(b"HTTP/1.1 " + status + b"\r\n" + fields + body)
         self.transport.close()
 
-    def _look_later(self) -> None:
-        """One timer for the connection: a head that was unfinished then and still is, is cut off."""
-        waiting = self._num_messages if self._is_in_head else None
-        self._timer = self.loop.call_later(self._head_timeout_s, self._look, waiting)
+    def _unsupported_upgrade_warning(self) -> None:
+        """An offer that may be left unheard is nothing to warn of."""
 
-    def _look(self, waiting_before: int | None) -> None:
-        if self._is_in_head and self._num_messages == waiting_before:
-            self.transport.close()
-        else:
+    def _look_later(self) -> None:
+        """One timer for the connection: where nothing is being answered and nothing goes on, it is cut off."""
+        self._timer = self.loop.call_later(self._head_timeout_s, self._look, self._progress())
+
+    def _look(self, before: tuple[int, int] | None) -> None:
+        if before is None or before != self._progress():
             self._look_later()
+        elif self.transport.is_closing():
+            self.transport.abort()  # nobody takes what is still to be written
+        else:
+            self.transport.close()
+            self._look_later()
+
+    def _progress(self) -> tuple[int, int] | None:
+        """Messages that began, and bytes of answers that nobody took yet; None while a request is being answered.
+
+        More of a head, or of the body of a request that was answered before its end, is no progress.
+        """
+        if self.cycle is not None and not (self.cycle.response_complete or self.transport.is_closing()):
+            return None
+        return self._num_messages, self.transport.get_write_buffer_size()
