@@ -93,6 +93,15 @@ def test_whoever_is_let_in_has_one_row_whatever_it_sends(kind: FakeKind, tmp_pat
     assert rows[1] == ("refused", "body_too_large", "")
 
 
+def test_whoever_names_a_session_that_is_none_has_one_row(kind: FakeKind, tmp_path: Path) -> None:
+    headers = {**new_key(tmp_path), "x-enginebay-session": "s" * 257}
+
+    async def test(app: Gateway) -> None:
+        assert (await answered(post(app, "/v1/completions", ASKED, headers=headers))).status == 400
+
+    assert serve(tmp_path, test) == [("refused", "invalid_request", "")]
+
+
 def test_a_client_that_leaves_while_it_sends_its_body_is_one_that_cancelled(kind: FakeKind, tmp_path: Path) -> None:
     headers = new_key(tmp_path)
 

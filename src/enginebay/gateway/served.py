@@ -79,13 +79,14 @@ class Served:
         choices_per_prompt: int = 1,
         num_prompt_tokens: int | None = None,
     ) -> Passage:
-        """num_prompt_tokens: where they were counted already."""
+        """num_prompt_tokens: where they were counted already. Raises InvalidRequest, and is no call then."""
+        requests = with_session(requests, exchange)
         exchange.has_call = True
         call = Call(
             request_id=exchange.request_id,
             client=exchange.client,
             model=model.name,
-            requests=with_session(requests, exchange),
+            requests=requests,
             arrived_at=exchange.arrived_at,
             body_bytes=exchange.num_body_bytes,
             version=model.version,
