@@ -37,6 +37,9 @@ def request(**fields):
         ("stop_token_ids", 7),
         ("stop", ("END", 7)),
         ("stop", 7),
+        ("stop", np.array(["a", "b"])),
+        ("stop_token_ids", np.array([1, 2])),
+        ("seed", np.array([1, 2])),
     ],
 )
 def test_a_sampling_field_of_the_wrong_type_is_refused_by_its_name(field, value):
@@ -58,6 +61,8 @@ def test_a_sampling_field_of_the_wrong_type_is_refused_by_its_name(field, value)
         ("delivery", "whole"),
         ("adapter", 1),
         ("resume_token_ids", (1, 2.0)),
+        ("resume_token_ids", np.array([1, 2])),
+        ("adapter", np.array(["a", "b"])),
         ("prompt", "plain"),
         ("prompt", Text(None)),
         ("prompt", TokenIds(tuple(np.array([5, 6])))),

@@ -84,15 +84,19 @@ _features_of_request = attrgetter(
 _NEUTRAL_SAMPLING = _features_of_sampling(SamplingParams(max_tokens=1))
 _NEUTRAL_REQUEST = (None, None, None, 0, None, None, None, None, ())
 _KINDS_OF_NEUTRAL_SAMPLING = tuple(map(type, _NEUTRAL_SAMPLING))
+_KINDS_OF_NEUTRAL_REQUEST = tuple(map(type, _NEUTRAL_REQUEST))
 
 
 def _is_neutral(request: GenerationRequest) -> bool:
     """Whether it is sound, and all but its prompt is within what every backend can do. False says nothing."""
     sampling = request.sampling
-    if type(sampling) is not SamplingParams or type(request.priority) is not int:
+    if type(sampling) is not SamplingParams:
         return False
-    values = _features_of_sampling(sampling)
-    if values != _NEUTRAL_SAMPLING or tuple(map(type, values)) != _KINDS_OF_NEUTRAL_SAMPLING:
+    values, others = _features_of_sampling(sampling), _features_of_request(request)
+    # kinds first: an array, which is none of them, cannot be compared with what is
+    if tuple(map(type, values)) != _KINDS_OF_NEUTRAL_SAMPLING or values != _NEUTRAL_SAMPLING:
+        return False
+    if tuple(map(type, others)) != _KINDS_OF_NEUTRAL_REQUEST or others != _NEUTRAL_REQUEST:
         return False
     return (
         type(sampling.max_tokens) is int
@@ -102,7 +106,6 @@ def _is_neutral(request: GenerationRequest) -> bool:
         and type(sampling.top_p) in (float, int)
         and 0 < sampling.top_p <= 1
         and sampling.include_stop_str_in_output is False
-        and _features_of_request(request) == _NEUTRAL_REQUEST
         and type(request.request_id) is str
         and request.request_id.isascii()
         and request.session_key is None
