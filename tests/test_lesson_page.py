@@ -52,3 +52,14 @@ def test_figures_of_techniques_are_those_of_their_page() -> None:
             figures = re.findall(r"\d+(?:\.\d+)?[x%]", row[3])
             assert figures, row
             assert all(figure in page for figure in figures), row
+
+
+def test_the_rate_of_the_checklist_was_held_without_a_failure() -> None:
+    kept = json.loads((ROOT / "benchmarks" / "results" / "gateway_sustained.json").read_text())
+    (row,) = [row for row in ROWS if "1,000 requests/s" in row[1]]
+    assert (kept["offered_requests_per_s"], kept["seconds"]) == (1000.0, 600.0)
+    assert kept["num_answered"] == kept["num_offered"] == 600_000
+    assert kept["num_errors"] == 0
+    assert "none failed" in row[3]
+    assert "simulated" in row[4]
+    assert kept["simulated"]
