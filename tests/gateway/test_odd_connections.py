@@ -142,3 +142,19 @@ def test_a_whole_answer_that_nobody_reads_is_dropped() -> None:
         connection.sendall(completion("flood", max_tokens=62))
         until(lambda: any(transport.get_write_buffer_size() for transport in server.connections()))
         until(lambda: not server.connections())
+
+
+def test_a_body_that_waits_to_be_asked_for_is_asked_for_or_the_connection_ends(server: RunningServer) -> None:
+    head, _, body = completion("a").partition(b"\r\n\r\n")
+    with server.connection() as connection:
+        connection.sendall(head + b"\r\nexpect: 100-continue\r\n\r\n")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        status, headers, _ = read_response(connection)
+        assert (status, headers.get("connection")) == (200, None)
+    refused = http_request("POST", "/v1/completions", content_length="100000000", expect="100-continue")
+    with server.connection() as connection:
+        connection.sendall(refused)
+        status, headers, _ = read_response(connection)
+        assert (status, headers.get("connection")) == (413, "close")
+        assert connection.recv(10) == b""

@@ -74,6 +74,8 @@ class HttpCycle(RequestResponseCycle, DirectConnection):
         if self.response_started:
             raise RuntimeError("the answer has begun already")
         self.response_started = True
+        if self.waiting_for_100_continue and self.more_body:
+            self.keep_alive = False  # whether the body that was not asked for still comes is not known
         self.waiting_for_100_continue = False
         lines = [STATUS_LINE[status]]
         for name, value in (*self.default_headers, *headers):
