@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -12,6 +13,8 @@ import pytest
 from running_server import RunningServer, http_request, read_response
 from scripted_backend import ScriptedBackend
 
+from enginebay.event_loop import new_event_loop
+from enginebay.gateway.asgi import abort_connection
 from enginebay.gateway.bounds import Bounds
 
 HEALTH = http_request("GET", "/health")
@@ -158,3 +161,33 @@ def test_a_body_that_waits_to_be_asked_for_is_asked_for_or_the_connection_ends(s
         status, headers, _ = read_response(connection)
         assert (status, headers.get("connection")) == (413, "close")
         assert connection.recv(10) == b""
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, new_event_loop])
+def test_a_connection_can_be_dropped_on_every_event_loop(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    class Peer(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+            transport.write(b"x" * 50_000_000)
+            dropped.append(abort_connection(self.send))
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            is_lost.set()
+
+        async def send(self, message: object) -> None:
+            raise AssertionError(message)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Peer, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            async with asyncio.timeout(5):
+                await is_lost.wait()
+        server.close()
+        await server.wait_closed()
+
+    dropped: list[bool] = []
+    is_lost = asyncio.Event()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    assert dropped == [True]

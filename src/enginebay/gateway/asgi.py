@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -20,7 +19,8 @@ def abort_connection(send: Send) -> bool:
     would keep the buffer until a peer that reads nothing has taken it.
     """
     transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if not isinstance(transport, asyncio.WriteTransport):
+    abort = getattr(transport, "abort", None)  # uvloop's transports have no base of asyncio's
+    if not callable(abort):
         return False
-    transport.abort()
+    abort()
     return True
