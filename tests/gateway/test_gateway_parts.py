@@ -24,6 +24,7 @@ version: 1
 backends: {one: {kind: fake, replicas: 2}}
 gateway:
   models: {assistant: {versions: {v1: [{backend: one}]}}}
+  routing: {policy: round_robin}
   logs: {calls: true}
 """
 PRICED = {"models": {"assistant": {"versions": {"v1": [{"backend": "one"}]}}}}
